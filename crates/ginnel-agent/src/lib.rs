@@ -1,0 +1,14 @@
+//! The tunnel agent: dials out to the server, and dials targets in the customer's network when its owner's allow-list says so.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`app`] | builds everything from a configuration and runs it |
+//! | `link` | the control stream: takes dials |
+//! | `dial` | the owner's allow-list, lookup and TCP connection |
+//! | `session` | carries one session |
+
+pub mod app;
+
+mod dial;
+mod link;
+mod session;

@@ -1,0 +1,118 @@
+//! The agent's control stream: says hello, takes dials, and can be asked for nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ginnel_core::cause::Cause;
+use ginnel_core::limits::{CONTROL_MESSAGE_MAX, SESSIONS_PER_AGENT_MAX};
+use ginnel_identity::certificate::Identity;
+use ginnel_net::connect::Connection;
+use ginnel_net::upstream::Link;
+use ginnel_wire::hello::{Dial, Hello};
+use ginnel_wire::v1::agent_link_client::AgentLinkClient;
+use ginnel_wire::v1::{AgentMessage, ServerMessage, agent_message, server_message};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::Streaming;
+
+use crate::app::Owner;
+use crate::session::{self, Caller};
+
+/// How long sessions may take to reset their targets at the end.
+const STOP_WAIT: Duration = Duration::from_secs(2);
+
+/// The agent's work on its connections.
+#[derive(Clone)]
+pub(crate) struct AgentLink {
+    owner: Arc<Owner>,
+    sessions: TaskTracker,
+    slots: Arc<Semaphore>,
+    stopping: CancellationToken,
+}
+
+impl AgentLink {
+    pub(crate) fn new(owner: Arc<Owner>) -> Self {
+        Self {
+            owner,
+            sessions: TaskTracker::new(),
+            slots: Arc::new(Semaphore::new(SESSIONS_PER_AGENT_MAX)),
+            stopping: CancellationToken::new(),
+        }
+    }
+
+    /// Ends every session with a reset.
+    pub(crate) async fn stop(&self) {
+        self.stopping.cancel();
+        self.sessions.close();
+        // A session that does not end in time ends with the process.
+        let _ = timeout(STOP_WAIT, self.sessions.wait()).await;
+    }
+
+    fn take(&self, dial: Dial, connection: &Connection, identity: &Identity) {
+        let slot = Arc::clone(&self.slots).try_acquire_owned().ok();
+        let caller = Caller { owner: Arc::clone(&self.owner), connection: connection.clone(), identity: identity.clone() };
+        let stopping = self.stopping.clone();
+        self.sessions.spawn(async move {
+            let has_slot = slot.is_some();
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => {}
+                () = session::run(caller, dial, has_slot) => {}
+            }
+            drop(slot);
+        });
+    }
+}
+
+impl Link for AgentLink {
+    async fn run(self, connection: Connection, identity: Identity, up: oneshot::Sender<()>) -> Cause {
+        let (said, messages) = mpsc::channel(1);
+        let hello = agent_message::Kind::Hello(Hello::new(self.owner.instance).into());
+        if said.try_send(AgentMessage { kind: Some(hello) }).is_err() {
+            return Cause::Internal;
+        }
+        let mut client = AgentLinkClient::with_origin(connection.clone(), connection.origin())
+            .max_decoding_message_size(CONTROL_MESSAGE_MAX);
+        let mut heard = match client.attach(ReceiverStream::new(messages)).await {
+            Ok(response) => response.into_inner(),
+            Err(status) => {
+                tracing::warn!(code = ?status.code(), reason = status.message(), "the server refused the link");
+                return Cause::ServerLost;
+            }
+        };
+        let Some(server_message::Kind::Welcome(welcome)) = next(&mut heard).await else {
+            return Cause::ProtocolError;
+        };
+        tracing::info!(instance = %self.owner.instance, server_version = welcome.software_version, "link up");
+        if up.send(()).is_err() {
+            return Cause::Internal;
+        }
+        // Holding `said` keeps the agent's half of the stream open; the server ends its half when a newer link took over.
+        let cause = loop {
+            match next(&mut heard).await {
+                Some(server_message::Kind::Dial(dial)) => match Dial::try_from(dial) {
+                    Ok(dial) => self.take(dial, &connection, &identity),
+                    Err(error) => tracing::warn!(%error, "the server sent a malformed dial"),
+                },
+                Some(server_message::Kind::Welcome(_)) => break Cause::ProtocolError,
+                None => break Cause::ServerLost,
+            }
+        };
+        drop(said);
+        cause
+    }
+}
+
+async fn next(heard: &mut Streaming<ServerMessage>) -> Option<server_message::Kind> {
+    loop {
+        match heard.message().await {
+            // A message of a kind that a newer server knows was not negotiated, and is passed over.
+            Ok(Some(ServerMessage { kind: None })) => {}
+            Ok(Some(ServerMessage { kind: Some(kind) })) => return Some(kind),
+            Ok(None) | Err(_) => return None,
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The tunnel client: a forward proxy beside the application that opens sessions through the server to an agent.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`app`] | builds everything from a configuration and runs it |
+//! | [`front`] | what applications talk to: HTTP, SOCKS5, forwards |
+//! | [`connect`] | `ginnel connect`, through the front ends of a running client |
+//! | [`open`] | what front ends ask for |
+//! | `link` | the connection to the server and the roster that comes on it |
+//! | `sessions` | opens sessions: picks an agent, verifies it, tries another |
+
+pub mod app;
+pub mod connect;
+pub mod front;
+pub mod open;
+
+mod link;
+mod sessions;

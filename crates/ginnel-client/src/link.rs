@@ -1,0 +1,127 @@
+//! The connection to the server and the roster that comes on it.
+
+use ginnel_core::cause::Cause;
+use ginnel_core::id::InstanceId;
+use ginnel_core::limits::CONTROL_MESSAGE_MAX;
+use ginnel_core::principal::Principal;
+use ginnel_core::roster::Roster;
+use ginnel_identity::certificate::Identity;
+use ginnel_net::connect::Connection;
+use ginnel_net::upstream::Link;
+use ginnel_wire::frame::WireError;
+use ginnel_wire::hello::{Hello, RosterEntry};
+use ginnel_wire::v1::client_link_client::ClientLinkClient;
+use ginnel_wire::v1::{RosterMessage, RosterRequest};
+use tokio::sync::{oneshot, watch};
+
+/// What sessions are opened with, as long as it is the newest.
+#[derive(Clone)]
+pub(crate) struct Live {
+    pub(crate) connection: Connection,
+    pub(crate) identity: Identity,
+    pub(crate) roster: Roster,
+    /// Counts the connections of this process.
+    number: u64,
+}
+
+impl Live {
+    /// The principal of an agent with this name: agents live in the client's own trust domain, whatever a roster may say.
+    pub(crate) fn agent(&self, name: &ginnel_core::principal::Name) -> Principal {
+        Principal {
+            trust_domain: self.identity.leaf().principal.trust_domain.clone(),
+            role: ginnel_core::principal::Role::Agent,
+            name: name.clone(),
+        }
+    }
+}
+
+/// The client's work on its connections.
+#[derive(Clone)]
+pub(crate) struct ClientLink {
+    instance: InstanceId,
+    live: watch::Sender<Option<Live>>,
+}
+
+impl ClientLink {
+    pub(crate) fn new(instance: InstanceId) -> Self {
+        Self { instance, live: watch::Sender::new(None) }
+    }
+
+    /// What is live; `None` while there is no connection.
+    pub(crate) fn live(&self) -> watch::Receiver<Option<Live>> {
+        self.live.subscribe()
+    }
+
+    /// Puts a new connection to use; gives its number.
+    fn begin(&self, connection: Connection, identity: Identity, roster: Roster) -> u64 {
+        let mut number = 0;
+        self.live.send_modify(|live| {
+            number = live.as_ref().map_or(0, |live| live.number) + 1;
+            *live = Some(Live { connection, identity, roster, number });
+        });
+        number
+    }
+
+    /// Changes what is live, unless a newer connection has taken over.
+    fn change(&self, number: u64, change: impl FnOnce(&mut Option<Live>)) {
+        self.live.send_if_modified(|live| {
+            let mine = live.as_ref().is_some_and(|live| live.number == number);
+            if mine {
+                change(live);
+            }
+            mine
+        });
+    }
+}
+
+impl Link for ClientLink {
+    async fn run(self, connection: Connection, identity: Identity, up: oneshot::Sender<()>) -> Cause {
+        let mut client = ClientLinkClient::with_origin(connection.clone(), connection.origin())
+            .max_decoding_message_size(CONTROL_MESSAGE_MAX);
+        let request = RosterRequest { hello: Some(Hello::new(self.instance).into()) };
+        let mut heard = match client.roster(request).await {
+            Ok(response) => response.into_inner(),
+            Err(status) => {
+                tracing::warn!(code = ?status.code(), reason = status.message(), "the server refused the roster");
+                return Cause::ServerLost;
+            }
+        };
+        let mut up = Some(up);
+        let mut number = 0;
+        let cause = loop {
+            let message = match heard.message().await {
+                Ok(Some(message)) => message,
+                Ok(None) | Err(_) => break Cause::ServerLost,
+            };
+            let roster = match roster(message) {
+                Ok(roster) => roster,
+                Err(error) => {
+                    tracing::warn!(%error, "the server sent a malformed roster");
+                    break Cause::ProtocolError;
+                }
+            };
+            tracing::info!(agents = roster.entries().len(), "roster received");
+            match up.take() {
+                Some(up) => {
+                    number = self.begin(connection.clone(), identity.clone(), roster);
+                    if up.send(()).is_err() {
+                        break Cause::Internal;
+                    }
+                }
+                None => self.change(number, |live| {
+                    if let Some(live) = live {
+                        live.roster = roster;
+                    }
+                }),
+            }
+        };
+        self.change(number, |live| *live = None);
+        cause
+    }
+}
+
+fn roster(message: RosterMessage) -> Result<Roster, WireError> {
+    let entries: Result<Vec<_>, _> =
+        message.entries.into_iter().map(|entry| RosterEntry::try_from(entry).map(|entry| entry.entry)).collect();
+    entries.map(Roster::new)
+}

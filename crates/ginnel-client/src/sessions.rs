@@ -1,0 +1,117 @@
+//! Opens sessions: picks a live agent at random, verifies it, and moves to another as long as the application has not been told of
+//! success.
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ginnel_core::cause::{Cause, Hop, Refusal};
+use ginnel_core::id::{InstanceId, RequestId};
+use ginnel_core::limits::{ATTEMPTS_MAX, INNER_DEADLINE, OPEN_DEADLINE, SERVER_WAIT};
+use ginnel_core::target::Target;
+use ginnel_identity::random::SystemRandom;
+use ginnel_identity::tls::inner_client;
+use ginnel_identity::trust::Roots;
+use ginnel_net::carried::Carried;
+use ginnel_net::inner::{Session, initiate};
+use ginnel_wire::frame::{Choice, Open, SessionFrame};
+use ginnel_wire::inner::InnerHello;
+use ginnel_wire::path;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::link::Live;
+use crate::open::Opener;
+
+/// Opens sessions over whatever connection is live.
+pub(crate) struct Sessions {
+    live: watch::Receiver<Option<Live>>,
+    agent_roots: Roots,
+    inner_tls: bool,
+}
+
+impl Sessions {
+    pub(crate) fn new(live: watch::Receiver<Option<Live>>, agent_roots: Roots, inner_tls: bool) -> Self {
+        Self { live, agent_roots, inner_tls }
+    }
+
+    /// The live connection; waits a little for one that is about to come back.
+    async fn live(&self) -> Result<Live, Refusal> {
+        let mut live = self.live.clone();
+        let usable = |live: &Option<Live>| live.as_ref().is_some_and(|live| !live.connection.is_closed());
+        let found = timeout(SERVER_WAIT, live.wait_for(usable)).await;
+        let found = found.ok().and_then(|found| found.ok().and_then(|live| live.clone()));
+        found.ok_or(Refusal::new(Hop::Client, Cause::ServerUnreachable))
+    }
+
+    async fn attempt(
+        &self,
+        live: &Live,
+        request: RequestId,
+        target: &Target,
+        agent: Option<Choice>,
+    ) -> Result<Session, Refusal> {
+        let choice = agent.clone();
+        let open = Open { request, target: target.to_string(), agent, inner_tls: self.inner_tls };
+        let (reader, writer) = live.connection.call(path::OPEN);
+        let carried = Carried::opening(SessionFrame::Open(open), reader, writer);
+        let answers = carried.answers();
+        let Some(choice) = choice.filter(|_| self.inner_tls) else {
+            answers.answer().await?;
+            return Ok(Session::Clear(carried));
+        };
+        let tls = inner_client(&self.agent_roots, &choice.principal, &live.identity).map_err(|error| {
+            tracing::error!(error = &error as &dyn Error, "could not set inner TLS up");
+            Refusal::new(Hop::Client, Cause::Internal)
+        })?;
+        let hello = InnerHello { request, target: target.clone() };
+        let handshake = async {
+            match timeout(INNER_DEADLINE + OPEN_DEADLINE, initiate(carried, tls, &hello)).await {
+                Ok(Ok(session)) => Ok(session),
+                Ok(Err(error)) => {
+                    tracing::debug!(%request, error = &error as &dyn Error, "no inner session");
+                    // If the session was refused, that is the reason; the answer tells.
+                    answers.answer().await?;
+                    Err(Refusal::new(Hop::Client, Cause::PeerNotVerified))
+                }
+                Err(_) => Err(Refusal::new(Hop::Agent, Cause::TimedOut)),
+            }
+        };
+        let (session, _) = tokio::try_join!(handshake, answers.answer())?;
+        Ok(session)
+    }
+}
+
+impl Opener for Arc<Sessions> {
+    type Tunnel = Session;
+
+    async fn open(&self, request: RequestId, target: Target, from: SocketAddr) -> Result<Session, Refusal> {
+        tracing::debug!(%request, %from, %target, "opening");
+        let mut tried: BTreeSet<InstanceId> = BTreeSet::new();
+        let mut last = None;
+        for attempt in 1..=ATTEMPTS_MAX {
+            let live = self.live().await.map_err(|refusal| last.unwrap_or(refusal))?;
+            let entry = live.roster.choose(&target, &tried, &mut SystemRandom).cloned();
+            if let (None, Some(refusal)) = (&entry, last) {
+                return Err(refusal);
+            }
+            // Without a fitting entry the server is asked all the same: its word, and its record, say why there is none.
+            let choice = entry.map(|entry| Choice { principal: live.agent(&entry.agent), instance: entry.instance });
+            let instance = choice.as_ref().map(|choice| choice.instance);
+            match self.attempt(&live, request, &target, choice).await {
+                Ok(session) => return Ok(session),
+                Err(refusal) if refusal.cause.another_agent_may_help() => {
+                    tracing::debug!(%request, attempt, hop = %refusal.hop, cause = %refusal.cause, "attempt failed");
+                    // After the loss of the server the same agent is as good as any.
+                    if refusal.cause != Cause::ServerLost {
+                        tried.extend(instance);
+                    }
+                    last = Some(refusal);
+                }
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Err(last.unwrap_or(Refusal::new(Hop::Client, Cause::Internal)))
+    }
+}

@@ -1,0 +1,140 @@
+//! Descriptions as a commented example.
+//!
+//! Explanations begin with `# `, settings that are switched off with `#` and the setting itself, so that removing that
+//! one character from any of them gives a valid file again.
+
+use serde_json::Value as Json;
+
+use crate::shape::{Example, Field, Kind, Presence};
+use crate::{schema, tree};
+
+/// Where explanations are wrapped, indentation included.
+const WIDTH: usize = 100;
+
+/// The example of a whole file under a heading.
+pub fn document(heading: &str, kind: &Kind) -> String {
+    let mut page = Page { text: String::new() };
+    page.comment(0, heading);
+    if let Kind::Section(fields) = kind {
+        for field in fields {
+            page.text.push('\n');
+            page.field(0, field, None, true);
+        }
+    }
+    page.text
+}
+
+struct Page {
+    text: String,
+}
+
+impl Page {
+    /// Writes one setting. `given` is its value in the example of the list around it; otherwise its own example counts.
+    fn field(&mut self, indent: usize, field: &Field, given: Option<&Json>, explain: bool) {
+        let (off, value) = match (given, &field.example, field.presence) {
+            (Some(value), _, _) | (None, Some(Example::On(value)), _) => (false, value.clone()),
+            (None, Some(Example::Off(value)), _) => (true, value.clone()),
+            (None, None, Presence::Default(text)) => (true, schema::default_value(text, &field.kind)),
+            (None, None, Presence::Required | Presence::Optional) => (false, Json::Null),
+        };
+        if explain {
+            self.comment(indent, field.doc);
+        }
+        match &field.kind {
+            Kind::Scalar(_) => self.line(indent, off, &format!("{}: {}", field.name, scalar(&value))),
+            Kind::List { item, .. } => {
+                self.line(indent, off, &format!("{}:", field.name));
+                for (index, value) in value.as_array().into_iter().flatten().enumerate() {
+                    self.item(indent + 2, off, item, value, explain && index == 0);
+                }
+            }
+            Kind::Section(fields) => {
+                self.line(indent, is_off(field), &format!("{}:", field.name));
+                for field in fields {
+                    self.field(indent + 2, field, value.get(field.name), explain);
+                }
+            }
+        }
+    }
+
+    fn item(&mut self, indent: usize, off: bool, kind: &Kind, value: &Json, explain: bool) {
+        match kind {
+            Kind::Scalar(_) => self.line(indent, off, &format!("- {}", scalar(value))),
+            // No setting is a list of lists.
+            Kind::List { .. } => {}
+            Kind::Section(fields) => {
+                let mut item = Self { text: String::new() };
+                for field in fields.iter().filter(|field| explain || value.get(field.name).is_some()) {
+                    item.field(indent + 2, field, value.get(field.name), explain);
+                }
+                self.text.push_str(&with_dash(&item.text, indent));
+            }
+        }
+    }
+
+    fn line(&mut self, indent: usize, off: bool, text: &str) {
+        let off = if off { "#" } else { "" };
+        self.text.push_str(&format!("{:indent$}{off}{text}\n", ""));
+    }
+
+    fn comment(&mut self, indent: usize, doc: &str) {
+        let width = WIDTH.saturating_sub(indent + 2);
+        for paragraph in doc.split('\n') {
+            let mut line = String::new();
+            for word in paragraph.split_whitespace() {
+                if !line.is_empty() && line.len() + 1 + word.len() > width {
+                    self.line(indent, false, &format!("# {line}"));
+                    line.clear();
+                }
+                if !line.is_empty() {
+                    line.push(' ');
+                }
+                line.push_str(word);
+            }
+            self.line(indent, false, format!("# {line}").trim_end());
+        }
+    }
+}
+
+/// Whether a section shows nothing that is switched on, so that its own line has to be off as well.
+fn is_off(field: &Field) -> bool {
+    match (&field.kind, &field.example) {
+        (_, Some(Example::On(_))) => false,
+        (_, Some(Example::Off(_))) => true,
+        (Kind::Section(fields), None) => fields.iter().all(is_off),
+        (Kind::Scalar(_) | Kind::List { .. }, None) => matches!(field.presence, Presence::Default(_)),
+    }
+}
+
+/// Turns the first setting of an item into the one behind the dash; explanations before it move to the dash's column.
+fn with_dash(text: &str, indent: usize) -> String {
+    let mut dashed = false;
+    let mut out = String::new();
+    for line in text.lines() {
+        let bare = line.trim_start();
+        if dashed {
+            out.push_str(line);
+        } else if bare.starts_with('#') {
+            out.push_str(&format!("{:indent$}{bare}", ""));
+        } else {
+            out.push_str(&format!("{:indent$}- {bare}", ""));
+            dashed = true;
+        }
+        out.push('\n');
+    }
+    out
+}
+
+/// A scalar as YAML, in quotes where it would mean something else without.
+fn scalar(value: &Json) -> String {
+    match value {
+        Json::String(text) => {
+            let plain = tree::Scalar { text: text.clone(), style: tree::Style::Plain };
+            let safe = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'/' | b'_' | b'-' | b':' | b'@');
+            let begins_well = text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/');
+            let is_plain = plain.is_text() && begins_well && text.bytes().all(safe) && !text.ends_with(':');
+            if is_plain { text.clone() } else { value.to_string() }
+        }
+        Json::Null | Json::Bool(_) | Json::Number(_) | Json::Array(_) | Json::Object(_) => value.to_string(),
+    }
+}

@@ -1,0 +1,183 @@
+//! The configuration of server, agent and client.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use ginnel_core::principal::Role;
+use ginnel_core::target::{DnsName, InvalidTarget, Target};
+
+use crate::shape::{self, Fields, Text};
+
+pub(crate) mod agent;
+pub(crate) mod client;
+pub(crate) mod server;
+
+pub use agent::{AgentConfig, AgentTrust};
+pub use client::{ClientConfig, ClientTrust, Forward, Listen};
+pub use server::{Identity, IssuerSection, ServerConfig, ServerSection};
+
+/// Gives a configuration its two ways in.
+macro_rules! loadable {
+    ($config:ident) => {
+        impl $config {
+            /// Reads a file and what overrides it.
+            ///
+            /// Relative paths in the file start at its directory, those in overrides at the working directory.
+            ///
+            /// # Errors
+            /// [`LoadError`](crate::LoadError) if the file cannot be read, or with everything that is wrong.
+            pub fn load(path: &std::path::Path, overrides: &crate::Overrides) -> Result<Self, crate::LoadError> {
+                crate::load::load(declaration, path, overrides)
+            }
+
+            /// Reads a text and what overrides it. `file_name` is what findings call it; relative paths start at
+            /// `base_dir`.
+            ///
+            /// # Errors
+            /// [`Findings`](crate::Findings) with everything that is wrong.
+            pub fn parse(
+                text: &str,
+                file_name: &str,
+                base_dir: &std::path::Path,
+                overrides: &crate::Overrides,
+            ) -> Result<Self, crate::Findings> {
+                crate::load::parse(declaration, text, file_name, base_dir, overrides)
+            }
+        }
+    };
+}
+
+use loadable;
+
+/// Where an agent or client finds the server, and who that must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// What is dialled.
+    pub address: Address,
+    /// The name that the server's certificate must have, whatever address is dialled.
+    pub name: DnsName,
+}
+
+/// A host, as name or address, and a port to dial.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    host: String,
+    port: u16,
+}
+
+impl Address {
+    /// The host: a DNS name, or an IP address without brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+impl FromStr for Address {
+    type Err = InvalidTarget;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTarget> {
+        let target: Target = text.parse()?;
+        Ok(Self { host: target.host.to_string(), port: target.port.get() })
+    }
+}
+
+/// The head of an example.
+pub(crate) fn heading(role: Role) -> String {
+    format!(
+        "Configuration of ginnel {role}.\n\nA line that begins with # and a setting shows what holds without it; remove the # to \
+         change it. Relative paths start at the directory of this file. Any single value can also be set by a variable \
+         (GINNEL_SERVER__NAME is server.name) or by --set server.name=..., which beats the variable."
+    )
+}
+
+/// `server` of agents and clients.
+fn upstream(fields: &mut Fields<'_, '_>) -> Option<Upstream> {
+    let address = fields
+        .field("address", "Host and port of the server: a name or an address.")
+        .example("203.0.113.7:50050")
+        .required(shape::parsed());
+    let name = fields
+        .field("name", "The name that the server's certificate must have, whatever address is dialled.")
+        .example("tunnel.acme.example")
+        .required(shape::parsed());
+    Some(Upstream { address: address?, name: name? })
+}
+
+/// `credential` of agents and clients.
+fn credential(fields: &mut Fields<'_, '_>) -> Option<PathBuf> {
+    fields
+        .field(
+            "serviceAccountKeyFile",
+            "Service-account key, as `ginnel credentials create` writes it. It signs the token that is exchanged for a \
+             certificate and is never sent.",
+        )
+        .example("key.json")
+        .required(shape::file())
+}
+
+/// An address and port to listen on; port 0 asks the system for a free one.
+fn socket_address() -> Text<SocketAddr> {
+    shape::text_with(|text| {
+        text.parse().map_err(|_| "an address to listen on is written 127.0.0.1:3128 or [::1]:3128".to_owned())
+    })
+}
+
+/// `enrolment` of all roles; none if it holds nothing.
+fn enrolment(fields: &mut Fields<'_, '_>) -> Option<Option<String>> {
+    let audience = fields
+        .field(
+            "audience",
+            "The audience of enrolment tokens, the same text at server, agents and clients. Without it: https://, the \
+             server's name, /enrol.",
+        )
+        .example_off("https://tunnel.acme.example/enrol")
+        .optional(shape::line());
+    Some(audience)
+}
+
+/// The enrolment audience that holds for a server of this name.
+fn audience_or_default(given: Option<String>, server: &DnsName) -> String {
+    given.unwrap_or_else(|| format!("https://{server}/enrol"))
+}
+
+/// What `dangerDisableInnerTls` means; the same words for agent and client.
+const DANGER_DISABLE_INNER_TLS: &str = "DANGER: carries sessions between client and agent without encryption and without proof of \
+     the other side, so that the server can read and change all of them. Only for measurements and for showing the difference; \
+     agent and client must agree.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_read_back_what_they_write() {
+        let cases = [
+            ("tunnel.acme.example:443", "tunnel.acme.example"),
+            ("203.0.113.7:1", "203.0.113.7"),
+            ("[fd00::1]:50050", "fd00::1"),
+        ];
+        for (text, host) in cases {
+            let address: Address = text.parse().expect(text);
+            assert_eq!((address.to_string().as_str(), address.host()), (text, host));
+        }
+        for text in ["", "host", "host:0", "fd00::1:443", "https://host:443", "host:443/"] {
+            assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The agent's configuration.
+
+use std::path::PathBuf;
+
+use ginnel_core::pattern::TargetPattern;
+
+use super::{Upstream, loadable};
+use crate::shape::{self, Fields, object};
+
+/// What an agent's owner says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentConfig {
+    /// The server to attach to.
+    pub server: Upstream,
+    /// Who is believed.
+    pub trust: AgentTrust,
+    /// The service-account key file.
+    pub credential: PathBuf,
+    /// The audience of enrolment tokens.
+    pub enrolment_audience: String,
+    /// What may be dialled; the server cannot widen it.
+    pub allow: Vec<TargetPattern>,
+    /// Whether sessions are carried without inner TLS.
+    pub danger_disable_inner_tls: bool,
+}
+
+/// The roots that an agent is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentTrust {
+    /// The PEM file of the server's root.
+    pub server: PathBuf,
+    /// The PEM file of the clients' root.
+    pub client: PathBuf,
+}
+
+loadable!(AgentConfig);
+
+pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<AgentConfig> {
+    let server = fields.field("server", "The server that this agent attaches to.").required(object(super::upstream));
+    let trust =
+        fields.field("trust", "Root certificates, as the server's owner hands them out.").required(object(trust));
+    let credential = fields.field("credential", "How this agent proves who it is.").required(object(super::credential));
+    let enrolment = fields.field("enrolment", "How certificates are asked for.").required(object(super::enrolment));
+    let allow = fields
+        .field(
+            "allow",
+            "What this agent may dial, as host:port; everything else is refused, whatever the server says. A host is a name, \
+             *.name for exactly one label more, an address or a network; a port is a number or a range such as 8000-8100. A list \
+             without items allows nothing.",
+        )
+        .example(vec!["gitlab.acme.internal:443", "gitlab.acme.internal:22", "*.registry.acme.internal:443", "10.20.0.0/16:443"])
+        .required(shape::list(shape::parsed()));
+    let danger_disable_inner_tls =
+        fields.field("dangerDisableInnerTls", super::DANGER_DISABLE_INNER_TLS).default("false", shape::flag());
+    let (server, audience) = (server?, enrolment?);
+    Some(AgentConfig {
+        enrolment_audience: super::audience_or_default(audience, &server.name),
+        server,
+        trust: trust?,
+        credential: credential?,
+        allow: allow?,
+        danger_disable_inner_tls: danger_disable_inner_tls?,
+    })
+}
+
+fn trust(fields: &mut Fields<'_, '_>) -> Option<AgentTrust> {
+    let server = fields
+        .field("server", "PEM file of the root that signs the server's certificate.")
+        .example("server-root.pem")
+        .required(shape::file());
+    let client = fields
+        .field("client", "PEM file of the root that signs the clients' certificates.")
+        .example("client-root.pem")
+        .required(shape::file());
+    Some(AgentTrust { server: server?, client: client? })
+}

@@ -1,0 +1,172 @@
+//! The client's configuration.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ginnel_core::target::Target;
+
+use super::{Upstream, loadable};
+use crate::finding::{Collector, Place};
+use crate::shape::{self, Fields, Located, located, object};
+
+/// What the owner of a client says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientConfig {
+    /// The server to open sessions at.
+    pub server: Upstream,
+    /// Who is believed.
+    pub trust: ClientTrust,
+    /// The service-account key file.
+    pub credential: PathBuf,
+    /// The audience of enrolment tokens.
+    pub enrolment_audience: String,
+    /// Where applications come in.
+    pub listen: Listen,
+    /// Whether sessions are carried without inner TLS.
+    pub danger_disable_inner_tls: bool,
+}
+
+/// The roots that a client is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientTrust {
+    /// The PEM file of the server's root.
+    pub server: PathBuf,
+    /// The PEM file of the agents' root.
+    pub agent: PathBuf,
+}
+
+/// The front ends of a client; at least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Where HTTP CONNECT, plain HTTP and SOCKS5 are spoken.
+    pub proxy: Option<SocketAddr>,
+    /// Ports that lead to one target each.
+    pub forwards: Vec<Forward>,
+    /// Whether front ends may listen on other addresses than loopback.
+    pub allow_non_loopback: bool,
+}
+
+/// A port that leads to one target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// Where the application connects.
+    pub listen: SocketAddr,
+    /// Where it arrives.
+    pub target: Target,
+}
+
+loadable!(ClientConfig);
+
+pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ClientConfig> {
+    let server =
+        fields.field("server", "The server that this client opens sessions at.").required(object(super::upstream));
+    let trust =
+        fields.field("trust", "Root certificates, as the server's owner hands them out.").required(object(trust));
+    let credential =
+        fields.field("credential", "How this client proves who it is.").required(object(super::credential));
+    let enrolment = fields.field("enrolment", "How certificates are asked for.").required(object(super::enrolment));
+    let front_ends =
+        fields.field("listen", "Where applications come in: a proxy, forwards, or both.").required(object(listen));
+    let danger_disable_inner_tls =
+        fields.field("dangerDisableInnerTls", super::DANGER_DISABLE_INNER_TLS).default("false", shape::flag());
+    let (server, audience) = (server?, enrolment?);
+    Some(ClientConfig {
+        enrolment_audience: super::audience_or_default(audience, &server.name),
+        server,
+        trust: trust?,
+        credential: credential?,
+        listen: front_ends?,
+        danger_disable_inner_tls: danger_disable_inner_tls?,
+    })
+}
+
+fn trust(fields: &mut Fields<'_, '_>) -> Option<ClientTrust> {
+    let server = fields
+        .field("server", "PEM file of the root that signs the server's certificate.")
+        .example("server-root.pem")
+        .required(shape::file());
+    let agent = fields
+        .field("agent", "PEM file of the root that signs the agents' certificates.")
+        .example("agent-root.pem")
+        .required(shape::file());
+    Some(ClientTrust { server: server?, agent: agent? })
+}
+
+fn listen(fields: &mut Fields<'_, '_>) -> Option<Listen> {
+    let proxy = fields
+        .field("proxy", "Address of the proxy, for HTTP CONNECT, plain HTTP and SOCKS5 on the same port.")
+        .example("127.0.0.1:3128")
+        .optional(located(super::socket_address()));
+    let forwards = fields
+        .field("forwards", "Ports that lead to one target each, for programs that know no proxy.")
+        .example(serde_json::json!([{"listen": "127.0.0.1:2222", "target": "gitlab.acme.internal:22"}]))
+        .optional(shape::list(object(forward)));
+    let allow_non_loopback = fields
+        .field(
+            "allowNonLoopback",
+            "Whether the addresses above may be other than loopback. Whoever reaches such an address uses the tunnel as this \
+             client.",
+        )
+        .default("false", shape::flag());
+
+    let no_forwards = !fields.has("forwards") || forwards.as_ref().is_some_and(Vec::is_empty);
+    if !fields.has("proxy") && no_forwards {
+        fields.report("needs proxy, forwards or both", "for example proxy: 127.0.0.1:3128".to_owned());
+    }
+    let addresses = || proxy.iter().chain(forwards.iter().flatten().filter_map(|forward| forward.listen.as_ref()));
+    fields.check(|findings| {
+        if allow_non_loopback == Some(false) {
+            addresses().for_each(|address| must_be_loopback(address, findings));
+        }
+        must_differ(addresses(), findings);
+    });
+
+    let forwards = forwards.unwrap_or_default().into_iter();
+    Some(Listen {
+        proxy: proxy.map(|address| address.value),
+        forwards: forwards
+            .map(|forward| Some(Forward { listen: forward.listen?.value, target: forward.target? }))
+            .collect::<Option<_>>()?,
+        allow_non_loopback: allow_non_loopback?,
+    })
+}
+
+/// A forward in which anything may have been wrong, so that the rest of it is checked all the same.
+struct ForwardRead {
+    listen: Option<Located<SocketAddr>>,
+    target: Option<Target>,
+}
+
+fn forward(fields: &mut Fields<'_, '_>) -> Option<ForwardRead> {
+    let listen = fields
+        .field("listen", "Where the application connects.")
+        .example("127.0.0.1:2222")
+        .required(located(super::socket_address()));
+    let target = fields
+        .field("target", "Where it arrives, as host:port in the customer's network.")
+        .example("gitlab.acme.internal:22")
+        .required(shape::parsed());
+    Some(ForwardRead { listen, target })
+}
+
+fn must_be_loopback(address: &Located<SocketAddr>, findings: &mut Collector) {
+    if !address.value.ip().to_canonical().is_loopback() {
+        let message =
+            format!("{} is not a loopback address: whoever reaches it uses the tunnel as this client", address.value);
+        let hint = "listen on 127.0.0.1 or [::1]; if this is meant, write allowNonLoopback: true in the section listen";
+        address.report(findings, message, hint.to_owned());
+    }
+}
+
+fn must_differ<'a>(addresses: impl Iterator<Item = &'a Located<SocketAddr>>, findings: &mut Collector) {
+    let mut seen: BTreeMap<SocketAddr, &Place> = BTreeMap::new();
+    // Port 0 asks the system for a free port, a different one each time.
+    for address in addresses.filter(|address| address.value.port() != 0) {
+        if let Some(first) = seen.get(&address.value) {
+            address.report(findings, format!("{} is already used at {first}", address.value), None);
+        } else {
+            seen.insert(address.value, &address.place);
+        }
+    }
+}

@@ -1,0 +1,285 @@
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use ginnel_core::principal::Role;
+
+use super::{AGENT, CLIENT, ROLES, SERVER, findings, good};
+use crate::{AgentConfig, ClientConfig, LoadError, Overrides, Place, ServerConfig};
+
+/// A file with one part replaced, and everything that must be found in it.
+type Case = (&'static str, &'static str, &'static str);
+
+fn assert_findings(role: Role, cases: &[Case]) {
+    let file = good(role);
+    for (from, to, expected) in cases {
+        assert!(file.contains(from), "{from}");
+        let text = file.replacen(from, to, 1);
+        assert_eq!(findings(role, &text, &Overrides::none()), *expected, "in\n{text}");
+    }
+}
+
+#[test]
+fn reads_good_files() {
+    let base_dir = Path::new("/etc/ginnel");
+    let overrides = Overrides::none();
+
+    let server = ServerConfig::parse(SERVER, "f.yaml", base_dir, &overrides).expect("a server");
+    assert_eq!(server.trust_domain.as_str(), "acme.example");
+    assert_eq!(server.identities[1].role, Role::Client);
+    assert_eq!(server.identities[0].public_keys, [base_dir.join("agent.pub.pem")]);
+    assert_eq!(server.identities[1].public_keys, [Path::new("/keys/frontend.pub.pem")]);
+    assert_eq!(server.rules[0].targets[0].to_string(), "gitlab.acme.internal:443");
+    assert_eq!(server.issuer.directory, base_dir.join("ca"));
+    assert_eq!(server.issuer.certificate_lifetime, Duration::from_secs(24 * 3600));
+    assert_eq!(server.audit_directory, base_dir.join("audit"));
+
+    let agent = AgentConfig::parse(AGENT, "f.yaml", base_dir, &overrides).expect("an agent");
+    assert_eq!(agent.enrolment_audience, "https://tunnel.acme.example/enrol");
+    assert_eq!(agent.enrolment_audience, server.enrolment_audience);
+    assert!(!agent.danger_disable_inner_tls);
+
+    let client = ClientConfig::parse(CLIENT, "f.yaml", base_dir, &overrides).expect("a client");
+    assert_eq!((client.server.address.host(), client.server.address.port()), ("fd00::5", 443));
+    assert_eq!(client.listen.proxy, Some(SocketAddr::from(([127, 0, 0, 1], 3128))));
+    assert_eq!((client.listen.forwards.len(), client.listen.allow_non_loopback), (0, false));
+}
+
+#[test]
+fn finds_all_that_is_wrong_with_a_server() {
+    assert_findings(
+        Role::Server,
+        &[
+            (
+                "trustDomain: acme.example",
+                "trust_domain: acme.example",
+                "f.yaml:1:1: trustDomain: is required\n\
+                 f.yaml:1:1: unknown setting \"trust_domain\"\n  hint: did you mean trustDomain?",
+            ),
+            (
+                "{name: tunnel.acme.example, listen: 127.0.0.1:0}",
+                "{admin: 127.0.0.1:50051, name: 127.1.1, listen: localhost:1}",
+                "f.yaml:2:10: server: unknown setting \"admin\"\n  hint: the settings here are name, listen\n\
+                 f.yaml:2:40: server.name: \"127.1.1\": an IPv4 address is written as four decimal numbers from 0 to 255 without leading zeros\n\
+                 f.yaml:2:57: server.listen: \"localhost:1\": an address to listen on is written 127.0.0.1:3128 or [::1]:3128",
+            ),
+            (
+                "rules:\n",
+                concat!(
+                    "  - {name: acme, role: agent, email: frontend@p.example, publicKeys: google}\n",
+                    "  - {name: acme, role: client, email: c@p.example, publicKeys: []}\n",
+                    "  - {name: Eve, role: clint, email: Eve, publicKeys: ['{\"private_key\": 1}', ~/a.pem]}\n",
+                    "rules:\n",
+                ),
+                "f.yaml:6:12: identities[2].name: an identity named acme with the role agent is already at line 4, column 12\n\
+                 f.yaml:6:38: identities[2].email: frontend@p.example is already used at line 5, column 43\n  \
+                   hint: every identity needs a service account of its own\n\
+                 f.yaml:6:70: identities[2].publicKeys: expected a list, found text\n\
+                 f.yaml:7:64: identities[3].publicKeys: needs at least one item\n\
+                 f.yaml:8:12: identities[4].name: \"Eve\": a name has 1 to 63 characters from a-z, 0-9 and -, and does not begin or end with -\n\
+                 f.yaml:8:23: identities[4].role: \"clint\" is none of agent, client\n  hint: did you mean client?\n\
+                 f.yaml:8:37: identities[4].email: \"Eve\": an e-mail is written name@domain in lower case\n\
+                 f.yaml:8:55: identities[4].publicKeys[0]: names a file; what the file holds does not belong here\n\
+                 f.yaml:8:77: identities[4].publicKeys[1]: ~ does not stand for a home directory here\n  hint: write the whole path",
+            ),
+            (
+                "clients: [frontend], agents: [acme], targets: [\"gitlab.acme.internal:443\"]}\n",
+                concat!(
+                    "clients: [fronted, acme], agents: [acme, acme], targets: ['*.x:1']}\n",
+                    "  - {name: gitlab, clients: [], agents: [x y], target: []}\n",
+                ),
+                "f.yaml:7:30: rules[0].clients[0]: no identity with the role client is named fronted\n  hint: did you mean frontend?\n\
+                 f.yaml:7:39: rules[0].clients[1]: no identity with the role client is named acme\n\
+                 f.yaml:7:61: rules[0].agents[1]: acme is already listed at line 7, column 55\n\
+                 f.yaml:7:78: rules[0].targets[0]: \"*.x:1\": a star stands for one whole label at the left, with two or more labels after it, as in *.acme.internal\n\
+                 f.yaml:8:5: rules[1].targets: is required\n\
+                 f.yaml:8:12: rules[1].name: a rule named gitlab is already at line 7, column 12\n\
+                 f.yaml:8:29: rules[1].clients: needs at least one item\n\
+                 f.yaml:8:42: rules[1].agents[0]: \"x y\": a name has 1 to 63 characters from a-z, 0-9 and -, and does not begin or end with -\n\
+                 f.yaml:8:48: rules[1]: unknown setting \"target\"\n  hint: did you mean targets?",
+            ),
+            (
+                "issuer: {embedded: {directory: ca}}\naudit: {file: {directory: audit}}\n",
+                "issuer: {certificateLifetime: 1s}\nenrolment: {audience: ''}\n",
+                "f.yaml:1:1: audit.file.directory: is required\n\
+                 f.yaml:8:1: issuer.embedded.directory: is required\n\
+                 f.yaml:8:31: issuer.certificateLifetime: \"1s\" is not between 2s and 7d\n\
+                 f.yaml:9:23: enrolment.audience: \"\": a text is not empty",
+            ),
+            (
+                "issuer: {",
+                "issuer: {certificateLifetime: 3600, ",
+                "f.yaml:8:31: issuer.certificateLifetime: \"3600\" is not a duration\n  \
+                   hint: a duration is a number and one of s, m, h, d, as in 24h",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn does_not_blame_a_rule_for_an_identity_that_could_not_be_read() {
+    assert_findings(
+        Role::Server,
+        &[(
+            "{name: acme, role: agent",
+            "{name: Acme, role: agent",
+            "f.yaml:4:12: identities[0].name: \"Acme\": a name has 1 to 63 characters from a-z, 0-9 and -, and does not begin or end with -",
+        )],
+    );
+}
+
+#[test]
+fn finds_all_that_is_wrong_with_an_agent() {
+    assert_findings(
+        Role::Agent,
+        &[
+            (
+                AGENT,
+                "# nothing\n",
+                "f.yaml:1:1: server.address: is required\n\
+                 f.yaml:1:1: server.name: is required\n\
+                 f.yaml:1:1: trust.server: is required\n\
+                 f.yaml:1:1: trust.client: is required\n\
+                 f.yaml:1:1: credential.serviceAccountKeyFile: is required\n\
+                 f.yaml:1:1: allow: is required",
+            ),
+            (AGENT, "- a\n", "f.yaml:1:1: expected a section, found a list"),
+            (
+                AGENT,
+                "server:\ntrust: ~\ncredential: {workloadIdentity: {}}\nallow: x\ndangerDisableInnerTls: yes\n",
+                "f.yaml:1:7: server: has no value\n  hint: give it a section, or remove it\n\
+                 f.yaml:2:8: trust: has no value\n  hint: give it a section, or remove it\n\
+                 f.yaml:3:1: credential.serviceAccountKeyFile: is required\n\
+                 f.yaml:3:14: credential: unknown setting \"workloadIdentity\"\n  hint: the settings here are serviceAccountKeyFile\n\
+                 f.yaml:4:8: allow: expected a list, found text\n\
+                 f.yaml:5:24: dangerDisableInnerTls: \"yes\" is not true or false\n  hint: write true or false, without quotes",
+            ),
+            (
+                "[gitlab.acme.internal:443]",
+                "\n  - gitlab\n  - 12\n  - [a]\n  -\n  - 10.0.0.1/8:443\n  - \"\\e[0m\"",
+                "f.yaml:5:5: allow[0]: \"gitlab\": the port is missing, as in gitlab.acme.internal:443\n\
+                 f.yaml:6:5: allow[1]: expected text, found a number\n  hint: put it in quotes: \"12\"\n\
+                 f.yaml:7:5: allow[2]: expected text, found a list\n\
+                 f.yaml:8:4: allow[3]: has no value\n  hint: give it text, or remove it\n\
+                 f.yaml:9:5: allow[4]: \"10.0.0.1/8:443\": the address has bits beyond its prefix; the network is 10.0.0.0/8\n\
+                 f.yaml:10:5: allow[5]: \"\\u{1b}[0m\": the port is missing, as in gitlab.acme.internal:443",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn finds_all_that_is_wrong_with_a_client() {
+    assert_findings(
+        Role::Client,
+        &[
+            (
+                "listen: {proxy: 127.0.0.1:3128}\n",
+                "",
+                "f.yaml:1:1: listen: needs proxy, forwards or both\n  hint: for example proxy: 127.0.0.1:3128",
+            ),
+            (
+                "{proxy: 127.0.0.1:3128}",
+                "{forwards: []}",
+                "f.yaml:4:1: listen: needs proxy, forwards or both\n  hint: for example proxy: 127.0.0.1:3128",
+            ),
+            (
+                "{proxy: 127.0.0.1:3128}",
+                concat!(
+                    "\n  proxy: 0.0.0.0:3128\n  forwards:\n",
+                    "    - {listen: 127.0.0.1:2222, target: 'gitlab:0'}\n",
+                    "    - {listen: 127.0.0.1:2222, target: 'gitlab:22'}\n",
+                    "    - {listen: '127.0.0.1:0', target: 'gitlab:22'}\n",
+                    "    - {listen: '127.0.0.1:0', target: 'gitlab:22', port: 1}\n",
+                ),
+                "f.yaml:5:10: listen.proxy: 0.0.0.0:3128 is not a loopback address: whoever reaches it uses the tunnel as this client\n  \
+                   hint: listen on 127.0.0.1 or [::1]; if this is meant, write allowNonLoopback: true in the section listen\n\
+                 f.yaml:7:40: listen.forwards[0].target: \"gitlab:0\": a port is a decimal number from 1 to 65535 without sign or leading zeros\n\
+                 f.yaml:8:16: listen.forwards[1].listen: 127.0.0.1:2222 is already used at line 7, column 16\n\
+                 f.yaml:10:52: listen.forwards[3]: unknown setting \"port\"\n  hint: the settings here are listen, target",
+            ),
+            ("{proxy: 127.0.0.1:3128}", "{proxy: 0.0.0.0:3128, allowNonLoopback: true}", ""),
+            ("{proxy: 127.0.0.1:3128}", "{forwards: [{listen: '[::1]:0', target: 'h:1'}]}", ""),
+        ],
+    );
+}
+
+#[test]
+fn refuses_what_is_not_plain_data() {
+    assert_findings(
+        Role::Agent,
+        &[
+            (
+                AGENT,
+                concat!(
+                    "server: {address: !!str x:1, name: tunnel.acme.example}\n",
+                    "trust: {server: *b, &a client: client-root.pem}\n",
+                    "credential: {serviceAccountKeyFile: key.json}\n",
+                    "allow: [gitlab.acme.internal:443]\n",
+                    "allow: []\n",
+                    "? [a, b]\n: c\n",
+                    "<<: {a: b}\n",
+                ),
+                "f.yaml:1:25: server.address: tags are not supported: write the value without one\n\
+                 f.yaml:2:17: trust.server: aliases are not supported: write the value out\n\
+                 f.yaml:2:24: trust: anchors are not supported: write the value out where it is needed\n\
+                 f.yaml:5:1: \"allow\" is already given at line 4, column 1\n\
+                 f.yaml:6:3: a key is one word\n\
+                 f.yaml:8:1: merge keys are not supported: write the settings out",
+            ),
+            ("allow:", "---\nallow:", "f.yaml:4:1: a file holds one document; a second one begins here"),
+            ("allow:", "\tallow:", "f.yaml:4:2: is not YAML: while parsing a block mapping, did not find expected key"),
+        ],
+    );
+}
+
+#[test]
+fn bounds_depth_nodes_and_size() {
+    let cases = [
+        (format!("x: {}{}\n", "[".repeat(64), "]".repeat(64)), "f.yaml:1:67: is nested more than 64 levels deep"),
+        ("? ".repeat(1000), "f.yaml:1:129: is nested more than 64 levels deep"),
+        (format!("x: [{}]\n", "a,".repeat(200_000)), "f.yaml:1:399999: the file has more than 200000 keys and values"),
+        ("#".repeat(1024 * 1024 + 1), "f.yaml: is larger than 1024 KiB"),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(findings(Role::Agent, &text, &Overrides::none()), expected);
+    }
+}
+
+#[test]
+fn takes_windows_line_ends_a_byte_order_mark_and_directives() {
+    for role in ROLES {
+        let text = format!("\u{feff}%YAML 1.2\r\n---\r\n{}", good(role).replace('\n', "\r\n"));
+        assert_eq!(findings(role, &text, &Overrides::none()), "", "{role}");
+    }
+}
+
+#[test]
+fn survives_every_cut_and_every_replaced_character() {
+    for role in ROLES {
+        let text = good(role);
+        for (index, _) in text.char_indices() {
+            findings(role, &text[..index], &Overrides::none());
+            let with = ["[", "]", "{", "}", ":", "- ", "#", "\"", "*", "&", "!", "|", "\n", "\0", "ä", "%"][index % 16];
+            findings(role, &format!("{}{with}{}", &text[..index], &text[index + 1..]), &Overrides::none());
+        }
+    }
+}
+
+#[test]
+fn says_which_file_it_cannot_read() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("agent.yaml");
+
+    let missing = AgentConfig::load(&path, &Overrides::none());
+    assert!(matches!(missing, Err(LoadError::Read { path: of, .. }) if of == path));
+
+    std::fs::write(&path, b"server: {}\n# \xff").expect("a file");
+    let Err(LoadError::Invalid(findings)) = AgentConfig::load(&path, &Overrides::none()) else { panic!("no findings") };
+    let places: Vec<_> = findings.iter().map(|finding| (&finding.place, finding.message.as_str())).collect();
+    assert_eq!(places, [(&Place::File { line: 2, column: 3 }, "is not UTF-8")]);
+
+    std::fs::write(&path, AGENT).expect("a file");
+    let config = AgentConfig::load(&path, &Overrides::none()).expect("a configuration");
+    assert_eq!(config.credential, dir.path().join("key.json"));
+}

@@ -1,0 +1,141 @@
+use serde_json::{Value as Json, json};
+
+use super::{ROLES, findings, good};
+use crate::finding::Collector;
+use crate::tree::{self, Node, Value};
+use crate::{Overrides, check, example, schema};
+
+/// A tree as JSON, the way that a YAML editor with a schema sees the file.
+fn as_json(node: &Node) -> Json {
+    match &node.value {
+        Value::Scalar(scalar) if scalar.kind() == "a boolean" => json!(scalar.text == "true"),
+        Value::Scalar(scalar) => json!(scalar.text),
+        Value::List(items) => items.iter().map(as_json).collect(),
+        Value::Map(map) => map.entries().iter().map(|entry| (entry.key.clone(), as_json(&entry.node))).collect(),
+        Value::Refused => panic!("unreadable at {}", node.place),
+    }
+}
+
+fn read(text: &str) -> Json {
+    let mut findings = Collector::new("example");
+    let node = tree::parse(text, &mut findings).expect("YAML");
+    assert!(findings.is_empty(), "{:?}", findings.finish());
+    as_json(&node)
+}
+
+/// The keywords that our schemas use, and a panic on any other.
+fn satisfies(value: &Json, schema: &Json) -> bool {
+    schema.as_object().expect("an object").iter().all(|(keyword, argument)| match keyword.as_str() {
+        "$schema" | "title" | "description" | "default" => true,
+        "type" => match argument.as_str() {
+            Some("object") => value.is_object(),
+            Some("array") => value.is_array(),
+            Some("string") => value.is_string(),
+            Some("boolean") => value.is_boolean(),
+            other => panic!("{other:?}"),
+        },
+        "additionalProperties" => {
+            assert_eq!(argument, false);
+            value.as_object().is_none_or(|object| object.keys().all(|key| schema["properties"].get(key).is_some()))
+        }
+        "properties" => value.as_object().is_none_or(|object| {
+            object.iter().all(|(key, value)| argument.get(key).is_none_or(|schema| satisfies(value, schema)))
+        }),
+        "required" => {
+            argument.as_array().into_iter().flatten().all(|key| value.get(key.as_str().expect("a key")).is_some())
+        }
+        "items" => value.as_array().is_none_or(|items| items.iter().all(|item| satisfies(item, argument))),
+        "minItems" => value.as_array().is_none_or(|items| items.len() as u64 >= argument.as_u64().expect("a number")),
+        "minLength" => value.as_str().is_none_or(|text| text.len() as u64 >= argument.as_u64().expect("a number")),
+        "enum" => argument.as_array().expect("a list").contains(value),
+        "pattern" => value.as_str().is_none_or(|text| {
+            assert_eq!(argument, "^[0-9]+[smhd]$");
+            text.trim_end_matches(['s', 'm', 'h', 'd']).bytes().all(|b| b.is_ascii_digit())
+        }),
+        other => panic!("unknown keyword {other}"),
+    })
+}
+
+/// The text with everything switched on that is only shown.
+fn switched_on(text: &str) -> String {
+    let line = |line: &str| {
+        let bare = line.trim_start();
+        match bare.strip_prefix('#') {
+            Some(setting) if setting.starts_with(|c: char| c.is_ascii_lowercase()) => {
+                format!("{}{setting}\n", &line[..line.len() - bare.len()])
+            }
+            Some(_) | None => format!("{line}\n"),
+        }
+    };
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn every_example_passes_check_and_schema_also_with_everything_switched_on() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for role in ROLES {
+        let shown = example(role);
+        let all = switched_on(&shown);
+        assert_ne!(shown, all, "{role}");
+        for text in [shown, all] {
+            let path = dir.path().join(format!("{role}.yaml"));
+            std::fs::write(&path, &text).expect("a file");
+            assert!(check(role, &path).is_ok(), "{role}: {:?}\n{text}", check(role, &path));
+            assert!(satisfies(&read(&text), &schema(role)), "{role}");
+        }
+    }
+}
+
+/// Whether every setting of a schema is in a value that shows them all.
+fn shows_all(value: &Json, schema: &Json) -> bool {
+    match (&schema["properties"], value) {
+        (Json::Object(properties), Json::Object(object)) => {
+            properties.iter().all(|(key, schema)| object.get(key).is_some_and(|value| shows_all(value, schema)))
+        }
+        (_, Json::Array(items)) => items.first().is_some_and(|item| shows_all(item, &schema["items"])),
+        _ => true,
+    }
+}
+
+#[test]
+fn every_example_shows_every_setting() {
+    for role in ROLES {
+        assert!(shows_all(&read(&switched_on(&example(role))), &schema(role)), "{role}");
+    }
+}
+
+#[test]
+fn schema_and_loader_agree_on_missing_and_unknown_settings() {
+    for role in ROLES {
+        let (text, schema) = (good(role), schema(role));
+        assert_eq!(
+            (findings(role, text, &Overrides::none()).as_str(), satisfies(&read(text), &schema)),
+            ("", true),
+            "{role}"
+        );
+
+        let required: Vec<_> = schema["required"].as_array().into_iter().flatten().filter_map(Json::as_str).collect();
+        assert!(required.len() >= 3, "{role}");
+        for key in required {
+            let mut broken = read(text);
+            broken.as_object_mut().expect("an object").remove(key);
+            assert!(!satisfies(&broken, &schema), "{role} without {key}");
+            // JSON is YAML, so the same value can be read as a file.
+            assert!(
+                findings(role, &broken.to_string(), &Overrides::none()).contains(": is required"),
+                "{role} without {key}"
+            );
+        }
+        for pointer in ["", "/server", "/enrolment"] {
+            let mut broken = read(text);
+            broken.as_object_mut().expect("an object").entry("enrolment").or_insert(json!({}));
+            let section = broken.pointer_mut(pointer).and_then(Json::as_object_mut).expect("a section");
+            section.insert("colour".to_owned(), json!("red"));
+            assert!(!satisfies(&broken, &schema), "{role} {pointer}");
+            assert!(
+                findings(role, &broken.to_string(), &Overrides::none()).contains("unknown setting \"colour\""),
+                "{role} {pointer}"
+            );
+        }
+    }
+}

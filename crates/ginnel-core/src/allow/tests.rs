@@ -1,0 +1,165 @@
+use super::*;
+
+fn list(patterns: &[&str]) -> AllowList {
+    AllowList::new(patterns.iter().map(|text| text.parse().unwrap()).collect())
+}
+
+fn target(text: &str) -> Target {
+    text.parse().unwrap()
+}
+
+fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+#[test]
+fn permits_only_what_is_listed() {
+    let cases: &[(&[&str], &str, Result<(), Cause>)] = &[
+        (&[], "gitlab.acme.internal:443", Err(Cause::NotOnAllowList)),
+        (&["gitlab.acme.internal:443"], "GitLab.acme.internal.:443", Ok(())),
+        (&["gitlab.acme.internal:443"], "gitlab.acme.internal:22", Err(Cause::NotOnAllowList)),
+        (&["*.acme.internal:443"], "metadata.google.internal:443", Err(Cause::NotOnAllowList)),
+        (&["10.20.0.0/16:443"], "10.20.1.2:443", Ok(())),
+        (&["10.20.0.0/16:443"], "gitlab.acme.internal:443", Err(Cause::NotOnAllowList)),
+        (&["gitlab.acme.internal:443"], "10.20.1.2:443", Err(Cause::NotOnAllowList)),
+        (&["localhost:443"], "localhost:443", Ok(())),
+    ];
+    for (patterns, asked, verdict) in cases {
+        assert_eq!(list(patterns).permits_target(&target(asked)), *verdict, "{patterns:?} {asked}");
+    }
+}
+
+#[test]
+fn leaves_out_forbidden_addresses_and_keeps_the_order_of_the_others() {
+    let list = list(&["git.acme.internal:443"]);
+    let resolved = addresses(&[
+        "[::1]:443",
+        "10.0.0.8:443",
+        "127.0.0.1:443",
+        "10.0.0.7:443",
+        "[::ffff:10.0.0.8]:443",
+        "169.254.169.254:443",
+        "[fd00::1]:443",
+    ]);
+    let dialable = list.dialable(&target("git.acme.internal:443"), &resolved, &[]);
+    assert_eq!(dialable, Ok(addresses(&["10.0.0.8:443", "10.0.0.7:443", "[fd00::1]:443"])));
+}
+
+#[test]
+fn no_name_reaches_a_forbidden_kind() {
+    let list = list(&["git.acme.internal:443", "10.0.0.0/8:443", "0.0.0.0/0:1-65535", "[::/0]:1-65535"]);
+    let forbidden = [
+        "0.0.0.0",
+        "0.1.2.3",
+        "127.0.0.1",
+        "127.9.9.9",
+        "169.254.169.254",
+        "169.254.1.1",
+        "100.64.0.1",
+        "224.0.0.1",
+        "255.255.255.255",
+        "240.0.0.1",
+        "168.63.129.16",
+        "::",
+        "::1",
+        "::127.0.0.1",
+        "::ffff:127.0.0.1",
+        "fe80::1",
+        "ff02::1",
+        "fd00:ec2::254",
+        "64:ff9b::a9fe:a9fe",
+        "64:ff9b:1::7f00:1",
+        "2002:7f00:1::",
+        "2001::1",
+    ];
+    for text in forbidden {
+        let resolved = [SocketAddr::new(text.parse().unwrap(), 443)];
+        let verdict = list.dialable(&target("git.acme.internal:443"), &resolved, &[]);
+        assert_eq!(verdict, Err(Cause::AddressForbidden), "{text}");
+    }
+}
+
+#[test]
+fn a_forbidden_kind_is_dialled_where_it_is_listed_as_an_address() {
+    let cases = [
+        ("127.0.0.1:443", "127.0.0.1:443", true),
+        ("127.0.0.0/8:443", "127.0.0.1:443", true),
+        ("127.0.0.1:443", "[::ffff:127.0.0.1]:443", true),
+        ("127.0.0.1:444", "127.0.0.1:443", false),
+        ("127.0.0.2:443", "127.0.0.1:443", false),
+        ("[::1]:443", "[::1]:443", true),
+        ("[::/96]:443", "[::1]:443", false),
+        ("100.64.0.0/10:443", "100.64.0.1:443", true),
+        ("100.64.0.0/10:443", "100.100.100.200:443", false),
+        ("169.254.0.0/16:443", "169.254.1.1:443", true),
+        ("169.254.0.0/16:443", "169.254.169.254:443", false),
+        ("169.254.169.254:443", "169.254.169.254:443", true),
+        ("[64:ff9b::/96]:443", "[64:ff9b::a00:7]:443", true),
+    ];
+    for (pattern, address, dialled) in cases {
+        let list = list(&[pattern, "git.acme.internal:443"]);
+        let address: SocketAddr = address.parse().unwrap();
+        let verdict = list.dialable(&target("git.acme.internal:443"), &[address], &[]);
+        assert_eq!(verdict.is_ok(), dialled, "{pattern} {address}");
+    }
+}
+
+#[test]
+fn address_literals_are_judged_like_resolved_addresses() {
+    let wide = list(&["0.0.0.0/0:1-65535", "127.0.0.1:8080"]);
+    let cases = [
+        ("10.0.0.7:22", &["10.0.0.7:22"][..], Ok(addresses(&["10.0.0.7:22"]))),
+        ("127.0.0.1:8080", &["127.0.0.1:8080"], Ok(addresses(&["127.0.0.1:8080"]))),
+        ("127.0.0.1:22", &["127.0.0.1:22"], Err(Cause::AddressForbidden)),
+        ("10.0.0.7:22", &["10.0.0.8:22"], Err(Cause::AddressForbidden)),
+        ("[fd00::1]:22", &["[fd00::1]:22"], Err(Cause::NotOnAllowList)),
+    ];
+    for (asked, resolved, expected) in cases {
+        assert_eq!(wide.dialable(&target(asked), &addresses(resolved), &[]), expected, "{asked}");
+    }
+}
+
+#[test]
+fn own_listeners_are_dialled_only_where_they_are_listed_alone() {
+    let name = "git.acme.internal:9090";
+    let cases: &[(&[&str], &str, &str, bool)] = &[
+        (&[name], "10.0.0.5:9090", "10.0.0.5:9090", false),
+        (&[name, "10.0.0.0/8:9090"], "10.0.0.5:9090", "10.0.0.5:9090", false),
+        (&[name, "10.0.0.5:9090"], "10.0.0.5:9090", "10.0.0.5:9090", true),
+        (&[name], "10.0.0.5:9091", "10.0.0.5:9090", true),
+        (&[name], "10.0.0.6:9090", "10.0.0.5:9090", true),
+        (&[name, "127.0.0.0/8:9090"], "127.0.0.1:9090", "127.0.0.1:9090", false),
+        (&[name, "127.0.0.1:9090"], "127.0.0.1:9090", "127.0.0.1:9090", true),
+        (&[name, "127.0.0.0/8:9090"], "127.0.0.1:9090", "127.0.0.2:9090", true),
+        (&[name, "127.0.0.0/8:9090"], "0.0.0.0:9090", "127.0.0.2:9090", false),
+        (&[name, "127.0.0.0/8:9090"], "[::]:9090", "127.0.0.1:9090", false),
+        (&[name, "127.0.0.0/8:9090"], "[::ffff:127.0.0.1]:9090", "127.0.0.1:9090", false),
+        (&[name, "0.0.0.0/8:9090"], "127.0.0.1:9090", "0.0.0.0:9090", false),
+    ];
+    for (patterns, listener, address, dialled) in cases {
+        let verdict = list(patterns).dialable(&target(name), &addresses(&[address]), &addresses(&[listener]));
+        assert_eq!(verdict.is_ok(), *dialled, "{patterns:?} {listener} {address}");
+    }
+}
+
+#[test]
+fn nothing_resolved_is_not_the_same_as_nothing_permitted() {
+    let list = list(&["git.acme.internal:443"]);
+    assert_eq!(list.dialable(&target("git.acme.internal:443"), &[], &[]), Err(Cause::NameNotResolved));
+    assert_eq!(list.dialable(&target("git.acme.internal:22"), &[], &[]), Err(Cause::NotOnAllowList));
+}
+
+#[test]
+fn dials_the_port_that_was_asked_for() {
+    let list = list(&["git.acme.internal:443"]);
+    let dialable = list.dialable(&target("git.acme.internal:443"), &addresses(&["10.0.0.7:22"]), &[]);
+    assert_eq!(dialable, Ok(addresses(&["10.0.0.7:443"])));
+}
+
+#[test]
+fn a_flood_of_addresses_is_cut() {
+    let list = list(&["git.acme.internal:443"]);
+    let resolved: Vec<_> = (0..=255).map(|host| SocketAddr::from(([10, 0, 0, host], 443))).collect();
+    let dialable = list.dialable(&target("git.acme.internal:443"), &resolved, &[]).unwrap();
+    assert_eq!(dialable, resolved[..ADDRESSES_MAX]);
+}

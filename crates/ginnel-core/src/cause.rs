@@ -1,0 +1,232 @@
+//! The closed vocabulary of why a session was refused or ended.
+//!
+//! The same word appears in proxy answers, logs, audit records and tests; nothing else may be compared.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Which part of the path said no, or ended the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Hop {
+    /// The application itself.
+    Application,
+    /// The tunnel client beside the application.
+    Client,
+    /// The tunnel server.
+    Server,
+    /// The tunnel agent in the customer's network.
+    Agent,
+    /// The host that the application wanted to reach.
+    Target,
+}
+
+impl Hop {
+    /// The word used everywhere, in camelCase.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Application => "application",
+            Self::Client => "client",
+            Self::Server => "server",
+            Self::Agent => "agent",
+            Self::Target => "target",
+        }
+    }
+}
+
+impl fmt::Display for Hop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+macro_rules! causes {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $number:literal, $word:literal;)+) => {
+        /// Why a session was refused or ended.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Cause {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Cause {
+            /// Every cause, in the order of the definition.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The word used everywhere, in camelCase.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)+ }
+            }
+
+            /// The number on the wire; never reused.
+            pub fn number(self) -> u32 {
+                match self { $(Self::$variant => $number,)+ }
+            }
+
+            /// The cause with this number on the wire; [`Cause::Unknown`] for one that a newer peer may know.
+            pub fn from_number(number: u32) -> Self {
+                match number { $($number => Self::$variant,)+ _ => Self::Unknown }
+            }
+
+            /// One sentence for people.
+            pub fn sentence(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
+            }
+        }
+    };
+}
+
+causes! {
+    /// The peer named a cause that this version does not know.
+    Unknown = 0, "unknown";
+    /// Both applications finished and everything was delivered.
+    Finished = 1, "finished";
+    /// An application or target reset its connection.
+    Reset = 2, "reset";
+    /// The request could not be understood.
+    Malformed = 3, "malformed";
+    /// No rule of the server lets this client reach this target.
+    NotAllowed = 4, "notAllowed";
+    /// The agent's own allow-list does not name this target.
+    NotOnAllowList = 5, "notOnAllowList";
+    /// The target's address is of a kind that is never dialled unless it is listed as an address.
+    AddressForbidden = 6, "addressForbidden";
+    /// A rule allows this, but no agent that may carry it is connected.
+    NoLiveAgent = 7, "noLiveAgent";
+    /// The connection to the agent was lost.
+    AgentLost = 8, "agentLost";
+    /// The client has no connection to the server.
+    ServerUnreachable = 9, "serverUnreachable";
+    /// The connection between client and server was lost.
+    ServerLost = 10, "serverLost";
+    /// The target's name could not be resolved.
+    NameNotResolved = 11, "nameNotResolved";
+    /// The target refused the connection.
+    ConnectionRefused = 12, "connectionRefused";
+    /// The target could not be reached.
+    TargetUnreachable = 13, "targetUnreachable";
+    /// The target did not answer in time.
+    TimedOut = 14, "timedOut";
+    /// The other end of the session could not prove who it is.
+    PeerNotVerified = 15, "peerNotVerified";
+    /// The audit log cannot be written, so nothing new is allowed.
+    AuditUnavailable = 16, "auditUnavailable";
+    /// A bound on concurrent work was reached.
+    Overloaded = 17, "overloaded";
+    /// A peer broke the protocol.
+    ProtocolError = 18, "protocolError";
+    /// A stream or connection broke off without saying how it ended.
+    Aborted = 19, "aborted";
+    /// The certificate that the session depended on has expired.
+    CertificateExpired = 20, "certificateExpired";
+    /// The process is shutting down.
+    ShuttingDown = 21, "shuttingDown";
+    /// The enrolment token was refused.
+    EnrolmentRefused = 22, "enrolmentRefused";
+    /// Something inside this process failed.
+    Internal = 23, "internal";
+}
+
+impl Cause {
+    /// Whether another live agent may do better, so that a dial that failed this way moves on.
+    ///
+    /// A verdict of the server holds whichever agent is asked; everything that happened at or behind one agent does not.
+    pub fn another_agent_may_help(self) -> bool {
+        match self {
+            Self::NotOnAllowList
+            | Self::AddressForbidden
+            | Self::AgentLost
+            | Self::NameNotResolved
+            | Self::ConnectionRefused
+            | Self::TargetUnreachable
+            | Self::TimedOut
+            | Self::PeerNotVerified
+            | Self::Aborted
+            | Self::ShuttingDown
+            | Self::Overloaded
+            | Self::Unknown
+            | Self::ServerLost
+            | Self::Internal
+            | Self::ProtocolError
+            | Self::Reset => true,
+            Self::Finished
+            | Self::Malformed
+            | Self::NotAllowed
+            | Self::NoLiveAgent
+            | Self::ServerUnreachable
+            | Self::AuditUnavailable
+            | Self::CertificateExpired
+            | Self::EnrolmentRefused => false,
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A text that is no word of the vocabulary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a cause")]
+pub struct NotACause;
+
+impl FromStr for Cause {
+    type Err = NotACause;
+
+    fn from_str(text: &str) -> Result<Self, NotACause> {
+        Self::ALL.iter().copied().find(|cause| cause.as_str() == text).ok_or(NotACause)
+    }
+}
+
+impl Serialize for Cause {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Cause {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A session that was refused: by whom, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("refused by the {hop}: {cause}")]
+pub struct Refusal {
+    /// Who said no.
+    pub hop: Hop,
+    /// Why.
+    pub cause: Cause,
+}
+
+impl Refusal {
+    /// A refusal by `hop` for `cause`.
+    pub fn new(hop: Hop, cause: Cause) -> Self {
+        Self { hop, cause }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn words_and_numbers_are_unique_and_read_back() {
+        let words: BTreeSet<_> = Cause::ALL.iter().map(|cause| cause.as_str()).collect();
+        let numbers: BTreeSet<_> = Cause::ALL.iter().map(|cause| cause.number()).collect();
+        assert_eq!((words.len(), numbers.len()), (Cause::ALL.len(), Cause::ALL.len()));
+        for &cause in Cause::ALL {
+            assert_eq!(Cause::from_number(cause.number()), cause);
+            assert_eq!(cause.as_str().parse(), Ok(cause));
+            assert!(cause.sentence().ends_with('.'), "{cause}");
+        }
+        assert_eq!(Cause::from_number(u32::MAX), Cause::Unknown);
+    }
+}

@@ -1,0 +1,38 @@
+//! Every decision of Ginnel, without I/O.
+//!
+//! Nothing here opens a socket, reads a file, asks for the time or draws randomness: time comes in as an
+//! [`std::time::Instant`] or [`std::time::SystemTime`] argument, randomness as a [`rand_core::Rng`]. That is what makes the decisions
+//! testable without processes and readable without the daemons around them.
+//!
+//! | module | question it answers |
+//! |---|---|
+//! | [`id`] | which request, instance, session |
+//! | [`principal`] | who |
+//! | [`target`] | where to, in one canonical spelling |
+//! | [`pattern`] | which targets a rule means |
+//! | [`address`] | which resolved addresses may be dialled |
+//! | [`policy`] | may this client reach this target through this agent (the server's word) |
+//! | [`allow`] | may this agent dial this target (the agent owner's word) |
+//! | [`roster`] | which live agent to use |
+//! | [`stream`] | bytes, credits and endings of one end of a session |
+//! | [`relay`] | the same seen from the middle |
+//! | [`renewal`], [`backoff`] | when to renew, when to try again |
+//! | [`cause`] | the closed vocabulary of refusals and endings |
+//! | [`audit`] | the records that are kept |
+//! | [`limits`] | every bound with its reason |
+
+pub mod address;
+pub mod allow;
+pub mod audit;
+pub mod backoff;
+pub mod cause;
+pub mod id;
+pub mod limits;
+pub mod pattern;
+pub mod policy;
+pub mod principal;
+pub mod relay;
+pub mod renewal;
+pub mod roster;
+pub mod stream;
+pub mod target;

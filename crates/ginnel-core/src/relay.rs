@@ -1,0 +1,255 @@
+//! A session seen from the middle: what the server keeps while it passes frames from one side to the other.
+//!
+//! The server re-chunks (frames are never forwarded one to one), checks offsets and credits in both directions, and holds at most
+//! what the receiver granted. A side that ends without `Fin` in its direction leaves a reset for the other.
+
+use bytes::Bytes;
+
+use crate::cause::{Cause, Hop};
+use crate::limits::{CREDIT_INITIAL, CREDIT_MAX};
+use crate::stream::{ByteQueue, Frame, Violation};
+
+#[cfg(test)]
+mod tests;
+
+/// One of the two sides of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The side of the application.
+    Client,
+    /// The side of the target.
+    Agent,
+}
+
+impl Side {
+    /// The other one.
+    pub fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Agent,
+            Self::Agent => Self::Client,
+        }
+    }
+
+    /// The hop that stands at this side.
+    pub fn hop(self) -> Hop {
+        match self {
+            Self::Client => Hop::Client,
+            Self::Agent => Hop::Agent,
+        }
+    }
+}
+
+/// How a session ended: the cause, and the hop it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// Which hop ended it.
+    pub hop: Hop,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// The middle of one session.
+#[derive(Debug)]
+pub struct Relay {
+    to_agent: Direction,
+    to_client: Direction,
+    ending: Option<Ending>,
+    /// Which sides still have to be told of the reset.
+    reset_due: [bool; 2],
+}
+
+/// Bytes one way, and the credit that comes back for them.
+#[derive(Debug)]
+struct Direction {
+    queue: ByteQueue,
+    received: u64,
+    forwarded: u64,
+    limit: u64,
+    consumed: u64,
+    credit_due: bool,
+    fin: Option<u64>,
+    fin_forwarded: bool,
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Relay {
+    /// The middle of a session that just began.
+    pub fn new() -> Self {
+        Self { to_agent: Direction::new(), to_client: Direction::new(), ending: None, reset_due: [false; 2] }
+    }
+
+    /// Takes in a frame from one side.
+    ///
+    /// # Errors
+    /// [`Violation`] if that side broke the protocol; both sides are then told of the reset.
+    pub fn handle_frame(&mut self, from: Side, frame: Frame) -> Result<(), Violation> {
+        if self.ending.is_some() {
+            return Ok(());
+        }
+        let outcome = match frame {
+            Frame::Credit { consumed, limit } => self.towards(from).credit(consumed, limit),
+            Frame::Data { offset, bytes } => self.towards(from.other()).data(offset, bytes),
+            Frame::Fin { offset } => self.towards(from.other()).fin(offset),
+            Frame::Reset { cause } => {
+                self.end(from.hop(), cause);
+                self.reset_due[index(from)] = false;
+                Ok(())
+            }
+        };
+        outcome.inspect_err(|_| self.end(from.hop(), Cause::ProtocolError))
+    }
+
+    /// Takes note that one side's carrier is gone; a reset for the other side unless nothing was missing.
+    pub fn handle_abort(&mut self, from: Side, cause: Cause) {
+        // A side that has said its `Fin` and was sent the other's may leave while its last bytes are still on their way.
+        let has_left = self.towards(from.other()).fin.is_some() && self.towards(from).fin_forwarded;
+        if !has_left {
+            self.end(from.hop(), cause);
+        }
+        self.reset_due[index(from)] = false;
+    }
+
+    /// Ends the session from the middle, or in the name of `hop`. Does nothing to one that is over.
+    pub fn end(&mut self, hop: Hop, cause: Cause) {
+        if self.ending.is_none() && !self.is_finished() {
+            self.ending = Some(Ending { hop, cause });
+            self.reset_due = [true; 2];
+            self.to_agent.queue.clear();
+            self.to_client.queue.clear();
+        }
+    }
+
+    /// The next frame for one side, with at most `max` bytes of data.
+    pub fn poll_frame(&mut self, to: Side, max: usize) -> Option<Frame> {
+        if let Some(ending) = self.ending {
+            let due = &mut self.reset_due[index(to)];
+            return std::mem::take(due).then_some(Frame::Reset { cause: ending.cause });
+        }
+        let credit = self.towards(to.other()).poll_credit();
+        credit.or_else(|| self.towards(to).poll_frame(max))
+    }
+
+    /// Whether [`Self::poll_frame`] would give a frame for this side.
+    pub fn wants_to_send(&self, to: Side) -> bool {
+        if self.ending.is_some() {
+            return self.reset_due[index(to)];
+        }
+        let (there, back) = match to {
+            Side::Agent => (&self.to_agent, &self.to_client),
+            Side::Client => (&self.to_client, &self.to_agent),
+        };
+        back.credit_due || !there.queue.is_empty() || (there.fin.is_some() && !there.fin_forwarded)
+    }
+
+    /// Whether both halves ended cleanly and everything was passed on.
+    pub fn is_finished(&self) -> bool {
+        self.to_agent.fin_forwarded && self.to_client.fin_forwarded
+    }
+
+    /// How the session ended, once it is over and both sides have been told what can be told.
+    pub fn ending(&self) -> Option<Ending> {
+        if self.is_finished() {
+            return Some(Ending { hop: Hop::Application, cause: Cause::Finished });
+        }
+        self.ending
+    }
+
+    /// Bytes passed on so far: towards the target, towards the application.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.to_agent.forwarded, self.to_client.forwarded)
+    }
+
+    fn towards(&mut self, side: Side) -> &mut Direction {
+        match side {
+            Side::Agent => &mut self.to_agent,
+            Side::Client => &mut self.to_client,
+        }
+    }
+}
+
+fn index(side: Side) -> usize {
+    match side {
+        Side::Client => 0,
+        Side::Agent => 1,
+    }
+}
+
+impl Direction {
+    fn new() -> Self {
+        Self {
+            queue: ByteQueue::default(),
+            received: 0,
+            forwarded: 0,
+            limit: CREDIT_INITIAL,
+            consumed: 0,
+            credit_due: false,
+            fin: None,
+            fin_forwarded: false,
+        }
+    }
+
+    fn credit(&mut self, consumed: u64, limit: u64) -> Result<(), Violation> {
+        let impossible = consumed < self.consumed || consumed > self.forwarded || limit < self.limit;
+        if impossible || limit > consumed.saturating_add(CREDIT_MAX) {
+            return Err(Violation::Credit);
+        }
+        (self.consumed, self.limit) = (consumed, limit);
+        self.credit_due = self.fin.is_none();
+        Ok(())
+    }
+
+    fn poll_credit(&mut self) -> Option<Frame> {
+        let due = std::mem::take(&mut self.credit_due) && self.fin.is_none();
+        due.then_some(Frame::Credit { consumed: self.consumed, limit: self.limit })
+    }
+
+    fn data(&mut self, offset: u64, bytes: Bytes) -> Result<(), Violation> {
+        if self.fin.is_some() {
+            return Err(Violation::AfterEnd);
+        }
+        if bytes.is_empty() {
+            return Err(Violation::Empty);
+        }
+        if offset != self.received {
+            return Err(Violation::Gap);
+        }
+        let end = offset.checked_add(bytes.len() as u64).ok_or(Violation::BeyondCredit)?;
+        if end > self.limit {
+            return Err(Violation::BeyondCredit);
+        }
+        self.received = end;
+        self.queue.push(bytes);
+        Ok(())
+    }
+
+    fn fin(&mut self, offset: u64) -> Result<(), Violation> {
+        if self.fin.is_some() {
+            return Err(Violation::AfterEnd);
+        }
+        if offset != self.received {
+            return Err(Violation::Gap);
+        }
+        self.fin = Some(offset);
+        self.credit_due = false;
+        Ok(())
+    }
+
+    fn poll_frame(&mut self, max: usize) -> Option<Frame> {
+        if let Some(bytes) = self.queue.pop(max) {
+            let offset = self.forwarded;
+            self.forwarded += bytes.len() as u64;
+            return Some(Frame::Data { offset, bytes });
+        }
+        let offset = self.fin?;
+        if self.fin_forwarded || !self.queue.is_empty() {
+            return None;
+        }
+        self.fin_forwarded = true;
+        Some(Frame::Fin { offset })
+    }
+}

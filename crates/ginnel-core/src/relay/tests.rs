@@ -1,0 +1,181 @@
+//! The same model as for two ends alone, with the middle between them; then what the middle alone decides.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+use crate::limits::DATA_MAX;
+use crate::stream::Stream;
+use crate::stream::tests::hostile;
+use crate::stream::tests::model::{Item, Middle, World, cut_cause, reset_cause};
+use crate::stream::tests::script::{Faults, scripts};
+
+/// A relay as a server drives it: each side's carrier is closed once the session is over and that side was told all.
+#[derive(Debug, Default)]
+struct Server {
+    relay: Relay,
+    closed: [bool; 2],
+}
+
+impl Middle for Server {
+    fn take(&mut self, from: Side, item: Item) {
+        match item {
+            Item::Frame(frame) => self.relay.handle_frame(from, frame).unwrap(),
+            Item::Gone(cause) => self.relay.handle_abort(from, cause),
+        }
+        for direction in [&self.relay.to_agent, &self.relay.to_client] {
+            assert!(direction.queue.len() as u64 <= CREDIT_INITIAL, "holds more than the receiver granted");
+        }
+    }
+
+    fn give(&mut self, to: Side, max: usize) -> Option<Item> {
+        let wanted = self.relay.wants_to_send(to);
+        if !wanted && self.relay.ending().is_some() {
+            return (!std::mem::replace(&mut self.closed[index(to)], true)).then_some(Item::Gone(Cause::Aborted));
+        }
+        let frame = self.relay.poll_frame(to, max);
+        assert!(max == 0 || wanted == frame.is_some(), "wants to send: {wanted}, but {frame:?}");
+        if let Some(Frame::Data { bytes, .. }) = &frame {
+            assert!((1..=max).contains(&bytes.len()));
+        }
+        frame.map(Item::Frame)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_order_without_faults_gives_the_same_bytes_and_a_clean_end(script in scripts(Faults::None)) {
+        let mut world = World::new(Server::default());
+        world.play(&script);
+        world.end_cleanly();
+        let relay = &world.middle.relay;
+        assert_eq!(relay.ending(), Some(Ending { hop: Hop::Application, cause: Cause::Finished }));
+        assert_eq!(relay.bytes(), world.read());
+    }
+
+    #[test]
+    fn resets_and_cuts_at_any_point_end_both_ends_and_never_look_clean(script in scripts(Faults::ResetsAndCuts)) {
+        let mut world = World::new(Server::default());
+        world.play(&script);
+        world.end_somehow();
+        let Ending { hop, cause } = world.middle.relay.ending().unwrap();
+        let to_blame = [Side::Client, Side::Agent].into_iter().find(|side| [reset_cause(*side), cut_cause(*side)].contains(&cause));
+        assert_eq!(Some(hop), to_blame.map(Side::hop).or((cause == Cause::Finished).then_some(Hop::Application)));
+    }
+
+    #[test]
+    fn no_sequence_of_frames_from_either_side_does_harm(frames in vec((any::<bool>(), hostile::frames()), 0..16)) {
+        let mut relay = Relay::new();
+        for (from_client, frame) in frames {
+            let from = if from_client { Side::Client } else { Side::Agent };
+            let was_over = relay.ending().is_some();
+            if relay.handle_frame(from, frame).is_err() && !was_over {
+                assert_eq!(relay.ending(), Some(Ending { hop: from.hop(), cause: Cause::ProtocolError }));
+            }
+            relay.poll_frame(Side::Client, 100_000);
+            relay.poll_frame(Side::Agent, 2);
+            for direction in [&relay.to_agent, &relay.to_client] {
+                assert!(direction.queue.len() as u64 <= CREDIT_MAX && direction.received <= direction.limit);
+            }
+        }
+    }
+}
+
+/// Everything that one side is told.
+fn said(relay: &mut Relay, to: Side) -> Vec<Frame> {
+    std::iter::from_fn(|| relay.poll_frame(to, DATA_MAX)).collect()
+}
+
+#[test]
+fn every_breach_is_named_and_both_sides_hear_of_the_reset() {
+    for from in [Side::Client, Side::Agent] {
+        for (before, breach, violation) in hostile::violations() {
+            let mut relay = Relay::new();
+            for frame in before {
+                assert_eq!(relay.handle_frame(from, frame), Ok(()));
+            }
+            assert_eq!(relay.handle_frame(from, breach.clone()), Err(violation), "{breach:?}");
+            let cause = Cause::ProtocolError;
+            assert_eq!(relay.ending(), Some(Ending { hop: from.hop(), cause }));
+            for side in [Side::Client, Side::Agent] {
+                assert_eq!(said(&mut relay, side), [Frame::Reset { cause }]);
+            }
+        }
+    }
+}
+
+#[test]
+fn credit_reaches_no_further_than_the_receivers_word() {
+    let mut relay = Relay::new();
+    let more = Frame::Credit { consumed: 0, limit: CREDIT_INITIAL + 5 };
+    relay.handle_frame(Side::Agent, more.clone()).unwrap();
+    assert_eq!(said(&mut relay, Side::Client), [more]);
+    let len = usize::try_from(CREDIT_INITIAL).unwrap() + 5;
+    assert_eq!(relay.handle_frame(Side::Client, hostile::data(0, len)), Ok(()));
+    assert_eq!(relay.handle_frame(Side::Client, hostile::data(len as u64, 1)), Err(Violation::BeyondCredit));
+}
+
+#[test]
+fn bytes_that_were_not_passed_on_cannot_be_acknowledged() {
+    let mut relay = Relay::new();
+    relay.handle_frame(Side::Client, hostile::data(0, 5)).unwrap();
+    let taken = Frame::Credit { consumed: 5, limit: CREDIT_INITIAL };
+    let mut early = Relay::new();
+    early.handle_frame(Side::Client, hostile::data(0, 5)).unwrap();
+    assert_eq!(early.handle_frame(Side::Agent, taken.clone()), Err(Violation::Credit));
+    said(&mut relay, Side::Agent);
+    assert_eq!(relay.handle_frame(Side::Agent, taken), Ok(()));
+}
+
+#[test]
+fn small_frames_are_joined_and_large_ones_cut() {
+    let mut relay = Relay::new();
+    for offset in 0..1000 {
+        relay.handle_frame(Side::Client, hostile::data(offset, 1)).unwrap();
+    }
+    assert_eq!(said(&mut relay, Side::Agent), [hostile::data(0, 1000)]);
+    relay.handle_frame(Side::Agent, hostile::data(0, DATA_MAX + 1)).unwrap();
+    let last = hostile::data(DATA_MAX as u64, 1);
+    assert_eq!(said(&mut relay, Side::Client), [hostile::data(0, DATA_MAX), last]);
+}
+
+#[test]
+fn a_side_that_has_said_and_heard_everything_may_leave_before_the_rest_is_passed_on() {
+    let fin = |offset| Frame::Fin { offset };
+    for leaver in [Side::Client, Side::Agent] {
+        let mut relay = Relay::new();
+        relay.handle_frame(leaver.other(), fin(0)).unwrap();
+        assert_eq!(said(&mut relay, leaver), [fin(0)]);
+        relay.handle_frame(leaver, hostile::data(0, 5)).unwrap();
+        relay.handle_frame(leaver, fin(5)).unwrap();
+        relay.handle_abort(leaver, Cause::Aborted);
+        assert_eq!(relay.ending(), None);
+        assert_eq!(said(&mut relay, leaver.other()), [hostile::data(0, 5), fin(5)]);
+        assert_eq!(relay.ending(), Some(Ending { hop: Hop::Application, cause: Cause::Finished }));
+    }
+}
+
+#[test]
+fn a_side_that_has_not_heard_the_end_may_not_leave() {
+    let mut relay = Relay::new();
+    relay.handle_frame(Side::Agent, Frame::Fin { offset: 0 }).unwrap();
+    relay.handle_frame(Side::Client, Frame::Fin { offset: 0 }).unwrap();
+    relay.handle_abort(Side::Client, Cause::ServerLost);
+    assert_eq!(said(&mut relay, Side::Agent), [Frame::Reset { cause: Cause::ServerLost }]);
+    assert_eq!(said(&mut relay, Side::Client), []);
+}
+
+#[test]
+fn the_middle_ends_a_session_once() {
+    let mut relay = Relay::new();
+    relay.end(Hop::Server, Cause::CertificateExpired);
+    relay.end(Hop::Server, Cause::ShuttingDown);
+    relay.handle_frame(Side::Client, Frame::Reset { cause: Cause::Reset }).unwrap();
+    let cause = Cause::CertificateExpired;
+    assert_eq!(relay.ending(), Some(Ending { hop: Hop::Server, cause }));
+    for side in [Side::Client, Side::Agent] {
+        assert_eq!(said(&mut relay, side), [Frame::Reset { cause }]);
+    }
+}

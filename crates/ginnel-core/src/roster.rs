@@ -1,0 +1,122 @@
+//! Which live agent carries a session.
+
+use std::collections::BTreeSet;
+
+use rand_core::Rng;
+
+use crate::backoff::draw_up_to;
+use crate::id::InstanceId;
+use crate::pattern::TargetPattern;
+use crate::principal::Name;
+use crate::target::Target;
+
+/// A live agent, as far as one client may use it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Who it is.
+    pub agent: Name,
+    /// Which process of that agent.
+    pub instance: InstanceId,
+    /// What the client may reach through it.
+    pub targets: Vec<TargetPattern>,
+    /// Whether it is about to go, and takes sessions only if nobody else can.
+    pub draining: bool,
+}
+
+/// The live agents that a client may use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Roster {
+    entries: Vec<Entry>,
+}
+
+impl Roster {
+    /// A roster of these agents.
+    pub fn new(entries: Vec<Entry>) -> Self {
+        Self { entries }
+    }
+
+    /// The agents, in the order in which they were given.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Picks one of the agents that can reach `target` and were not tried, each as likely as any other; draining ones
+    /// only if there are no others. `None` if there is none at all.
+    pub fn choose(&self, target: &Target, tried: &BTreeSet<InstanceId>, rng: &mut impl Rng) -> Option<&Entry> {
+        let (draining, staying): (Vec<_>, Vec<_>) = self
+            .entries
+            .iter()
+            .filter(|entry| !tried.contains(&entry.instance))
+            .filter(|entry| entry.targets.iter().any(|pattern| pattern.matches(target)))
+            .partition(|entry| entry.draining);
+        let candidates = if staying.is_empty() { draining } else { staying };
+        let last = candidates.len().checked_sub(1)?;
+        let at = draw_up_to(last as u64, rng);
+        usize::try_from(at).ok().and_then(|at| candidates.get(at).copied())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backoff::tests::SplitMix;
+
+    fn instance(number: u8) -> InstanceId {
+        InstanceId::from_bytes(&[number; 16]).unwrap()
+    }
+
+    fn entry(number: u8, target: &str, draining: bool) -> Entry {
+        let targets = vec![target.parse().unwrap()];
+        Entry { agent: "acme".parse().unwrap(), instance: instance(number), targets, draining }
+    }
+
+    fn roster() -> Roster {
+        Roster::new(vec![
+            entry(1, "git.acme.internal:443", false),
+            entry(2, "*.acme.internal:443", false),
+            entry(3, "git.acme.internal:443", true),
+            entry(4, "git.acme.internal:22", false),
+            entry(5, "*.acme.internal:443", false),
+        ])
+    }
+
+    /// How often each instance is chosen in 3,000 draws.
+    fn chosen(target: &str, tried: &[u8]) -> [u32; 6] {
+        let (roster, mut rng) = (roster(), SplitMix(7));
+        let tried = tried.iter().copied().map(instance).collect();
+        let mut counts = [0; 6];
+        for _ in 0..3_000 {
+            if let Some(entry) = roster.choose(&target.parse().unwrap(), &tried, &mut rng) {
+                counts[usize::from(entry.instance.to_bytes()[0])] += 1;
+            }
+        }
+        counts
+    }
+
+    #[test]
+    fn spreads_sessions_evenly_over_the_agents_that_can_carry_them() {
+        let counts = chosen("git.acme.internal:443", &[]);
+        for number in [1, 2, 5] {
+            assert!((900..1_100).contains(&counts[number]), "{counts:?}");
+        }
+        assert_eq!(counts[1] + counts[2] + counts[5], 3_000, "{counts:?}");
+    }
+
+    #[test]
+    fn passes_over_tried_agents_and_takes_draining_ones_last() {
+        let cases: [(&str, &[u8], Option<usize>); 5] = [
+            ("git.acme.internal:443", &[1, 5], Some(2)),
+            ("git.acme.internal:443", &[1, 2, 5], Some(3)),
+            ("git.acme.internal:443", &[1, 2, 3, 5], None),
+            ("git.acme.internal:22", &[], Some(4)),
+            ("git.acme.internal:80", &[], None),
+        ];
+        for (target, tried, only) in cases {
+            let mut expected = [0; 6];
+            if let Some(only) = only {
+                expected[only] = 3_000;
+            }
+            assert_eq!(chosen(target, tried), expected, "{target} {tried:?}");
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! The issuer without a cloud: three CAs in a directory, made at the first start.
+//!
+//! Each role has a CA of its own, so that a certificate of one role finds no path where another is expected. Clocks, files and keys are
+//! the server's own: whoever can read the directory can be anybody.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{EcdsaKeyPair, KeyPair as _};
+use ginnel_core::principal::{Principal, Role, TrustDomain};
+use ginnel_identity::key::p256_point;
+use ginnel_identity::oid::{INNER_INITIATOR, INNER_RESPONDER};
+use ginnel_identity::trust::Roots;
+use ginnel_identity::{hex, is_email};
+use rcgen::string::Ia5String;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
+};
+use rustls_pki_types::ServerName;
+use time::OffsetDateTime;
+
+use crate::issuer::{CertificateRequest, IssueError, Issued, Issuer};
+
+mod directory;
+
+#[cfg(test)]
+mod tests;
+
+pub use directory::OpenError;
+
+/// Life of a CA. Its root is pinned in the configuration of agents and clients, where changing it is work.
+const AUTHORITY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// How far before the present a certificate begins, for clocks that are behind.
+const BACKDATED: Duration = Duration::from_secs(300);
+
+/// Shortest lifetime of a certificate: what a certificate's clock can tell apart.
+const LIFETIME_MIN: Duration = Duration::from_secs(1);
+
+/// Signs with CAs that lie in a directory.
+pub struct EmbeddedIssuer {
+    trust_domain: TrustDomain,
+    lifetime: Duration,
+    server: Authority,
+    agent: Authority,
+    client: Authority,
+}
+
+/// The CA of one role.
+struct Authority {
+    issuer: rcgen::Issuer<'static, AuthorityKey>,
+    roots: Roots,
+    not_before: u64,
+    not_after: u64,
+}
+
+impl EmbeddedIssuer {
+    /// Opens the directory and, at the first start, makes it: mode 0700, the CAs' keys (0600) and the public `server-root.pem`,
+    /// `agent-root.pem` and `client-root.pem`.
+    ///
+    /// An interrupted first start is finished. Nothing that exists is ever replaced: a key that is missing beside a root is an error,
+    /// because a new one would lock out everybody who trusts that root.
+    ///
+    /// # Errors
+    /// [`OpenError`], which names the file and what to do.
+    pub fn open(
+        directory: &Path,
+        trust_domain: &TrustDomain,
+        lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<Self, OpenError> {
+        if lifetime < LIFETIME_MIN {
+            return Err(OpenError::Lifetime);
+        }
+        let [server, agent, client] = directory::open(directory, trust_domain, now)?;
+        Ok(Self { trust_domain: trust_domain.clone(), lifetime, server, agent, client })
+    }
+
+    fn authority(&self, role: Role) -> &Authority {
+        match role {
+            Role::Server => &self.server,
+            Role::Agent => &self.agent,
+            Role::Client => &self.client,
+        }
+    }
+}
+
+impl std::fmt::Debug for EmbeddedIssuer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EmbeddedIssuer")
+            .field("trust_domain", &self.trust_domain)
+            .field("lifetime", &self.lifetime)
+            .field("server", &self.server.roots)
+            .field("agent", &self.agent.roots)
+            .field("client", &self.client.roots)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Issuer for EmbeddedIssuer {
+    fn issue(&self, request: &CertificateRequest, now: SystemTime) -> Result<Issued, IssueError> {
+        let role = request.principal.role;
+        if request.principal.trust_domain != self.trust_domain {
+            return Err(IssueError::TrustDomain { principal: request.principal.clone() });
+        }
+        let authority = self.authority(role);
+        let (not_before, not_after) = authority.validity(role, self.lifetime, now)?;
+        let mut params = leaf(&request.principal, &request.email, &request.server_names)?;
+        params.not_before = date(not_before).ok_or(IssueError::Authority { role })?;
+        params.not_after = date(not_after).ok_or(IssueError::Authority { role })?;
+        let serial = serial().ok_or(IssueError::Sign(rcgen::Error::RingUnspecified))?;
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        let key = SubjectKey(p256_point(&request.spki_der).ok_or(IssueError::Key)?);
+        let certificate = params.signed_by(&key, &authority.issuer).map_err(IssueError::Sign)?;
+        Ok(Issued {
+            chain: vec![certificate.der().clone()],
+            not_after: UNIX_EPOCH + Duration::from_secs(not_after),
+            serial: hex(&serial),
+        })
+    }
+
+    fn roots(&self, role: Role) -> Roots {
+        self.authority(role).roots.clone()
+    }
+}
+
+impl Authority {
+    /// From when until when a certificate of now is valid, never beyond the CA itself.
+    fn validity(&self, role: Role, lifetime: Duration, now: SystemTime) -> Result<(u64, u64), IssueError> {
+        let now = seconds(now).filter(|now| (self.not_before..self.not_after).contains(now));
+        let now = now.ok_or(IssueError::Authority { role })?;
+        let not_before = now.saturating_sub(BACKDATED.as_secs()).max(self.not_before);
+        Ok((not_before, now.saturating_add(lifetime.as_secs()).min(self.not_after)))
+    }
+}
+
+/// A CA's key. It leaves the process only for its file.
+struct AuthorityKey(EcdsaKeyPair);
+
+impl PublicKeyData for AuthorityKey {
+    fn der_bytes(&self) -> &[u8] {
+        self.0.public_key().as_ref()
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &PKCS_ECDSA_P256_SHA256
+    }
+}
+
+impl rcgen::SigningKey for AuthorityKey {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        let signature = self.0.sign(&SystemRandom::new(), message).map_err(|_| rcgen::Error::RingUnspecified)?;
+        Ok(signature.as_ref().to_vec())
+    }
+}
+
+/// The point of the key that a leaf is for.
+struct SubjectKey<'a>(&'a [u8]);
+
+impl PublicKeyData for SubjectKey<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        self.0
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &PKCS_ECDSA_P256_SHA256
+    }
+}
+
+/// What a CA says of itself, all but its validity and serial number: a function of role, key and trust domain, so that a root which was lost
+/// can be made again from its key.
+fn authority_params(role: Role, key: &AuthorityKey, trust_domain: &TrustDomain) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, authority_name(role, key));
+    params.subject_alt_names = uri(&authority_uri(trust_domain)).into_iter().collect();
+    // Nothing but leaves below it.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params
+}
+
+/// The key is part of the name, so that two CAs of one role can be told apart while one is changed for the other.
+fn authority_name(role: Role, key: &AuthorityKey) -> String {
+    let hash = ginnel_identity::key::sha256(&key.subject_public_key_info());
+    format!("Ginnel {role} CA {}", hex(&hash[..4]))
+}
+
+fn authority_uri(trust_domain: &TrustDomain) -> String {
+    format!("spiffe://{trust_domain}")
+}
+
+/// What a leaf says, all but its validity and serial number.
+fn leaf(principal: &Principal, email: &str, server_names: &[String]) -> Result<CertificateParams, IssueError> {
+    if !is_email(email) {
+        return Err(IssueError::Email);
+    }
+    if (principal.role == Role::Server) == server_names.is_empty() {
+        return Err(IssueError::Names);
+    }
+    let email = Ia5String::try_from(email).map_err(|_| IssueError::Email)?;
+    let mut params = CertificateParams::default();
+    // Empty, which makes the alternative names critical: whoever does not understand them must not accept the certificate.
+    params.distinguished_name = DistinguishedName::new();
+    params.subject_alt_names.push(SanType::Rfc822Name(email));
+    params.subject_alt_names.extend(uri(&principal.to_string()));
+    for name in server_names {
+        params.subject_alt_names.push(alternative_name(name).ok_or(IssueError::Names)?);
+    }
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = purposes(principal.role);
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
+fn purposes(role: Role) -> Vec<ExtendedKeyUsagePurpose> {
+    let inner = |oid: &[u64]| ExtendedKeyUsagePurpose::Other(oid.to_vec());
+    match role {
+        Role::Server => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+        Role::Agent => vec![ExtendedKeyUsagePurpose::ClientAuth, inner(INNER_RESPONDER)],
+        Role::Client => vec![ExtendedKeyUsagePurpose::ClientAuth, inner(INNER_INITIATOR)],
+    }
+}
+
+fn alternative_name(name: &str) -> Option<SanType> {
+    match ServerName::try_from(name).ok()? {
+        ServerName::DnsName(name) => Ia5String::try_from(name.as_ref()).ok().map(SanType::DnsName),
+        ServerName::IpAddress(address) => Some(SanType::IpAddress(address.into())),
+        _ => None,
+    }
+}
+
+/// `None` never happens: principals and trust domains are ASCII.
+fn uri(text: &str) -> Option<SanType> {
+    Ia5String::try_from(text).ok().map(SanType::URI)
+}
+
+/// 128 bits, of which the first two say that the number is positive and has its full length.
+fn serial() -> Option<[u8; 16]> {
+    let mut serial = [0; 16];
+    aws_lc_rs::rand::fill(&mut serial).ok()?;
+    serial[0] = serial[0] & 0x3f | 0x40;
+    Some(serial)
+}
+
+fn seconds(time: SystemTime) -> Option<u64> {
+    time.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
+}
+
+fn date(seconds: u64) -> Option<OffsetDateTime> {
+    OffsetDateTime::from_unix_timestamp(i64::try_from(seconds).ok()?).ok()
+}

@@ -1,0 +1,72 @@
+//! What signs certificates.
+
+use std::time::SystemTime;
+
+use ginnel_core::principal::{Principal, Role};
+use ginnel_identity::trust::Roots;
+use rustls_pki_types::CertificateDer;
+
+/// What a certificate is to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateRequest {
+    /// Whom it names.
+    pub principal: Principal,
+    /// The service account, or the server's own e-mail.
+    pub email: String,
+    /// The P-256 key that it is for, as a DER SubjectPublicKeyInfo.
+    pub spki_der: Vec<u8>,
+    /// DNS names and IP addresses under which a server is reached: at least one for a server, none for anybody else.
+    pub server_names: Vec<String>,
+}
+
+/// A certificate that was issued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issued {
+    /// The leaf, then what leads to the root.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// End of validity.
+    pub not_after: SystemTime,
+    /// Serial number in lower-case hexadecimal digits, as [`ginnel_identity::Leaf`] shows it.
+    pub serial: String,
+}
+
+/// Why a certificate was not issued.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueError {
+    /// The environment: the issuing CA has expired, or the clock cannot be right.
+    #[error("the CA for the {role} role is not valid now")]
+    Authority {
+        /// Whose CA.
+        role: Role,
+    },
+    /// The caller: the e-mail is none.
+    #[error("the e-mail does not have the form name@domain")]
+    Email,
+    /// The caller: the key is not P-256 in its usual spelling.
+    #[error("the key is not a P-256 key")]
+    Key,
+    /// The caller: a server without a name, another role with one, or a name that is neither DNS name nor IP address.
+    #[error("a server's certificate names DNS names and IP addresses, any other certificate none")]
+    Names,
+    /// Us: the certificate could not be encoded or signed.
+    #[error("cannot sign the certificate")]
+    Sign(#[source] rcgen::Error),
+    /// The caller: the principal belongs to another trust domain.
+    #[error("{principal} is not of this issuer's trust domain")]
+    TrustDomain {
+        /// Which principal.
+        principal: Principal,
+    },
+}
+
+/// Signs certificates with one CA per role.
+pub trait Issuer: Send + Sync {
+    /// Signs a certificate that is valid from now on.
+    ///
+    /// # Errors
+    /// [`IssueError`]; nothing was issued then.
+    fn issue(&self, request: &CertificateRequest, now: SystemTime) -> Result<Issued, IssueError>;
+
+    /// The roots that verify the certificates of a role.
+    fn roots(&self, role: Role) -> Roots;
+}

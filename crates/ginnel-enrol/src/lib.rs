@@ -1,0 +1,23 @@
+//! Token verdicts and certificates: what only an enrolling server needs.
+//!
+//! [`Enroller::verdict`] says who may have a certificate for which key; an [`Issuer`] signs it. Role and name come from the identities that
+//! the server was configured with, and from nowhere else: not from the token, the certificate request or the e-mail's spelling.
+//!
+//! Nothing here opens a socket or starts a task; the only I/O is the embedded issuer's directory.
+
+pub mod embedded;
+pub mod issuer;
+pub mod public_key;
+pub mod verdict;
+
+mod csr;
+mod replay;
+mod token;
+
+#[cfg(test)]
+mod testing;
+
+pub use embedded::{EmbeddedIssuer, OpenError};
+pub use issuer::{CertificateRequest, IssueError, Issued, Issuer};
+pub use public_key::{PublicKey, PublicKeyError};
+pub use verdict::{Admitted, Denied, EnrolIdentity, Enroller, EnrollerError};

@@ -1,0 +1,306 @@
+use std::sync::LazyLock;
+
+use ginnel_identity::KeyPair;
+use ginnel_identity::credential::ServiceAccountKey;
+use secrecy::ExposeSecret as _;
+use serde_json::json;
+
+use super::*;
+use crate::replay::TOKENS_MAX;
+use crate::testing::{AUDIENCE, Account, NOW, at, principal, unsigned};
+
+const AGENT: &str = "agent@acme.iam.gserviceaccount.com";
+const CLIENT: &str = "frontend@acme.iam.gserviceaccount.com";
+
+mod requests;
+mod tokens;
+
+struct World {
+    agent: Account,
+    client: Account,
+    key: KeyPair,
+    csr: Vec<u8>,
+}
+
+/// Made once, because RSA keys take their time.
+static WORLD: LazyLock<World> = LazyLock::new(|| {
+    let key = KeyPair::generate().expect("a key");
+    let csr = key.csr().expect("a request");
+    World { agent: Account::new(AGENT), client: Account::new(CLIENT), key, csr }
+});
+
+impl World {
+    fn identities(&self) -> Vec<EnrolIdentity> {
+        let identity = |role, account: &Account| EnrolIdentity {
+            principal: principal(role, "one"),
+            email: account.email.clone(),
+            keys: vec![account.public_key()],
+        };
+        vec![identity(Role::Agent, &self.agent), identity(Role::Client, &self.client)]
+    }
+
+    fn enroller(&self) -> Enroller {
+        Enroller::new(AUDIENCE.to_owned(), self.identities(), at(NOW)).expect("an enroller")
+    }
+
+    /// What becomes of the agent's token with some claims replaced; a null takes the claim away.
+    fn with_claims(&self, changes: &[(&str, Value)]) -> Result<Admitted, Denied> {
+        let mut claims = self.agent.claims(&self.key);
+        for (name, value) in changes {
+            if value.is_null() {
+                claims.as_object_mut().expect("an object").remove(*name);
+            } else {
+                claims[*name] = value.clone();
+            }
+        }
+        self.judge(&self.agent.token(&self.agent.header(), &claims))
+    }
+
+    /// What becomes of the agent's token with another header.
+    fn with_header(&self, header: &Value) -> Result<Admitted, Denied> {
+        self.judge(&self.agent.token(header, &self.agent.claims(&self.key)))
+    }
+
+    fn judge(&self, token: &str) -> Result<Admitted, Denied> {
+        self.enroller().verdict(token, &self.csr, at(NOW))
+    }
+}
+
+#[test]
+fn admits_a_token_that_a_key_file_signs() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("key.json");
+    let public = ServiceAccountKey::create(AGENT, &path).expect("created");
+    let account = ServiceAccountKey::read(&path).expect("read");
+    let identity = EnrolIdentity {
+        principal: principal(Role::Agent, "one"),
+        email: AGENT.to_owned(),
+        keys: vec![PublicKey::from_pem(public.as_bytes()).expect("a public key")],
+    };
+    let enroller = Enroller::new(AUDIENCE.to_owned(), vec![identity], at(NOW)).expect("an enroller");
+    let key = KeyPair::generate().expect("a key");
+    let token = account.sign_token(AUDIENCE, key.spki_sha256(), at(NOW)).expect("a token");
+    let csr = key.csr().expect("a request");
+    let admitted = enroller.verdict(token.expose_secret(), &csr, at(NOW)).expect("admitted");
+    assert_eq!(admitted.principal, principal(Role::Agent, "one"));
+    assert_eq!((admitted.email.as_str(), admitted.spki_der.as_slice()), (AGENT, key.spki_der()));
+    assert_eq!((admitted.spki_sha256, admitted.token_id.len()), (key.spki_sha256(), 22));
+}
+
+#[test]
+fn the_role_comes_from_the_configured_identity() {
+    let world = &*WORLD;
+    let token = world.client.good(&world.key);
+    assert_eq!(world.judge(&token).expect("admitted").principal, principal(Role::Client, "one"));
+}
+
+#[test]
+fn refuses_signatures_of_others() {
+    let world = &*WORLD;
+    let claims = world.agent.claims(&world.key);
+    assert_eq!(world.judge(&world.client.token(&world.client.header(), &claims)), Err(Denied::Signature));
+    let stranger = Account::new(AGENT);
+    assert_eq!(world.judge(&stranger.good(&world.key)), Err(Denied::Signature));
+    for signature in ["", "AAAA"] {
+        let token = format!("{}.{signature}", unsigned(&world.agent.header().to_string(), &claims.to_string()));
+        assert_eq!(world.judge(&token), Err(Denied::Signature));
+    }
+}
+
+#[test]
+fn takes_any_of_an_identitys_keys() {
+    let world = &*WORLD;
+    let (old, new) = (Account::new(AGENT), &world.agent);
+    let mut identities = world.identities();
+    identities[0].keys = vec![old.public_key(), new.public_key()];
+    let enroller = Enroller::new(AUDIENCE.to_owned(), identities, at(NOW)).expect("an enroller");
+    for account in [&old, new] {
+        assert!(enroller.verdict(&account.good(&world.key), &world.csr, at(NOW)).is_ok());
+    }
+}
+
+#[test]
+fn refuses_other_audiences() {
+    let world = &*WORLD;
+    let cases = [
+        Value::Bool(false),
+        json!(""),
+        json!(1),
+        json!({}),
+        json!([AUDIENCE]),
+        json!([AUDIENCE, "https://other.example/enrol"]),
+        json!("https://other.example/enrol"),
+        json!(format!("{AUDIENCE}/")),
+        json!(format!("{AUDIENCE}?x")),
+        json!(AUDIENCE.to_uppercase()),
+        json!(AUDIENCE.replace("https", "http")),
+        json!(AUDIENCE.replace(".example", ".example:443")),
+        json!(AUDIENCE.trim_end_matches('l')),
+        json!(format!(" {AUDIENCE}")),
+    ];
+    for value in cases {
+        assert_eq!(world.with_claims(&[("aud", value.clone())]), Err(Denied::Audience), "{value}");
+    }
+    assert_eq!(world.with_claims(&[("aud", Value::Null)]), Err(Denied::Audience), "missing");
+}
+
+#[test]
+fn refuses_unknown_and_other_accounts() {
+    let world = &*WORLD;
+    for email in [
+        "",
+        "other@acme.iam.gserviceaccount.com",
+        "AGENT@acme.iam.gserviceaccount.com",
+        "a@b/../../x",
+        "a@evil.com?x=",
+        "a@b\r\nX: y",
+    ] {
+        let result = world.with_claims(&[("iss", json!(email)), ("sub", json!(email))]);
+        assert_eq!(result, Err(Denied::UnknownIdentity), "{email}");
+    }
+    assert_eq!(world.with_claims(&[("sub", json!(CLIENT))]), Err(Denied::Subject));
+}
+
+#[test]
+fn keeps_to_the_time() {
+    let world = &*WORLD;
+    let times = |iat: u64, exp: u64| world.with_claims(&[("iat", json!(iat)), ("exp", json!(exp))]).map(|_| ());
+    let cases = [
+        ("for as long as allowed", times(NOW, NOW + 300), Ok(())),
+        ("a second longer", times(NOW, NOW + 301), Err(Denied::Lifetime)),
+        ("for years", times(NOW, NOW + 315_360_000), Err(Denied::Lifetime)),
+        ("for no time", times(NOW, NOW), Err(Denied::Lifetime)),
+        ("ends before it begins", times(NOW, NOW - 1), Err(Denied::Lifetime)),
+        ("to the end of time", times(u64::MAX - 1, u64::MAX), Err(Denied::NotYetValid)),
+        ("a clock that is ahead", times(NOW + 60, NOW + 300), Ok(())),
+        ("from the future", times(NOW + 61, NOW + 300), Err(Denied::NotYetValid)),
+        ("ended within the leeway", times(NOW - 300, NOW - 60), Ok(())),
+        ("ended before", times(NOW - 300, NOW - 61), Err(Denied::Expired)),
+        ("before the start of the process", times(NOW - 301, NOW - 60), Err(Denied::BeforeStart)),
+    ];
+    for (name, result, expected) in cases {
+        assert_eq!(result, expected, "{name}");
+    }
+    assert_eq!(world.with_claims(&[("nbf", json!(NOW + 86_400))]), Err(Denied::NotYetValid));
+    assert!(world.with_claims(&[("nbf", json!(NOW))]).is_ok());
+    let good = world.agent.good(&world.key);
+    assert_eq!(
+        world.enroller().verdict(&good, &world.csr, UNIX_EPOCH - Duration::from_secs(1)),
+        Err(Denied::NotYetValid)
+    );
+}
+
+#[test]
+fn refuses_token_ids_that_can_be_guessed() {
+    let world = &*WORLD;
+    for id in [String::new(), "1".to_owned(), "a".repeat(21), "a".repeat(129), format!("{}\n", "a".repeat(22))] {
+        assert_eq!(world.with_claims(&[("jti", json!(id))]), Err(Denied::TokenId), "{id}");
+    }
+    assert!(world.with_claims(&[("jti", json!("123e4567-e89b-42d3-a456-426614174000"))]).is_ok());
+}
+
+#[test]
+fn a_token_serves_the_key_that_it_is_bound_to() {
+    let world = &*WORLD;
+    let thief = KeyPair::generate().expect("a key");
+    let csr = thief.csr().expect("a request");
+    let token = world.agent.good(&world.key);
+    let enroller = world.enroller();
+    assert_eq!(enroller.verdict(&token, &csr, at(NOW)), Err(Denied::Binding));
+    for binding in ["", "x", "AAAA"] {
+        assert_eq!(world.with_claims(&[("cnf", json!({"spki#S256": binding}))]), Err(Denied::Binding), "{binding}");
+    }
+    assert!(enroller.verdict(&token, &world.csr, at(NOW)).is_ok(), "the thief did not use it up");
+}
+
+#[test]
+fn admits_a_token_once() {
+    let world = &*WORLD;
+    let enroller = world.enroller();
+    let token = world.agent.good(&world.key);
+    assert!(enroller.verdict(&token, &world.csr, at(NOW)).is_ok());
+    for now in [NOW, NOW + 200, NOW + 360] {
+        assert_eq!(enroller.verdict(&token, &world.csr, at(now)), Err(Denied::Replayed), "{now}");
+    }
+    assert_eq!(enroller.verdict(&token, &world.csr, at(NOW + 361)), Err(Denied::Expired));
+    assert!(
+        enroller.verdict(&world.agent.good(&world.key), &world.csr, at(NOW)).is_ok(),
+        "another token of the same key"
+    );
+}
+
+#[test]
+fn admits_a_token_once_of_a_thousand_at_the_same_time() {
+    let world = &*WORLD;
+    let enroller = world.enroller();
+    let token = world.agent.good(&world.key);
+    let threads = 8;
+    let barrier = std::sync::Barrier::new(threads);
+    let verdicts: Vec<_> = std::thread::scope(|scope| {
+        let run = || {
+            barrier.wait();
+            (0..125).map(|_| enroller.verdict(&token, &world.csr, at(NOW)).map(|_| ())).collect::<Vec<_>>()
+        };
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
+        handles.into_iter().flat_map(|handle| handle.join().expect("a thread")).collect()
+    });
+    assert_eq!(verdicts.len(), 1000);
+    assert_eq!(verdicts.iter().filter(|verdict| verdict.is_ok()).count(), 1);
+    assert_eq!(verdicts.iter().filter(|verdict| **verdict == Err(Denied::Replayed)).count(), 999);
+}
+
+#[test]
+fn a_full_memory_refuses_that_identity_alone_and_recovers() {
+    let world = &*WORLD;
+    let enroller = world.enroller();
+    for number in 0..TOKENS_MAX {
+        let taken = enroller.identities[AGENT].used.take(&number.to_string(), NOW + 360, NOW);
+        assert_eq!(taken, Taken::First);
+    }
+    let token = world.agent.good(&world.key);
+    assert_eq!(enroller.verdict(&token, &world.csr, at(NOW)), Err(Denied::CacheFull));
+    assert!(enroller.verdict(&world.client.good(&world.key), &world.csr, at(NOW)).is_ok(), "another identity");
+    let mut later = world.agent.claims(&world.key);
+    (later["iat"], later["exp"]) = (json!(NOW + 361), json!(NOW + 600));
+    let later = world.agent.token(&world.agent.header(), &later);
+    assert!(enroller.verdict(&later, &world.csr, at(NOW + 361)).is_ok(), "recovered");
+}
+
+#[test]
+fn refuses_identities_that_contradict_each_other() {
+    let world = &*WORLD;
+    let key = world.agent.public_key();
+    let identity = |role, name, email: &str, keys| EnrolIdentity {
+        principal: principal(role, name),
+        email: email.to_owned(),
+        keys,
+    };
+    let one = identity(Role::Agent, "one", AGENT, vec![key.clone()]);
+    let agent = principal(Role::Agent, "two");
+    let cases = [
+        (
+            identity(Role::Client, "one", AGENT, vec![key.clone()]),
+            EnrollerError::DuplicateEmail { email: AGENT.to_owned() },
+        ),
+        (one.clone(), EnrollerError::DuplicatePrincipal { principal: one.principal.clone() }),
+        (identity(Role::Agent, "two", "nobody", vec![key.clone()]), EnrollerError::Email { principal: agent.clone() }),
+        (identity(Role::Agent, "two", CLIENT, vec![]), EnrollerError::Keys { principal: agent.clone() }),
+        (identity(Role::Agent, "two", CLIENT, vec![key.clone(); 9]), EnrollerError::Keys { principal: agent }),
+        (
+            identity(Role::Server, "one", CLIENT, vec![key]),
+            EnrollerError::Server { principal: principal(Role::Server, "one") },
+        ),
+    ];
+    for (second, error) in cases {
+        let result = Enroller::new(AUDIENCE.to_owned(), vec![one.clone(), second], at(NOW));
+        assert_eq!(result.expect_err("refused"), error);
+    }
+    assert_eq!(Enroller::new(String::new(), vec![one], at(NOW)).expect_err("refused"), EnrollerError::Audience);
+}
+
+#[test]
+fn words_of_refusals_are_unique() {
+    let words: BTreeSet<_> = Denied::ALL.iter().map(|denied| denied.as_str()).collect();
+    assert_eq!(words.len(), Denied::ALL.len());
+    assert_eq!(Denied::NotYetValid.to_string(), "notYetValid");
+}

@@ -1,0 +1,155 @@
+//! Files that hold keys: read only if nobody else can, created only where nothing is.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+/// Why a file could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The environment: the operating system refused.
+    #[error("cannot {} {}", action, path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The environment: others on the machine may read or change the file.
+    #[error("{} has mode {:04o}, which lets others read or change it; run chmod 600 {}", path.display(), mode, path.display())]
+    Mode {
+        /// Which file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Configuration: the path names a directory, device or pipe.
+    #[error("{} is not a regular file", path.display())]
+    NotAFile {
+        /// Which path.
+        path: PathBuf,
+    },
+    /// Configuration: no file of this purpose is that large.
+    #[error("{} is larger than {} bytes", path.display(), bytes_max)]
+    Size {
+        /// Which file.
+        path: PathBuf,
+        /// The bound.
+        bytes_max: usize,
+    },
+}
+
+impl FileError {
+    /// Names what was tried on which file when the operating system refused.
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+/// Reads a secret of at most `bytes_max` bytes from a regular file that only its owner may use.
+///
+/// # Errors
+/// [`FileError`], which never holds content.
+pub fn read_private(path: &Path, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, FileError> {
+    let (file, mode) = open(path)?;
+    // Asked of the open file and not of the path, which could lead somewhere else a moment later.
+    if mode & 0o077 != 0 {
+        return Err(FileError::Mode { path: path.to_owned(), mode });
+    }
+    read(file, path, bytes_max)
+}
+
+/// Reads a file of at most `bytes_max` bytes that holds nothing secret.
+///
+/// # Errors
+/// [`FileError`].
+pub fn read_public(path: &Path, bytes_max: usize) -> Result<Vec<u8>, FileError> {
+    let (file, _) = open(path)?;
+    read(file, path, bytes_max).map(|mut bytes| std::mem::take(&mut *bytes))
+}
+
+/// Creates a file of mode 0600 with this content, durably. Nothing that exists is replaced; nothing is left behind on failure.
+///
+/// # Errors
+/// [`FileError`].
+pub fn create_private(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    create(path, content, 0o600)
+}
+
+/// Creates a file of this mode with this content, durably. Nothing that exists is replaced; nothing is left behind on failure.
+///
+/// # Errors
+/// [`FileError`].
+pub fn create(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode & 0o600)
+        .open(path)
+        .map_err(FileError::io("create", path))?;
+    let written = file
+        .write_all(content)
+        .and_then(|()| file.set_permissions(fs::Permissions::from_mode(mode)))
+        .and_then(|()| file.sync_all());
+    written.map_err(|source| {
+        // What cannot be removed cannot be helped here; the error that counts is the first.
+        let _ = fs::remove_file(path);
+        FileError::Io { action: "write", path: path.to_owned(), source }
+    })
+}
+
+fn open(path: &Path) -> Result<(File, u32), FileError> {
+    // Without O_NONBLOCK, opening a pipe would wait for a writer that may never come.
+    let metadata = fs::metadata(path).map_err(FileError::io("read", path))?;
+    if !metadata.is_file() {
+        return Err(FileError::NotAFile { path: path.to_owned() });
+    }
+    let file = File::open(path).map_err(FileError::io("read", path))?;
+    let metadata = file.metadata().map_err(FileError::io("read", path))?;
+    if !metadata.is_file() {
+        return Err(FileError::NotAFile { path: path.to_owned() });
+    }
+    Ok((file, metadata.permissions().mode() & 0o7777))
+}
+
+fn read(file: File, path: &Path, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, FileError> {
+    // Reserved in one piece, so that no reallocation leaves a copy of a secret behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(bytes_max + 1));
+    file.take(bytes_max as u64 + 1).read_to_end(&mut bytes).map_err(FileError::io("read", path))?;
+    if bytes.len() > bytes_max {
+        return Err(FileError::Size { path: path.to_owned(), bytes_max });
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_secrets_only_if_nobody_else_can() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("key");
+        create_private(&path, b"secret").expect("created");
+        assert_eq!(fs::metadata(&path).expect("metadata").permissions().mode() & 0o777, 0o600);
+        for mode in [0o640, 0o604, 0o620, 0o602, 0o610, 0o666] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("set");
+            assert!(matches!(read_private(&path, 64), Err(FileError::Mode { mode: found, .. }) if found == mode));
+        }
+        for mode in [0o600, 0o400] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("set");
+            assert_eq!(read_private(&path, 6).expect("read").as_slice(), b"secret");
+        }
+        assert!(matches!(read_private(&path, 5), Err(FileError::Size { .. })));
+        assert!(matches!(read_private(directory.path(), 64), Err(FileError::NotAFile { .. })));
+        assert!(matches!(create_private(&path, b"other"), Err(FileError::Io { .. })));
+        assert_eq!(fs::read(&path).expect("read"), b"secret");
+    }
+}

@@ -1,0 +1,101 @@
+use ginnel_core::cause::Cause;
+use ginnel_core::stream;
+
+use super::*;
+use pair::{RawCaller, before_raw_server, encoded, pair, soon};
+
+pub(crate) mod pair;
+
+fn data(offset: u64, bytes: &'static [u8]) -> SessionFrame {
+    SessionFrame::Stream(stream::Frame::Data { offset, bytes: Bytes::from_static(bytes) })
+}
+
+async fn write(writer: &FrameWriter, frame: SessionFrame) {
+    soon(writer.ready()).await.unwrap().send(encoded([frame]));
+}
+
+#[tokio::test]
+async fn frames_arrive_both_ways_and_each_way_ends_by_itself() {
+    let (caller, mut callee) = pair().await;
+    let (mut answer, request) = caller.call();
+    write(&request, data(0, b"there")).await;
+    let (mut received, response) = callee.accept().await;
+    assert_eq!(soon(received.next()).await.unwrap(), Some(data(0, b"there")));
+    request.end().await;
+    assert_eq!(soon(received.next()).await.unwrap(), None);
+    write(&response, data(0, b"back")).await;
+    assert_eq!(soon(answer.next()).await.unwrap(), Some(data(0, b"back")));
+    response.end().await;
+    assert_eq!(soon(answer.next()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn the_first_frames_do_not_wait_for_the_response() {
+    let (_caller, (mut answer, request), mut raw) = before_raw_server().await;
+    write(&request, data(0, b"early")).await;
+    raw.send([data(0, b"answer")]);
+    assert_eq!(soon(answer.next()).await.unwrap(), Some(data(0, b"answer")));
+}
+
+#[tokio::test]
+async fn a_body_that_is_dropped_without_its_end_is_no_clean_end() {
+    let (caller, mut callee) = pair().await;
+    let (mut answer, request) = caller.call();
+    let (mut received, response) = callee.accept().await;
+    drop(request);
+    assert!(matches!(soon(received.next()).await, Err(ReadError::Broken(_))));
+    drop(response);
+    assert!(matches!(soon(answer.next()).await, Err(ReadError::Broken(_))));
+}
+
+#[tokio::test]
+async fn nobody_writes_into_a_stream_that_is_gone() {
+    let (caller, mut callee) = pair().await;
+    let (_answer, request) = caller.call();
+    let (_received, response) = callee.accept().await;
+    caller.cut();
+    let gone = |writer: FrameWriter| async move { while writer.ready().await.is_ok_and(|_| true) { tokio::task::yield_now().await } };
+    soon(gone(request)).await;
+    soon(gone(response)).await;
+}
+
+#[tokio::test]
+async fn what_is_no_frame_is_an_error_at_the_reader() {
+    let unknown_kind = [0, 0, 0, 0, 2, 0x7a, 0];
+    let too_long = [0, 0xff, 0, 0, 0];
+    let compressed = [1, 0, 0, 0, 1, 0];
+    let garbage = [0, 0, 0, 0, 1, 0xff];
+    for bytes in [&unknown_kind[..], &too_long, &compressed, &garbage] {
+        let (caller, mut callee) = RawCaller::new().await;
+        let (_response, mut raw) = caller.call().await;
+        raw.send.send_data(Bytes::copy_from_slice(bytes), false).unwrap();
+        let (mut received, _response) = callee.accept().await;
+        let error = soon(received.next()).await.unwrap_err();
+        assert!(matches!(error, ReadError::Framing(_) | ReadError::Frame(_)), "{bytes:?}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn half_a_frame_is_no_frame() {
+    let (caller, mut callee) = RawCaller::new().await;
+    let (_response, mut raw) = caller.call().await;
+    let reset = encoded([SessionFrame::Stream(stream::Frame::Reset { cause: Cause::Reset })]);
+    raw.send.send_data(reset.slice(..reset.len() - 1), true).unwrap();
+    let (mut received, _response) = callee.accept().await;
+    assert_eq!(soon(received.next()).await.unwrap(), None);
+}
+
+#[test]
+fn an_answer_that_is_no_stream_says_what_it_is() {
+    let answers = [(404, None), (200, Some("7")), (503, Some("14")), (302, Some("0"))];
+    for (http, grpc) in answers {
+        let mut headers = HeaderMap::new();
+        if let Some(grpc) = grpc {
+            headers.insert("grpc-status", HeaderValue::from_static(grpc));
+        }
+        let error = judged(http, &headers).unwrap_err();
+        let ReadError::Status { http: told, grpc: status } = error else { panic!("{error}") };
+        assert_eq!((told, status.as_deref()), (http, grpc));
+    }
+    assert!(judged(200, &HeaderMap::new()).is_ok());
+}

@@ -1,0 +1,164 @@
+//! Real HTTP/2 connections in memory: hyper at both ends, or hyper at the end under test and bare h2 at the other.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use ginnel_wire::frame::SessionFrame;
+use h2::{RecvStream, SendStream};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::SendRequest;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{DuplexStream, duplex};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::timeout;
+
+use crate::body::{FrameBody, FrameReader, FrameWriter};
+
+const URI: &str = "http://server/ginnel.v1.ClientLink/Open";
+
+/// Waits, but not for ever: a test that hangs should say where.
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(20), what).await.expect("happens soon")
+}
+
+/// Frames as they travel.
+pub(crate) fn encoded(frames: impl IntoIterator<Item = SessionFrame>) -> Bytes {
+    let mut bytes = BytesMut::new();
+    for frame in frames {
+        frame.encode(&mut bytes);
+    }
+    bytes.freeze()
+}
+
+/// The client's end of a connection by hyper.
+pub(crate) struct Caller {
+    requests: SendRequest<FrameBody>,
+    connection: AbortHandle,
+}
+
+impl Caller {
+    async fn new(io: DuplexStream) -> Self {
+        let (requests, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.unwrap();
+        Self { requests, connection: tokio::spawn(connection).abort_handle() }
+    }
+
+    pub(crate) fn call(&self) -> (FrameReader, FrameWriter) {
+        let (writer, body) = FrameWriter::request();
+        let request = Request::post(URI).body(body).unwrap();
+        (FrameReader::pending(Box::pin(self.requests.clone().send_request(request))), writer)
+    }
+
+    /// Cuts the connection.
+    pub(crate) fn cut(&self) {
+        self.connection.abort();
+    }
+}
+
+/// The server's end of a connection by hyper.
+pub(crate) struct Callee {
+    calls: mpsc::Receiver<(FrameReader, FrameWriter)>,
+    connection: JoinHandle<()>,
+}
+
+impl Callee {
+    fn new(io: DuplexStream) -> Self {
+        let (sender, calls) = mpsc::channel(16);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let sender = sender.clone();
+            async move {
+                let (writer, body) = FrameWriter::response();
+                let call = (FrameReader::new(request.into_body()), writer);
+                sender.send(call).await.expect("somebody accepts");
+                Ok::<_, Infallible>(Response::new(body))
+            }
+        });
+        let connection = tokio::spawn(async move {
+            // How the connection ends is seen at its streams.
+            let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(io), service)
+                .await;
+        });
+        Self { calls, connection }
+    }
+
+    pub(crate) async fn accept(&mut self) -> (FrameReader, FrameWriter) {
+        soon(self.calls.recv()).await.expect("the connection lives")
+    }
+
+    /// Cuts the connection.
+    pub(crate) fn cut(&self) {
+        self.connection.abort();
+    }
+}
+
+/// Hyper at both ends.
+pub(crate) async fn pair() -> (Caller, Callee) {
+    let (near, far) = duplex(1 << 16);
+    let callee = Callee::new(far);
+    (Caller::new(near).await, callee)
+}
+
+/// One stream of a bare HTTP/2 peer, which can do what no honest one does.
+pub(crate) struct Raw {
+    pub(crate) send: SendStream<Bytes>,
+    _receive: Option<RecvStream>,
+    connection: AbortHandle,
+}
+
+impl Raw {
+    pub(crate) fn send(&mut self, frames: impl IntoIterator<Item = SessionFrame>) {
+        self.send.send_data(encoded(frames), false).unwrap();
+    }
+
+    /// Cuts the connection.
+    pub(crate) fn cut(&self) {
+        self.connection.abort();
+    }
+}
+
+/// A call by hyper that a bare server has accepted and answered.
+pub(crate) async fn before_raw_server() -> (Caller, (FrameReader, FrameWriter), Raw) {
+    let (near, far) = duplex(1 << 16);
+    let (sender, mut accepted) = mpsc::channel(1);
+    let connection = tokio::spawn(async move {
+        let mut connection = h2::server::handshake(far).await.unwrap();
+        while let Some(Ok(call)) = connection.accept().await {
+            sender.send(call).await.unwrap();
+        }
+    });
+    let caller = Caller::new(near).await;
+    let call = caller.call();
+    let (request, mut respond) = soon(accepted.recv()).await.unwrap();
+    let send = respond.send_response(Response::new(()), false).unwrap();
+    (caller, call, Raw { send, _receive: Some(request.into_body()), connection: connection.abort_handle() })
+}
+
+/// A bare client of a server by hyper.
+pub(crate) struct RawCaller {
+    requests: h2::client::SendRequest<Bytes>,
+    connection: AbortHandle,
+}
+
+impl RawCaller {
+    pub(crate) async fn new() -> (Self, Callee) {
+        let (near, far) = duplex(1 << 16);
+        let callee = Callee::new(far);
+        let (requests, connection) = h2::client::handshake(near).await.unwrap();
+        let connection = tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        (Self { requests, connection: connection.abort_handle() }, callee)
+    }
+
+    pub(crate) async fn call(&self) -> (h2::client::ResponseFuture, Raw) {
+        let mut requests = soon(self.requests.clone().ready()).await.unwrap();
+        let (response, send) = requests.send_request(Request::post(URI).body(()).unwrap(), false).unwrap();
+        (response, Raw { send, _receive: None, connection: self.connection.clone() })
+    }
+}

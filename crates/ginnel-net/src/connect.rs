@@ -1,0 +1,209 @@
+//! One connection from an agent or client to a server.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use ginnel_core::limits::{
+    CONNECT_DEADLINE, CONNECTION_WINDOW, HEADER_LIST_MAX, PING_AFTER, SILENCE_MAX, STREAM_WINDOW,
+};
+use http::header::{CONTENT_TYPE, TE};
+use http::{HeaderValue, Method, Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+
+use crate::body::{FrameReader, FrameWriter};
+use crate::live::Live;
+
+/// hyper gives a connection up when a ping is not answered within this time. Silence decides long before; see [`crate::live`].
+const PING_ANSWER: Duration = Duration::from_secs(60);
+
+/// Where a server is, and who it must be.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Host name or address to connect to.
+    pub host: String,
+    /// Port to connect to.
+    pub port: u16,
+    /// The name that the server's certificate must have, whatever address is dialled.
+    pub server_name: String,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The server's name is no DNS name or address (configuration).
+    #[error("{0:?} is not a server name")]
+    Name(String),
+    /// The server could not be reached (environment).
+    #[error("could not connect to {address}")]
+    Tcp {
+        /// What was dialled.
+        address: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The TLS handshake failed: somebody else answers, or a certificate is not accepted (peer, environment).
+    #[error("TLS with {address} failed")]
+    Tls {
+        /// What was dialled.
+        address: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// HTTP/2 could not be started (peer).
+    #[error("HTTP/2 with {address} failed")]
+    Http {
+        /// What was dialled.
+        address: String,
+        /// Why.
+        #[source]
+        source: hyper::Error,
+    },
+    /// Nothing came of it in time (environment).
+    #[error("connecting to {address} took longer than {} s", CONNECT_DEADLINE.as_secs())]
+    TimedOut {
+        /// What was dialled.
+        address: String,
+    },
+}
+
+/// A connection to a server; cheap to clone. The connection itself lives until its last clone and its last stream are gone.
+#[derive(Clone)]
+pub struct Connection {
+    requests: http2::SendRequest<Body>,
+    origin: Uri,
+    closed: CancellationToken,
+}
+
+impl Endpoint {
+    /// Connects, with the certificate that `tls` holds if it holds one.
+    ///
+    /// # Errors
+    /// [`ConnectError`]; the whole attempt is over within [`CONNECT_DEADLINE`].
+    pub async fn connect(&self, tls: Arc<ClientConfig>) -> Result<Connection, ConnectError> {
+        let attempt = self.attempt(tls);
+        timeout(CONNECT_DEADLINE, attempt).await.map_err(|_| ConnectError::TimedOut { address: self.address() })?
+    }
+
+    fn address(&self) -> String {
+        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+    }
+
+    async fn attempt(&self, tls: Arc<ClientConfig>) -> Result<Connection, ConnectError> {
+        let address = self.address();
+        let bad_name = || ConnectError::Name(self.server_name.clone());
+        let name = ServerName::try_from(self.server_name.clone()).map_err(|_| bad_name())?;
+        let authority = if self.server_name.contains(':') { format!("[{}]", self.server_name) } else { self.server_name.clone() };
+        let origin = Uri::builder().scheme("https").authority(authority).path_and_query("/").build();
+        let origin = origin.map_err(|_| bad_name())?;
+        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await;
+        let tcp = tcp.map_err(|source| ConnectError::Tcp { address: address.clone(), source })?;
+        tune(&tcp);
+        let live = Live::new(tcp);
+        let pulse = live.pulse();
+        let stream = TlsConnector::from(tls).connect(name, live).await;
+        let stream = stream.map_err(|source| ConnectError::Tls { address: address.clone(), source })?;
+        let (requests, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(HEADER_LIST_MAX)
+            .keep_alive_interval(PING_AFTER)
+            .keep_alive_timeout(PING_ANSWER)
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|source| ConnectError::Http { address, source })?;
+        let closed = CancellationToken::new();
+        let on_close = closed.clone().drop_guard();
+        // Owned by the connection's clones and streams: it ends with the last of them.
+        tokio::spawn(async move {
+            let _on_close = on_close;
+            tokio::select! {
+                outcome = connection => if let Err(error) = outcome {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "connection to the server ended");
+                },
+                () = pulse.stopped(SILENCE_MAX) => tracing::warn!("the server has been silent for too long"),
+            }
+        });
+        Ok(Connection { requests, origin, closed })
+    }
+}
+
+/// Socket options that every connection of the tunnel has. Failing to set one costs latency, nothing else.
+pub(crate) fn tune(tcp: &TcpStream) {
+    let socket = socket2::SockRef::from(tcp);
+    let set = socket.set_tcp_nodelay(true).and_then(|()| set_user_timeout(&socket));
+    if let Err(error) = set {
+        tracing::debug!(%error, "could not set a socket option");
+    }
+}
+
+/// Unacknowledged bytes for longer than the silence that is allowed: the kernel then ends the connection by itself.
+#[cfg(target_os = "linux")]
+fn set_user_timeout(socket: &socket2::SockRef<'_>) -> std::io::Result<()> {
+    socket.set_tcp_user_timeout(Some(SILENCE_MAX))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn set_user_timeout(_: &socket2::SockRef<'_>) -> std::io::Result<()> {
+    Ok(())
+}
+
+impl Connection {
+    /// The URI that stands before every call's path.
+    pub fn origin(&self) -> Uri {
+        self.origin.clone()
+    }
+
+    /// Resolves once the connection is gone.
+    pub async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+
+    /// Whether the connection is gone.
+    pub fn is_closed(&self) -> bool {
+        self.closed.is_cancelled() || self.requests.is_closed()
+    }
+
+    /// Begins a call that carries bytes. What is written goes out before the response has come.
+    pub fn call(&self, path: &'static str) -> (FrameReader, FrameWriter) {
+        let (writer, body) = FrameWriter::request();
+        let mut request = Request::new(Body::new(body));
+        *request.method_mut() = Method::POST;
+        let mut parts = self.origin.clone().into_parts();
+        parts.path_and_query = Some(http::uri::PathAndQuery::from_static(path));
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+        let response = self.requests.clone().send_request(request);
+        (FrameReader::pending(Box::pin(response)), writer)
+    }
+}
+
+impl tower_service::Service<Request<Body>> for Connection {
+    type Response = Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.requests.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(self.requests.send_request(request))
+    }
+}

@@ -1,0 +1,207 @@
+//! TLS between client and agent inside a session, so that the server carries what it cannot read.
+//!
+//! The client's handshake is done when it has verified the agent; its first message repeats the target where the server cannot change
+//! it. The agent lets no application byte out before it has verified the client's certificate and that message. A clean end needs both
+//! words: `close_notify` inside and `Fin` outside. One without the other is a reset.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use ginnel_core::cause::{Cause, Hop, Refusal};
+use ginnel_core::principal::Principal;
+use ginnel_identity::tls::{inner_server_name, peer_leaf};
+use ginnel_wire::hello::Dial;
+use ginnel_wire::inner::{InnerHello, MESSAGE_MAX, decode_welcome, encode_welcome};
+use rustls::{ClientConfig, ServerConfig};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+use crate::carried::Carried;
+use crate::tunnel::{Tunnel, broken};
+
+/// A session as the application's or target's side uses it: with inner TLS, or in the clear where both sides switched that off.
+pub enum Session {
+    /// Bytes go as they are; the server could read them.
+    Clear(Carried),
+    /// Bytes go through inner TLS.
+    Inner(Box<Inner>),
+}
+
+/// A session with inner TLS.
+pub struct Inner {
+    tls: TlsStream<Carried>,
+    welcome: Welcome,
+    /// `close_notify` was read; the end still needs `Fin`.
+    closed_inside: bool,
+}
+
+/// How much of the agent's first message the client has read.
+enum Welcome {
+    Done,
+    Reading(Vec<u8>),
+}
+
+/// Why an inner session did not come about. Every one of them is a refusal with [`Cause::PeerNotVerified`] or the cause inside.
+#[derive(Debug, thiserror::Error)]
+pub enum InnerError {
+    /// The handshake failed: the other end is not who it must be, or the carrier broke (peer).
+    #[error("inner TLS failed")]
+    Handshake(#[source] io::Error),
+    /// The first message is malformed, or says something else than the server did (peer).
+    #[error("the first message inside does not fit: {0}")]
+    Hello(&'static str),
+}
+
+/// The client's side: verifies the agent, then repeats the target inside.
+///
+/// # Errors
+/// [`InnerError`]; the session is reset then.
+pub async fn initiate(carried: Carried, tls: Arc<ClientConfig>, hello: &InnerHello) -> Result<Session, InnerError> {
+    let tls = TlsConnector::from(tls).connect(inner_server_name(), carried).into_fallible().await.map_err(unverified)?;
+    let mut tls = TlsStream::Client(tls);
+    tls.write_all(&hello.encode()).await.map_err(InnerError::Handshake)?;
+    tls.flush().await.map_err(InnerError::Handshake)?;
+    Ok(Session::Inner(Box::new(Inner { tls, welcome: Welcome::Reading(Vec::new()), closed_inside: false })))
+}
+
+/// The agent's side: verifies the client, and that the target inside is the one that the server named.
+///
+/// # Errors
+/// [`InnerError`]; the session is reset then.
+pub async fn respond(carried: Carried, tls: Arc<ServerConfig>, dial: &Dial) -> Result<Session, InnerError> {
+    let tls = TlsAcceptor::from(tls).accept(carried).into_fallible().await.map_err(unverified)?;
+    let client = peer_principal(&tls);
+    let mut tls = TlsStream::Server(tls);
+    let hello = read_hello(&mut tls).await?;
+    let said_outside = (&dial.request, &dial.target, Some(&dial.client));
+    if (&hello.request, &hello.target, client.as_ref()) != said_outside {
+        tls.get_mut().0.abort(Cause::PeerNotVerified);
+        return Err(InnerError::Hello("request, target or client differ from what the server said"));
+    }
+    tls.write_all(&encode_welcome()).await.map_err(InnerError::Handshake)?;
+    tls.flush().await.map_err(InnerError::Handshake)?;
+    Ok(Session::Inner(Box::new(Inner { tls, welcome: Welcome::Done, closed_inside: false })))
+}
+
+/// Tells the other end why there will be no session: a handshake that failed has verified nobody.
+fn unverified((error, mut carried): (io::Error, Carried)) -> InnerError {
+    carried.abort(Cause::PeerNotVerified);
+    InnerError::Handshake(error)
+}
+
+fn peer_principal(tls: &tokio_rustls::server::TlsStream<Carried>) -> Option<Principal> {
+    peer_leaf(tls.get_ref().1.peer_certificates()).ok().flatten().map(|leaf| leaf.principal)
+}
+
+async fn read_hello(tls: &mut TlsStream<Carried>) -> Result<InnerHello, InnerError> {
+    let length = usize::from(tls.read_u16().await.map_err(InnerError::Handshake)?);
+    if length > MESSAGE_MAX {
+        return Err(InnerError::Hello("too long"));
+    }
+    let mut message = vec![0; length];
+    tls.read_exact(&mut message).await.map_err(InnerError::Handshake)?;
+    InnerHello::decode(&message).map_err(|_| InnerError::Hello("malformed"))
+}
+
+impl Inner {
+    /// Reads the agent's first message, which precedes the target's bytes.
+    fn poll_welcome(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Welcome::Reading(message) = &mut self.welcome {
+            let wanted = match message.get(..2) {
+                Some(&[high, low]) => 2 + usize::from(u16::from_be_bytes([high, low])),
+                _ => 2,
+            };
+            if message.len() >= 2 && message.len() == wanted {
+                decode_welcome(&message[2..]).map_err(|_| protocol_error())?;
+                self.welcome = Welcome::Done;
+                break;
+            }
+            if wanted > MESSAGE_MAX {
+                return Poll::Ready(Err(protocol_error()));
+            }
+            let mut piece = vec![0; wanted - message.len()];
+            let mut buf = ReadBuf::new(&mut piece);
+            ready!(Pin::new(&mut self.tls).poll_read(cx, &mut buf))?;
+            if buf.filled().is_empty() {
+                return Poll::Ready(Err(protocol_error()));
+            }
+            message.extend_from_slice(buf.filled());
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_welcome(cx))?;
+        if !self.closed_inside {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut self.tls).poll_read(cx, buf))?;
+            if buf.filled().len() > before || buf.remaining() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            self.closed_inside = true;
+        }
+        let mut rest = [0; 1];
+        let mut rest = ReadBuf::new(&mut rest);
+        ready!(Pin::new(self.carrier()).poll_read(cx, &mut rest))?;
+        // Bytes after close_notify are nobody's.
+        Poll::Ready(if rest.filled().is_empty() { Ok(()) } else { Err(protocol_error()) })
+    }
+
+    fn carrier(&mut self) -> &mut Carried {
+        self.tls.get_mut().0
+    }
+}
+
+fn protocol_error() -> io::Error {
+    broken(Refusal::new(Hop::Agent, Cause::ProtocolError))
+}
+
+impl AsyncRead for Session {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Clear(carried) => Pin::new(carried).poll_read(cx, buf),
+            Self::Inner(inner) => inner.poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Session {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Clear(carried) => Pin::new(carried).poll_write(cx, bytes),
+            Self::Inner(inner) => Pin::new(&mut inner.tls).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Clear(carried) => Pin::new(carried).poll_flush(cx),
+            Self::Inner(inner) => Pin::new(&mut inner.tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Clear(carried) => Pin::new(carried).poll_shutdown(cx),
+            Self::Inner(inner) => Pin::new(&mut inner.tls).poll_shutdown(cx),
+        }
+    }
+}
+
+impl Tunnel for Session {
+    fn abort(&mut self, cause: Cause) {
+        match self {
+            Self::Clear(carried) => carried.abort(cause),
+            Self::Inner(inner) => inner.carrier().abort(cause),
+        }
+    }
+
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
+        match self {
+            Self::Clear(carried) => carried.poll_broken(cx),
+            Self::Inner(inner) => inner.carrier().poll_broken(cx),
+        }
+    }
+}

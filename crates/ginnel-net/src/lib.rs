@@ -1,0 +1,22 @@
+//! Accepting, dialling and carrying connections.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`accept`] | the server's accept loop: TLS with a deadline and a bound, HTTP/2 per connection |
+//! | [`connect`] | the other end of it: one TLS and HTTP/2 connection to a server |
+//! | [`live`] | notices a silent peer |
+//! | [`upstream`] | what agents and clients do all day: enrol, connect, renew, reconnect |
+//! | [`body`] | frames on HTTP/2 bodies |
+//! | [`carried`] | one end of a session as a byte stream |
+//! | [`inner`] | TLS between client and agent inside a session |
+//! | [`splice`] | copies between an application's or target's socket and a session |
+
+pub mod accept;
+pub mod body;
+pub mod carried;
+pub mod connect;
+pub mod inner;
+pub mod live;
+pub mod splice;
+pub mod tunnel;
+pub mod upstream;

@@ -1,0 +1,97 @@
+//! A TCP connection that is watched for a reset while it is read and written.
+
+use std::io;
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+/// One connection of an application or to a target. Clones share it.
+///
+/// Closing it, which happens when the last clone is dropped, is a reset unless [`Self::end_on_close`] was called before. The kernel then
+/// resets it for a process that is killed as well, where it would otherwise say end of file.
+///
+/// One task at a time may read and one may write, as with any connection; any number may wait for [`Self::failed`].
+#[derive(Clone, Debug)]
+pub struct Socket(Arc<TcpStream>);
+
+impl Socket {
+    /// Takes `stream` over; small writes go out at once from here on.
+    pub fn new(stream: TcpStream) -> Self {
+        // Both options fail only where the peer is gone already; the first read tells so.
+        let _ = stream.set_nodelay(true);
+        let _ = stream.set_zero_linger();
+        Self(Arc::new(stream))
+    }
+
+    /// The connection itself, for peeking.
+    pub fn stream(&self) -> &TcpStream {
+        &self.0
+    }
+
+    /// Waits until the peer has reset the connection or the kernel has given it up, whether or not anybody reads.
+    pub async fn failed(&self) {
+        // An error of the registration means that the runtime is going away, which is an end as well.
+        let _ = self.0.ready(Interest::ERROR).await;
+    }
+
+    /// Makes the closing of the connection a proper end: what was written is delivered, then an end of file.
+    pub fn end_on_close(&self) {
+        let _ = SockRef::from(&*self.0).set_linger(None);
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.0.poll_read_ready(cx))?;
+            match self.0.try_read_buf(buffer) {
+                Ok(_) => return Poll::Ready(Ok(())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.poll_write_ready(cx))?;
+            match self.0.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return Poll::Ready(other),
+            }
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.poll_write_ready(cx))?;
+            match self.0.try_write_vectored(slices) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return Poll::Ready(other),
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(SockRef::from(&*self.0).shutdown(Shutdown::Write))
+    }
+}

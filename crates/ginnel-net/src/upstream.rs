@@ -1,0 +1,230 @@
+//! What agents and clients do all day: enrol, connect, renew, reconnect.
+//!
+//! Enrolment is never on the reconnect path: while the certificate is valid, a lost connection comes back with it. A renewal makes before
+//! it breaks: the new connection is up before the old one is left to finish its sessions. A renewal that fails keeps the valid certificate
+//! and is tried again. Deadlines are fixed on the monotonic clock when a certificate comes in, so that a jump of the wall clock ends
+//! nothing.
+
+use std::error::Error;
+use std::future::Future;
+use std::time::{Duration, SystemTime};
+
+use ginnel_core::backoff::Backoff;
+use ginnel_core::cause::Cause;
+use ginnel_core::renewal::renew_after;
+use ginnel_identity::certificate::Identity;
+use ginnel_identity::credential::ServiceAccountKey;
+use ginnel_identity::key::KeyPair;
+use ginnel_identity::random::SystemRandom;
+use ginnel_identity::tls::outer_client;
+use ginnel_identity::trust::Roots;
+use ginnel_wire::v1::EnrolRequest;
+use ginnel_wire::v1::enrolment_client::EnrolmentClient;
+use rustls_pki_types::CertificateDer;
+use secrecy::ExposeSecret;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::connect::{ConnectError, Connection, Endpoint};
+
+/// A whole enrolment, connection included.
+const ENROL_WAIT: Duration = Duration::from_secs(15);
+
+/// A new connection that is not up within this time has failed.
+const UP_WAIT: Duration = Duration::from_secs(10);
+
+/// A connection that held this long was a good one: the next attempt starts without delay.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+
+/// Replaced connections that still finish their sessions. With a renewal every eight hours that is three weeks of history.
+const RETIRED_MAX: usize = 64;
+
+/// A link at work on one connection.
+type Running = AbortOnDropHandle<Cause>;
+
+/// Why a connection did not come up, for the log.
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// Where to enrol and connect, and as whom.
+pub struct Upstream {
+    /// The server.
+    pub endpoint: Endpoint,
+    /// Who may answer there.
+    pub server_roots: Roots,
+    /// What proves the identity.
+    pub credential: ServiceAccountKey,
+    /// The audience of enrolment tokens.
+    pub audience: String,
+}
+
+/// What an agent or client does on one connection.
+pub trait Link: Clone + Send + Sync + 'static {
+    /// Works on the connection until it is of no more use; reports on `up` once the first exchange is done.
+    fn run(
+        self,
+        connection: Connection,
+        identity: Identity,
+        up: oneshot::Sender<()>,
+    ) -> impl Future<Output = Cause> + Send + 'static;
+}
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    /// The key, token or configuration could not be made (us, configuration).
+    #[error("could not prepare the enrolment")]
+    Prepare(#[source] Box<dyn Error + Send + Sync>),
+    /// The server could not be reached.
+    #[error("could not reach the server to enrol")]
+    Connect(#[from] ConnectError),
+    /// The server refused; it tells nobody why but its own audit log.
+    #[error("the server refused the enrolment")]
+    Refused(#[source] tonic::Status),
+    /// What the server answered is no certificate for the key that was made.
+    #[error("the server's answer is no usable certificate")]
+    Certificate(#[source] Box<dyn Error + Send + Sync>),
+    /// Nothing came of it in time.
+    #[error("the enrolment took longer than {} s", ENROL_WAIT.as_secs())]
+    TimedOut,
+}
+
+/// A certificate with its deadlines on the monotonic clock.
+struct Admitted {
+    identity: Identity,
+    renew: Instant,
+    expires: Instant,
+}
+
+impl Admitted {
+    fn new(identity: Identity) -> Self {
+        let now = Instant::now();
+        let lifetime = identity.leaf().not_after.duration_since(SystemTime::now()).unwrap_or_default();
+        let renew = now + renew_after(lifetime, &mut SystemRandom);
+        Self { identity, renew, expires: now + lifetime }
+    }
+
+    fn is_valid(&self) -> bool {
+        Instant::now() < self.expires
+    }
+}
+
+impl Upstream {
+    /// Keeps a link up until the future is dropped.
+    pub async fn keep<L: Link>(&self, link: L) {
+        let mut backoff = Backoff::RECONNECT;
+        let mut admitted: Option<Admitted> = None;
+        // Connections that were replaced and finish their sessions.
+        let mut retired = JoinSet::new();
+        loop {
+            let begun = Instant::now();
+            match self.valid(admitted.take()).await {
+                Err(error) => tracing::warn!(error = &error as &dyn Error, "enrolment failed"),
+                Ok(certificate) => match self.bring_up(&certificate, &link).await {
+                    Err(error) => {
+                        tracing::warn!(error = &*error, "no connection to the server");
+                        admitted = Some(certificate);
+                    }
+                    Ok(running) => {
+                        admitted = Some(self.stay(certificate, running, &link, &mut retired).await);
+                    }
+                },
+            }
+            if begun.elapsed() > STABLE_AFTER {
+                backoff.reset();
+            }
+            sleep(backoff.next(&mut SystemRandom)).await;
+        }
+    }
+
+    async fn valid(&self, admitted: Option<Admitted>) -> Result<Admitted, EnrolError> {
+        match admitted {
+            Some(admitted) if admitted.is_valid() => Ok(admitted),
+            Some(_) | None => self.enrol().await.map(Admitted::new),
+        }
+    }
+
+    /// Stays connected, through renewals, until the connection in use is lost; gives the certificate in use back.
+    async fn stay<L: Link>(
+        &self,
+        mut current: Admitted,
+        mut running: Running,
+        link: &L,
+        retired: &mut JoinSet<()>,
+    ) -> Admitted {
+        let mut retry = Backoff::RECONNECT;
+        loop {
+            tokio::select! {
+                ended = &mut running => {
+                    let cause = ended.unwrap_or(Cause::Internal);
+                    tracing::info!(%cause, "connection to the server ended");
+                    return current;
+                }
+                Some(_) = retired.join_next() => {}
+                () = sleep_until(current.renew) => match self.renew(link, retired).await {
+                    Ok((renewed, renewed_running)) => {
+                        tracing::info!(serial = renewed.identity.leaf().serial, "certificate renewed");
+                        let old = std::mem::replace(&mut running, renewed_running);
+                        retired.spawn(async move { drop(old.await) });
+                        current = renewed;
+                        retry.reset();
+                    }
+                    Err(error) => {
+                        tracing::warn!(error = &*error, "renewal failed; the certificate stays in use");
+                        current.renew = Instant::now() + retry.next(&mut SystemRandom);
+                    }
+                },
+            }
+        }
+    }
+
+    async fn renew<L: Link>(&self, link: &L, retired: &JoinSet<()>) -> Result<(Admitted, Running), Failure> {
+        if retired.len() >= RETIRED_MAX {
+            return Err("too many connections are still finishing their sessions".into());
+        }
+        let renewed = Admitted::new(self.enrol().await?);
+        let running = self.bring_up(&renewed, link).await?;
+        Ok((renewed, running))
+    }
+
+    async fn bring_up<L: Link>(&self, admitted: &Admitted, link: &L) -> Result<Running, Failure> {
+        let tls = outer_client(&self.server_roots, Some(&admitted.identity))?;
+        let connection = self.endpoint.connect(tls).await?;
+        let (up, is_up) = oneshot::channel();
+        let running = AbortOnDropHandle::new(tokio::spawn(link.clone().run(connection, admitted.identity.clone(), up)));
+        match timeout(UP_WAIT, is_up).await {
+            Ok(Ok(())) => Ok(running),
+            Ok(Err(_)) => Err("the server closed the link before it was up".into()),
+            Err(_) => Err("the server did not answer the first message in time".into()),
+        }
+    }
+
+    async fn enrol(&self) -> Result<Identity, EnrolError> {
+        timeout(ENROL_WAIT, self.enrol_once()).await.map_err(|_| EnrolError::TimedOut)?
+    }
+
+    async fn enrol_once(&self) -> Result<Identity, EnrolError> {
+        let prepare = |error: Box<dyn Error + Send + Sync>| EnrolError::Prepare(error);
+        let key = KeyPair::generate().map_err(|error| prepare(error.into()))?;
+        let request = EnrolRequest {
+            token: self
+                .credential
+                .sign_token(&self.audience, key.spki_sha256(), SystemTime::now())
+                .map_err(|error| prepare(error.into()))?
+                .expose_secret()
+                .to_owned(),
+            certificate_signing_request: key.csr().map_err(|error| prepare(error.into()))?,
+        };
+        let tls = outer_client(&self.server_roots, None).map_err(|error| prepare(error.into()))?;
+        let connection = self.endpoint.connect(tls).await?;
+        let origin = connection.origin();
+        let answer = EnrolmentClient::with_origin(connection, origin).enrol(request).await;
+        let answer = answer.map_err(EnrolError::Refused)?.into_inner();
+        let chain = answer.certificate_chain.into_iter().map(CertificateDer::from).collect();
+        let identity = Identity::new(chain, key).map_err(|error| EnrolError::Certificate(error.into()))?;
+        let leaf = identity.leaf();
+        tracing::info!(principal = %leaf.principal, serial = leaf.serial, "enrolled");
+        Ok(identity)
+    }
+}

@@ -1,0 +1,280 @@
+//! Reading logs back: which records, and how they are shown.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use ginnel_core::audit::{Entry, Text, Timestamp};
+
+use super::FILE_NAME;
+
+/// A longer line is no record: the longest has some 2 KiB, and a newer version may write longer ones.
+const LINE_MAX: usize = 64 * 1024;
+
+/// Places of malformed lines that a summary names; beyond these it only counts, so that any file can be read in bounded memory.
+const PLACES_MAX: usize = 100;
+
+/// Which records to show: those for which everything that is set holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// The event's word, such as `refused`.
+    pub event: Option<String>,
+    /// The request id.
+    pub request: Option<String>,
+    /// The client: its principal, its name alone, its e-mail or its instance id.
+    pub client: Option<String>,
+    /// The agent: its principal, its name alone, its e-mail or its instance id.
+    pub agent: Option<String>,
+    /// The target: `host:port`, or the host alone.
+    pub target: Option<String>,
+    /// The cause's word, or the reason for which an enrolment was refused.
+    pub cause: Option<String>,
+    /// Not before this.
+    pub since: Option<Timestamp>,
+    /// Before this.
+    pub until: Option<Timestamp>,
+}
+
+/// What was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Records that were shown.
+    pub shown: u64,
+    /// Records that were read, shown or not.
+    pub read: u64,
+    /// Lines that are no records.
+    pub malformed: u64,
+    /// Where the first of those lines are.
+    pub places: Vec<Place>,
+}
+
+/// A line of a file; displayed as `FILE:LINE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The file.
+    pub file: PathBuf,
+    /// The line, counted from one.
+    pub line: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file.display(), self.line)
+    }
+}
+
+/// Why logs could not be shown to the end.
+#[derive(Debug, thiserror::Error)]
+pub enum ShowError {
+    /// A file could not be read (environment).
+    #[error("reading {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The output could not be written (environment).
+    #[error("writing the records")]
+    Write(#[source] io::Error),
+}
+
+/// Writes the records of `files` that pass `filter` to `out`, file by file in the order of their lines.
+///
+/// With `json` these are the very lines of the files; otherwise one line of text for each record, safe to show on a terminal. A directory
+/// means the log in it. Lines that are no records are passed over and named in the summary. A reader of `out` that has seen enough and
+/// goes away is no error.
+///
+/// # Errors
+/// [`ShowError`] if a file cannot be read or `out` cannot be written.
+pub fn show(files: &[PathBuf], filter: &Filter, json: bool, out: &mut impl Write) -> Result<Summary, ShowError> {
+    let mut summary = Summary::default();
+    let written = files.iter().try_for_each(|file| show_file(file, filter, json, out, &mut summary));
+    let written = written.and_then(|()| out.flush().map_err(ShowError::Write));
+    match written {
+        Err(ShowError::Write(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(summary),
+        Ok(()) => Ok(summary),
+        Err(error) => Err(error),
+    }
+}
+
+fn show_file(
+    path: &Path,
+    filter: &Filter,
+    json: bool,
+    out: &mut impl Write,
+    summary: &mut Summary,
+) -> Result<(), ShowError> {
+    let path = if path.is_dir() { path.join(FILE_NAME) } else { path.to_owned() };
+    let failed = |source| ShowError::Read { path: path.clone(), source };
+    let mut reader = BufReader::new(File::open(&path).map_err(failed)?);
+    let mut line = Vec::new();
+    let mut number = 0;
+    while next_line(&mut reader, &mut line).map_err(failed)? {
+        number += 1;
+        if line.is_empty() {
+            continue;
+        }
+        let Some(entry) = parse(&line) else {
+            summary.malformed += 1;
+            if summary.places.len() < PLACES_MAX {
+                summary.places.push(Place { file: path.clone(), line: number });
+            }
+            continue;
+        };
+        summary.read += 1;
+        if !filter.passes(&entry) {
+            continue;
+        }
+        let written = if json {
+            line.push(b'\n');
+            out.write_all(&line)
+        } else {
+            writeln!(out, "{}", Shown(&entry))
+        };
+        written.map_err(ShowError::Write)?;
+        summary.shown += 1;
+    }
+    Ok(())
+}
+
+/// Reads one line without its end into `line`, of which no more than [`LINE_MAX`] + 1 bytes are kept; `false` at the end of the file.
+fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
+    line.clear();
+    let mut any = false;
+    loop {
+        let buffer = match reader.fill_buf() {
+            Ok(buffer) => buffer,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        if buffer.is_empty() {
+            return Ok(any);
+        }
+        any = true;
+        let end = buffer.iter().position(|&byte| byte == b'\n');
+        let piece = &buffer[..end.unwrap_or(buffer.len())];
+        let room = (LINE_MAX + 1).saturating_sub(line.len());
+        line.extend_from_slice(&piece[..piece.len().min(room)]);
+        let used = end.map_or(buffer.len(), |end| end + 1);
+        reader.consume(used);
+        if end.is_some() {
+            return Ok(true);
+        }
+    }
+}
+
+fn parse(line: &[u8]) -> Option<Entry> {
+    if line.len() > LINE_MAX { None } else { serde_json::from_slice(line).ok() }
+}
+
+impl Filter {
+    /// Whether everything that is set holds for the record.
+    pub fn passes(&self, entry: &Entry) -> bool {
+        let holds = |wanted: &Option<String>, test: &dyn Fn(&str) -> bool| wanted.as_deref().is_none_or(test);
+        holds(&self.event, &|event| entry.event == event)
+            && holds(&self.request, &|request| entry.request_id.as_deref() == Some(request))
+            && holds(&self.client, &|client| Party::client(entry).is(client))
+            && holds(&self.agent, &|agent| Party::agent(entry).is(agent))
+            && holds(&self.target, &|target| entry.target.as_deref().is_some_and(|text| is_target(text, target)))
+            && holds(&self.cause, &|cause| {
+                [&entry.cause, &entry.reason].into_iter().flatten().any(|word| word == cause)
+            })
+            && self.since.is_none_or(|since| entry.time >= since)
+            && self.until.is_none_or(|until| entry.time < until)
+    }
+}
+
+/// A client or agent as a record names it.
+struct Party<'a> {
+    principal: Option<&'a str>,
+    others: [Option<&'a str>; 2],
+}
+
+impl<'a> Party<'a> {
+    fn client(entry: &'a Entry) -> Self {
+        Self::new("client", entry, &entry.client, &entry.client_email, &entry.client_instance)
+    }
+
+    fn agent(entry: &'a Entry) -> Self {
+        Self::new("agent", entry, &entry.agent, &entry.agent_email, &entry.agent_instance)
+    }
+
+    /// An enrolment has a `principal` of either role.
+    fn new(
+        role: &str,
+        entry: &'a Entry,
+        principal: &'a Option<String>,
+        email: &'a Option<String>,
+        instance: &'a Option<String>,
+    ) -> Self {
+        let enrolled = entry.principal.as_deref().filter(|principal| role_of(principal) == Some(role));
+        let email = email.as_deref().or(entry.email.as_deref().filter(|_| enrolled.is_some()));
+        Self { principal: principal.as_deref().or(enrolled), others: [email, instance.as_deref()] }
+    }
+
+    fn is(&self, wanted: &str) -> bool {
+        let named = self.principal.is_some_and(|principal| principal == wanted || name_of(principal) == wanted);
+        named || self.others.contains(&Some(wanted))
+    }
+}
+
+fn name_of(principal: &str) -> &str {
+    principal.rsplit('/').next().unwrap_or(principal)
+}
+
+fn role_of(principal: &str) -> Option<&str> {
+    principal.rsplit('/').nth(1)
+}
+
+/// Names are compared without regard to case, because records have them in lower case and people may not.
+fn is_target(target: &str, wanted: &str) -> bool {
+    let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    [target, host, bare].iter().any(|text| text.eq_ignore_ascii_case(wanted))
+}
+
+/// A record on one line, for people.
+struct Shown<'a>(&'a Entry);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let entry = self.0;
+        let request = Text::new(entry.request_id.as_deref().unwrap_or("-"));
+        write!(f, "{}  {:<17} {:<32} ", entry.time, Text::new(&entry.event).as_str(), request.as_str())?;
+        let names = [&entry.client, &entry.agent, &entry.principal].map(|party| party.as_deref().map(name_of));
+        let way = names.into_iter().chain([entry.target.as_deref()]).flatten();
+        for (place, name) in way.enumerate() {
+            write!(f, "{}{}", if place == 0 { " " } else { " → " }, Text::new(name))?;
+        }
+        let numbers =
+            [("up", entry.bytes_up), ("down", entry.bytes_down), ("ms", entry.duration_ms), ("records", entry.records)]
+                .map(|(name, number)| (name, number.map(|number| number.to_string())));
+        let words = [
+            ("hop", &entry.hop),
+            ("cause", &entry.cause),
+            ("reason", &entry.reason),
+            ("address", &entry.address),
+            ("peer", &entry.peer),
+            ("email", &entry.email),
+            ("rule", &entry.rule),
+            ("policy", &entry.policy),
+            ("version", &entry.version),
+            ("serial", &entry.serial),
+            ("notAfter", &entry.not_after),
+        ];
+        let numbers = numbers.iter().map(|(name, text)| (*name, text.as_deref()));
+        let words = words.into_iter().map(|(name, text)| (name, text.as_deref()));
+        for (name, text) in numbers.chain(words) {
+            if let Some(text) = text {
+                write!(f, "  {name}={}", Text::new(text))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,5 @@
+//! What every daemon needs around its work: the audit log on disk, its own log, and the signals that end it.
+
+pub mod audit;
+pub mod signals;
+pub mod telemetry;

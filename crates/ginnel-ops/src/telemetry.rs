@@ -1,0 +1,174 @@
+//! The process's own log, on standard error: for people or for machines. It is not the audit log, and may lose lines.
+
+use std::ffi::OsStr;
+use std::io::{IsTerminal, stderr};
+use std::str::FromStr;
+
+use tracing::Subscriber;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::{EnvFilter, filter};
+
+/// What is logged unless something else is asked for.
+pub const DEFAULT_FILTER: &str = "info";
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One line of text for each event, in colour on a terminal.
+    #[default]
+    Human,
+    /// One JSON object on each line, with the event's fields beside `message`.
+    Json,
+}
+
+/// A text that names no log format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a log format is one of human, json")]
+pub struct UnknownFormat;
+
+impl FromStr for LogFormat {
+    type Err = UnknownFormat;
+
+    fn from_str(text: &str) -> Result<Self, UnknownFormat> {
+        match text {
+            "human" => Ok(Self::Human),
+            "json" => Ok(Self::Json),
+            _ => Err(UnknownFormat),
+        }
+    }
+}
+
+/// Why logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The caller set it up before.
+    #[error("logging is set up already")]
+    Again(#[source] tracing::dispatcher::SetGlobalDefaultError),
+    /// The filter, which comes from the command line or the environment, cannot be read.
+    #[error("reading the log filter {filter:?}")]
+    Filter {
+        /// The filter.
+        filter: String,
+        /// What is wrong with it.
+        #[source]
+        source: filter::ParseError,
+    },
+}
+
+/// Sends the log of this process to standard error, in `format`, as far as `filter` lets it through.
+///
+/// A filter is a level, or levels by module: `info`, `warn,ginnel_server=debug`. Colours appear on a terminal only, and not when
+/// `NO_COLOR` is set to anything.
+///
+/// # Errors
+/// [`TelemetryError`] if the filter cannot be read, or on a second call.
+pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
+    let colours = colours(stderr().is_terminal(), std::env::var_os("NO_COLOR").as_deref());
+    let subscriber = subscriber(format, filter, colours, stderr)?;
+    tracing::subscriber::set_global_default(subscriber).map_err(TelemetryError::Again)
+}
+
+fn colours(terminal: bool, no_color: Option<&OsStr>) -> bool {
+    terminal && no_color.is_none_or(OsStr::is_empty)
+}
+
+fn subscriber<W>(
+    format: LogFormat,
+    filter: &str,
+    colours: bool,
+    writer: W,
+) -> Result<Box<dyn Subscriber + Send + Sync>, TelemetryError>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let filter = EnvFilter::builder()
+        .parse(filter)
+        .map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_span_events(FmtSpan::NONE);
+    Ok(match format {
+        LogFormat::Human => Box::new(builder.with_ansi(colours).finish()),
+        LogFormat::Json => Box::new(builder.with_ansi(false).json().flatten_event(true).with_span_list(false).finish()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("not poisoned").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(format: LogFormat, filter: &str, log: impl FnOnce()) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = subscriber(format, filter, false, move || writer.clone()).expect("a filter");
+        tracing::subscriber::with_default(subscriber, log);
+        let bytes = lines.0.lock().expect("not poisoned").clone();
+        String::from_utf8(bytes).expect("UTF-8")
+    }
+
+    #[test]
+    fn json_has_the_fields_beside_the_message() {
+        let line = logged(LogFormat::Json, DEFAULT_FILTER, || {
+            tracing::info!(listener = "proxy", address = %"127.0.0.1:3128", agents = 2, "listening");
+            tracing::debug!("not asked for");
+        });
+        let value: serde_json::Value = serde_json::from_str(&line).expect("one JSON object");
+        let fields = ["level", "message", "listener", "address"].map(|field| value[field].as_str());
+        assert_eq!(fields, [Some("INFO"), Some("listening"), Some("proxy"), Some("127.0.0.1:3128")]);
+        assert_eq!(value["agents"], 2);
+    }
+
+    #[test]
+    fn a_hostile_value_forges_no_line_and_moves_no_cursor() {
+        let hostile = "a\nINFO forged\u{1b}[2J";
+        for format in [LogFormat::Human, LogFormat::Json] {
+            let line = logged(format, DEFAULT_FILTER, || tracing::info!(version = ?hostile, "link up"));
+            assert_eq!(line.lines().count(), 1, "{line:?}");
+            assert!(!line.contains('\u{1b}'), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn the_filter_decides_by_module() {
+        let filter = format!("warn,{}=debug", module_path!());
+        let lines = logged(LogFormat::Human, &filter, || {
+            tracing::debug!("mine");
+            tracing::info!(target: "other", "not mine");
+            tracing::warn!(target: "other", "bad");
+        });
+        assert!(lines.contains("mine") && lines.contains("bad") && !lines.contains("not mine"), "{lines}");
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_read() {
+        assert!(matches!(
+            subscriber(LogFormat::Human, "ginnel=loud", false, stderr),
+            Err(TelemetryError::Filter { .. })
+        ));
+        assert_eq!("xml".parse::<LogFormat>(), Err(UnknownFormat));
+        assert_eq!("json".parse(), Ok(LogFormat::Json));
+    }
+
+    #[test]
+    fn colours_need_a_terminal_that_did_not_decline() {
+        let cases = [(true, None, true), (true, Some(""), true), (true, Some("1"), false), (false, None, false)];
+        for (terminal, no_color, expected) in cases {
+            assert_eq!(colours(terminal, no_color.map(OsStr::new)), expected, "{terminal} {no_color:?}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What every connection shares.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ginnel_core::audit::{Event, Text};
+use ginnel_core::id::InstanceId;
+use ginnel_core::policy::Policy;
+use ginnel_core::principal::{Principal, TrustDomain};
+use ginnel_enrol::{Enroller, Issuer};
+use ginnel_ops::audit::AuditLog;
+use ginnel_wire::hello::{INNER_TLS, PROTOCOL_VERSION, software_version};
+use ginnel_wire::v1::Welcome;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::directory::Directory;
+use crate::lease::Leases;
+
+/// What every connection shares.
+pub(crate) struct Broker {
+    pub(crate) server_id: InstanceId,
+    /// Milliseconds since 1970 at which this process started.
+    pub(crate) epoch: u64,
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) policy: Policy,
+    pub(crate) policy_version: Text,
+    pub(crate) directory: Box<dyn Directory>,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) rosters: Rosters,
+    pub(crate) audit: AuditLog,
+    pub(crate) enroller: Enroller,
+    pub(crate) issuer: Box<dyn Issuer>,
+    /// Every session and every standing stream.
+    pub(crate) tasks: TaskTracker,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// The roster stream of each client process, so that a newer one can replace an older one.
+#[derive(Debug, Default)]
+pub(crate) struct Rosters {
+    streams: Mutex<BTreeMap<(Principal, InstanceId), CancellationToken>>,
+}
+
+impl Rosters {
+    /// Takes a stream in; the token is cancelled when another stream of the same process replaces it.
+    pub(crate) fn join(&self, client: &Principal, instance: InstanceId) -> CancellationToken {
+        let token = CancellationToken::new();
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = streams.insert((client.clone(), instance), token.clone()) {
+            old.cancel();
+        }
+        token
+    }
+
+    /// Takes a stream out, unless another one has replaced it.
+    pub(crate) fn leave(&self, client: &Principal, instance: InstanceId, token: &CancellationToken) {
+        if !token.is_cancelled() {
+            let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+            streams.remove(&(client.clone(), instance));
+        }
+    }
+}
+
+impl Broker {
+    /// The answer to a hello.
+    pub(crate) fn welcome(&self) -> Welcome {
+        Welcome {
+            server_id: self.server_id.to_bytes().to_vec(),
+            epoch: self.epoch,
+            live_servers: 1,
+            draining: self.shutdown.is_cancelled(),
+            software_version: software_version().to_owned(),
+            protocol_version: PROTOCOL_VERSION,
+            capabilities: vec![INNER_TLS.to_owned()],
+        }
+    }
+
+    /// Records what has happened already: if that fails, the log itself refuses what comes next.
+    pub(crate) fn note(&self, event: Event) {
+        if let Err(error) = self.audit.record(event) {
+            tracing::error!(error = &error as &dyn std::error::Error, "could not record an event");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Which link belongs to which agent.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ginnel_core::audit;
+use ginnel_core::id::{InstanceId, SessionId};
+use ginnel_core::principal::Principal;
+use ginnel_net::body::{FrameReader, FrameWriter};
+use ginnel_wire::v1::ServerMessage;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Looks up links. In memory for a single server; behind several of them another implementation tells which server holds a link.
+pub(crate) trait Directory: Send + Sync {
+    /// Takes a link in; it replaces an older one of the same process.
+    fn join(&self, link: Arc<AgentLink>);
+    /// Takes a link out, unless another one has replaced it.
+    fn leave(&self, link: &Arc<AgentLink>);
+    /// The link of one process.
+    fn find(&self, agent: &Principal, instance: InstanceId) -> Option<Arc<AgentLink>>;
+    /// Every link, ordered by agent and process.
+    fn links(&self) -> Vec<Arc<AgentLink>>;
+    /// Counts the changes; wakes whoever waits for one.
+    fn changes(&self) -> watch::Receiver<u64>;
+}
+
+/// One agent's control stream.
+pub(crate) struct AgentLink {
+    /// Whose it is, as records tell it.
+    pub(crate) agent: audit::Agent,
+    /// Messages for the agent.
+    pub(crate) control: mpsc::Sender<ServerMessage>,
+    /// Cancelled when the connection is gone.
+    pub(crate) closed: CancellationToken,
+    /// Cancelled when the lease of the process ended.
+    pub(crate) expired: CancellationToken,
+    /// Cancelled when another link of the same process took over.
+    pub(crate) replaced: CancellationToken,
+    awaited: Mutex<BTreeMap<SessionId, oneshot::Sender<Carrier>>>,
+}
+
+/// The two bodies of the call with which an agent takes a session up.
+pub(crate) struct Carrier {
+    pub(crate) reader: FrameReader,
+    pub(crate) writer: FrameWriter,
+}
+
+/// A session that waits for its agent; giving up takes it off the link.
+pub(crate) struct Awaited {
+    link: Arc<AgentLink>,
+    session: SessionId,
+    pub(crate) carrier: oneshot::Receiver<Carrier>,
+}
+
+impl AgentLink {
+    pub(crate) fn new(
+        agent: audit::Agent,
+        control: mpsc::Sender<ServerMessage>,
+        closed: CancellationToken,
+        expired: CancellationToken,
+    ) -> Self {
+        Self { agent, control, closed, expired, replaced: CancellationToken::new(), awaited: Mutex::default() }
+    }
+
+    /// Makes the link expect `Carry` for this session.
+    pub(crate) fn expect(self: &Arc<Self>, session: SessionId) -> Awaited {
+        let (sender, carrier) = oneshot::channel();
+        lock(&self.awaited).insert(session, sender);
+        Awaited { link: Arc::clone(self), session, carrier }
+    }
+
+    /// Hands the call over to whoever expects it; gives it back if nobody does.
+    pub(crate) fn take_up(&self, session: SessionId, carrier: Carrier) -> Result<(), Carrier> {
+        match lock(&self.awaited).remove(&session) {
+            Some(sender) => sender.send(carrier),
+            None => Err(carrier),
+        }
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        lock(&self.link.awaited).remove(&self.session);
+    }
+}
+
+/// The directory of a single server.
+pub(crate) struct InMemory {
+    links: Mutex<BTreeMap<(Principal, InstanceId), Arc<AgentLink>>>,
+    changes: watch::Sender<u64>,
+}
+
+impl Default for InMemory {
+    fn default() -> Self {
+        Self { links: Mutex::default(), changes: watch::Sender::new(0) }
+    }
+}
+
+impl Directory for InMemory {
+    fn join(&self, link: Arc<AgentLink>) {
+        let key = (link.agent.principal.clone(), link.agent.instance);
+        if let Some(old) = lock(&self.links).insert(key, link) {
+            old.replaced.cancel();
+        }
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    fn leave(&self, link: &Arc<AgentLink>) {
+        let key = (link.agent.principal.clone(), link.agent.instance);
+        let mut links = lock(&self.links);
+        if links.get(&key).is_some_and(|held| Arc::ptr_eq(held, link)) {
+            links.remove(&key);
+            drop(links);
+            self.changes.send_modify(|count| *count += 1);
+        }
+    }
+
+    fn find(&self, agent: &Principal, instance: InstanceId) -> Option<Arc<AgentLink>> {
+        lock(&self.links).get(&(agent.clone(), instance)).cloned()
+    }
+
+    fn links(&self) -> Vec<Arc<AgentLink>> {
+        lock(&self.links).values().cloned().collect()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Maps without half-done states: a panic elsewhere cannot have left one.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(instance: u8) -> Arc<AgentLink> {
+        let agent = audit::Agent {
+            principal: "spiffe://acme.example/agent/acme".parse().unwrap(),
+            email: audit::Text::new("agent@acme.example"),
+            instance: InstanceId::from_bytes(&[instance; 16]).unwrap(),
+        };
+        let (control, _) = mpsc::channel(1);
+        Arc::new(AgentLink::new(agent, control, CancellationToken::new(), CancellationToken::new()))
+    }
+
+    #[test]
+    fn a_newer_link_of_a_process_replaces_the_older_one_and_outlives_it() {
+        let directory = InMemory::default();
+        let (old, new, other) = (link(1), link(1), link(2));
+        for link in [&old, &other, &new] {
+            directory.join(Arc::clone(link));
+        }
+        assert!(old.replaced.is_cancelled() && !new.replaced.is_cancelled());
+        directory.leave(&old);
+        let found = directory.find(&new.agent.principal, new.agent.instance).unwrap();
+        assert!(Arc::ptr_eq(&found, &new));
+        assert_eq!(directory.links().len(), 2);
+        directory.leave(&new);
+        assert_eq!(directory.links().len(), 1);
+    }
+}

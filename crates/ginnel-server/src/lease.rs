@@ -1,0 +1,193 @@
+//! How long a certificate carries what depends on it.
+//!
+//! A lease belongs to one process of one principal and lasts until the latest notAfter among its open connections; its
+//! sessions last as long as it does. So a renewal on a new connection keeps the sessions of the old one alive, and a process that
+//! stopped renewing loses them. Deadlines are on the monotonic clock.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use ginnel_core::id::InstanceId;
+use ginnel_core::limits::{INSTANCES_PER_PRINCIPAL_MAX, LEASE_GRACE};
+use ginnel_core::principal::Principal;
+use ginnel_identity::certificate::Leaf;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+type Key = (Principal, InstanceId);
+
+/// Every lease of the server.
+#[derive(Debug, Default)]
+pub(crate) struct Leases {
+    leases: Mutex<BTreeMap<Key, Arc<Lease>>>,
+}
+
+/// The lease of one process.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    connections: Mutex<Connections>,
+    changed: Notify,
+    ended: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct Connections {
+    next: u64,
+    deadlines: BTreeMap<u64, Instant>,
+}
+
+/// One connection's part in a lease; it ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Share {
+    lease: Arc<Lease>,
+    number: u64,
+}
+
+/// A principal has more processes than it may have.
+#[derive(Debug)]
+pub(crate) struct TooManyInstances;
+
+impl Leases {
+    /// Adds a connection with this certificate to the lease of its process.
+    pub(crate) fn join(self: &Arc<Self>, leaf: &Leaf, instance: InstanceId) -> Result<Share, TooManyInstances> {
+        let key = (leaf.principal.clone(), instance);
+        let lifetime = leaf.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+        let deadline = Instant::now() + lifetime;
+        let mut leases = lock(&self.leases);
+        if let Some(lease) = leases.get(&key) {
+            return Ok(lease.share(deadline));
+        }
+        let same_principal = leases.keys().filter(|(principal, _)| *principal == leaf.principal).count();
+        if same_principal >= INSTANCES_PER_PRINCIPAL_MAX {
+            return Err(TooManyInstances);
+        }
+        let lease = Arc::new(Lease {
+            connections: Mutex::default(),
+            changed: Notify::new(),
+            ended: CancellationToken::new(),
+        });
+        let share = lease.share(deadline);
+        leases.insert(key.clone(), Arc::clone(&lease));
+        // Ends with the lease: every connection's deadline is finite, and dropping its share takes it out.
+        tokio::spawn(Arc::clone(self).watch(key, lease));
+        Ok(share)
+    }
+
+    async fn watch(self: Arc<Self>, key: Key, lease: Arc<Lease>) {
+        loop {
+            let changed = lease.changed.notified();
+            let latest = lock(&lease.connections).deadlines.values().max().copied();
+            let over = match latest {
+                None => true,
+                Some(latest) => tokio::select! {
+                    () = changed => false,
+                    () = sleep_until(latest + LEASE_GRACE) => true,
+                },
+            };
+            if over && self.end(&key, &lease) {
+                return;
+            }
+        }
+    }
+
+    /// Ends the lease unless a connection joined meanwhile: joining happens under the same lock.
+    fn end(&self, key: &Key, lease: &Lease) -> bool {
+        let mut leases = lock(&self.leases);
+        let latest = lock(&lease.connections).deadlines.values().max().copied();
+        if latest.is_some_and(|latest| latest + LEASE_GRACE > Instant::now()) {
+            return false;
+        }
+        leases.remove(key);
+        lease.ended.cancel();
+        true
+    }
+}
+
+impl Lease {
+    fn share(self: &Arc<Self>, deadline: Instant) -> Share {
+        let mut connections = lock(&self.connections);
+        let number = connections.next;
+        connections.next += 1;
+        connections.deadlines.insert(number, deadline);
+        drop(connections);
+        self.changed.notify_one();
+        Share { lease: Arc::clone(self), number }
+    }
+}
+
+impl Share {
+    /// Cancelled when the lease ends, other than by its last connection going away first.
+    pub(crate) fn ended(&self) -> &CancellationToken {
+        &self.lease.ended
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        lock(&self.lease.connections).deadlines.remove(&self.number);
+        self.lease.changed.notify_one();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Maps without half-done states: a panic elsewhere cannot have left one.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn leaf(lifetime: Duration) -> Leaf {
+        Leaf {
+            principal: "spiffe://acme.example/agent/acme".parse().unwrap(),
+            email: "agent@acme.example".to_owned(),
+            not_before: SystemTime::now(),
+            not_after: SystemTime::now() + lifetime,
+            serial: "01".to_owned(),
+            sha256: [0; 32],
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_on_a_new_connection_carries_the_old_ones_sessions() {
+        let leases = Arc::new(Leases::default());
+        let instance = InstanceId::from_bytes(&[1; 16]).unwrap();
+        let old = leases.join(&leaf(Duration::from_secs(10)), instance).unwrap();
+        let new = leases.join(&leaf(Duration::from_secs(60)), instance).unwrap();
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert!(!old.ended().is_cancelled());
+        drop(new);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(old.ended().is_cancelled(), "only the expired certificate is left");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ends_at_the_last_expiry_and_begins_anew() {
+        let leases = Arc::new(Leases::default());
+        let instance = InstanceId::from_bytes(&[1; 16]).unwrap();
+        let share = leases.join(&leaf(Duration::from_secs(10)), instance).unwrap();
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        assert!(!share.ended().is_cancelled());
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(share.ended().is_cancelled());
+        let next = leases.join(&leaf(Duration::from_secs(10)), instance).unwrap();
+        assert!(!next.ended().is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bounds_the_processes_of_one_principal() {
+        let leases = Arc::new(Leases::default());
+        let id = |n: usize| InstanceId::from_bytes(&(n as u128).to_be_bytes()).unwrap();
+        let join = |n| leases.join(&leaf(Duration::from_secs(10)), id(n));
+        let shares: Vec<_> = (0..INSTANCES_PER_PRINCIPAL_MAX).map(|n| join(n).unwrap()).collect();
+        assert!(join(INSTANCES_PER_PRINCIPAL_MAX).is_err());
+        drop(shares);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(join(INSTANCES_PER_PRINCIPAL_MAX).is_ok());
+    }
+}

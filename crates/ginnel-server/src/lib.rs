@@ -1,0 +1,28 @@
+//! The tunnel server: admits agents and clients, decides, pairs and relays their sessions, and keeps the record.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`app`] | builds everything from a configuration and runs it |
+//! | `broker` | what every connection shares |
+//! | `admit` | what one connection may call |
+//! | `enrol` | tokens for certificates |
+//! | `attach` | agents' links |
+//! | `directory` | which link belongs to which agent |
+//! | `lease` | how long a certificate carries what depends on it |
+//! | `roster` | tells clients of live agents |
+//! | `open` | decides on a session and asks the agent |
+//! | `middle` | moves frames between the two sides |
+
+pub mod app;
+
+mod admit;
+mod attach;
+mod broker;
+mod directory;
+mod enrol;
+mod lease;
+mod middle;
+mod open;
+mod own;
+mod roster;
+mod service;

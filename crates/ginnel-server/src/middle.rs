@@ -1,0 +1,238 @@
+//! The middle of one session: moves frames between the two sides, by the rules of [`ginnel_core::relay::Relay`].
+
+use std::future::pending;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use ginnel_core::cause::{Cause, Hop};
+use ginnel_core::limits::DATA_MAX;
+use ginnel_core::relay::{Ending, Relay, Side};
+use ginnel_core::stream::Frame;
+use ginnel_net::body::{FrameReader, FrameWriter, Gone, ReadError, Room};
+use ginnel_wire::frame::SessionFrame;
+use tokio::time::timeout;
+
+/// How long both sides may take to hear the end and to end their calls. A peer that does not read must not hold the session.
+const END_WAIT: Duration = Duration::from_secs(5);
+
+/// The middle of one session. The agent's side joins later than the client's.
+pub(crate) struct Middle {
+    relay: Relay,
+    client: Leg,
+    agent: Option<Leg>,
+}
+
+/// The two bodies of one side's call.
+struct Leg {
+    side: Side,
+    reader: FrameReader,
+    writer: FrameWriter,
+    /// Whether more can come.
+    reading: bool,
+    /// Whether anything can be sent.
+    writing: bool,
+    /// An answer that goes out before everything else.
+    first: Option<SessionFrame>,
+}
+
+/// What the middle does not settle by itself.
+#[derive(Debug)]
+pub(crate) enum Said {
+    /// The agent's answer: the target is connected, or is not.
+    Answer(SessionFrame),
+    /// The session is over; what is left is [`Middle::end`].
+    Over(Ending),
+}
+
+impl Middle {
+    pub(crate) fn new(reader: FrameReader, writer: FrameWriter) -> Self {
+        Self { relay: Relay::new(), client: Leg::new(Side::Client, reader, writer), agent: None }
+    }
+
+    /// The agent took the session up.
+    pub(crate) fn join(&mut self, reader: FrameReader, writer: FrameWriter) {
+        self.agent = Some(Leg::new(Side::Agent, reader, writer));
+    }
+
+    /// Answers the client's wish, before anything else that is sent to it.
+    pub(crate) fn answer(&mut self, frame: SessionFrame) {
+        self.client.first = Some(frame);
+    }
+
+    /// Ends the session in the name of `hop`.
+    pub(crate) fn stop(&mut self, hop: Hop, cause: Cause) {
+        self.relay.end(hop, cause);
+    }
+
+    /// Bytes passed on so far: towards the target, towards the application.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        self.relay.bytes()
+    }
+
+    /// Moves frames until something happens that is not the middle's to settle. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Said {
+        loop {
+            if let Some(ending) = self.relay.ending() {
+                return Said::Over(ending);
+            }
+            let (from, read) = match self.step().await {
+                Step::Sent | Step::Gone(_) => continue,
+                Step::Read(from, read) => (from, read),
+            };
+            match read {
+                Ok(Some(SessionFrame::Stream(frame))) => self.take(from, frame),
+                Ok(Some(answer @ (SessionFrame::Opened(_) | SessionFrame::Refused(_)))) if from == Side::Agent => {
+                    return Said::Answer(answer);
+                }
+                Ok(Some(
+                    SessionFrame::Open(_)
+                    | SessionFrame::Opened(_)
+                    | SessionFrame::Refused(_)
+                    | SessionFrame::Take(_),
+                )) => self.relay.end(from.hop(), Cause::ProtocolError),
+                Ok(None) => self.relay.handle_abort(from, Cause::Aborted),
+                Err(error) => {
+                    tracing::debug!(side = ?from, error = &error as &dyn std::error::Error, "a side broke off");
+                    self.relay.handle_abort(from, broken_off(&error));
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, from: Side, frame: Frame) {
+        if let Err(violation) = self.relay.handle_frame(from, frame) {
+            tracing::warn!(side = ?from, %violation, "a side broke the protocol");
+        }
+    }
+
+    async fn step(&mut self) -> Step {
+        let step = self.select().await;
+        match &step {
+            Step::Sent | Step::Read(_, Ok(Some(_))) => {}
+            Step::Read(side, Ok(None) | Err(_)) => self.leg(*side, |leg| leg.reading = false),
+            Step::Gone(side) => {
+                self.leg(*side, |leg| leg.writing = false);
+                self.relay.handle_abort(*side, Cause::Aborted);
+            }
+        }
+        step
+    }
+
+    async fn select(&mut self) -> Step {
+        let Self { relay, client, agent } = self;
+        let to_client = client.wants_to_send(relay);
+        let to_agent = agent.as_ref().is_some_and(|agent| agent.wants_to_send(relay));
+        let Leg { reader: client_reader, writer: client_writer, first, reading: client_reading, .. } = client;
+        let (agent_reader, agent_writer) = match agent {
+            Some(Leg { reader, writer, reading, .. }) => (reading.then_some(reader), Some(writer)),
+            None => (None, None),
+        };
+        tokio::select! {
+            read = client_reader.next(), if *client_reading => Step::Read(Side::Client, read),
+            read = next_of(agent_reader) => Step::Read(Side::Agent, read),
+            room = client_writer.ready(), if to_client => send(room, relay, Side::Client, first),
+            room = room_of(agent_writer), if to_agent => send(room, relay, Side::Agent, &mut None),
+        }
+    }
+
+    fn leg(&mut self, side: Side, change: impl FnOnce(&mut Leg)) {
+        match side {
+            Side::Client => change(&mut self.client),
+            Side::Agent => {
+                if let Some(agent) = &mut self.agent {
+                    change(agent);
+                }
+            }
+        }
+    }
+
+    /// Tells both sides what is left to tell and ends their calls.
+    pub(crate) async fn end(mut self) {
+        let ends = async {
+            while self.client.wants_to_send(&self.relay)
+                || self.agent.as_ref().is_some_and(|agent| agent.wants_to_send(&self.relay))
+            {
+                // What still comes in is of no more consequence.
+                let _ = self.step().await;
+            }
+            let agent = async {
+                if let Some(agent) = self.agent {
+                    agent.end().await;
+                }
+            };
+            tokio::join!(self.client.end(), agent);
+        };
+        let _ = timeout(END_WAIT, ends).await;
+    }
+}
+
+enum Step {
+    /// A piece was sent.
+    Sent,
+    /// Something was read, or can no longer be.
+    Read(Side, Result<Option<SessionFrame>, ReadError>),
+    /// Nothing can be sent to this side any more.
+    Gone(Side),
+}
+
+impl Leg {
+    fn new(side: Side, reader: FrameReader, writer: FrameWriter) -> Self {
+        Self { side, reader, writer, reading: true, writing: true, first: None }
+    }
+
+    fn wants_to_send(&self, relay: &Relay) -> bool {
+        self.writing && (self.first.is_some() || relay.wants_to_send(self.side))
+    }
+
+    async fn end(mut self) {
+        self.writer.end().await;
+        if self.reading {
+            self.reader.drain().await;
+        }
+    }
+}
+
+async fn next_of(reader: Option<&mut FrameReader>) -> Result<Option<SessionFrame>, ReadError> {
+    match reader {
+        Some(reader) => reader.next().await,
+        None => pending().await,
+    }
+}
+
+async fn room_of(writer: Option<&mut FrameWriter>) -> Result<Room<'_>, Gone> {
+    match writer {
+        Some(writer) => writer.ready().await,
+        None => pending().await,
+    }
+}
+
+fn send(room: Result<Room<'_>, Gone>, relay: &mut Relay, to: Side, first: &mut Option<SessionFrame>) -> Step {
+    let Ok(room) = room else { return Step::Gone(to) };
+    if let Some(piece) = next_piece(relay, to, first) {
+        room.send(piece);
+    }
+    Step::Sent
+}
+
+/// The next piece for one side: whole frames, up to and including one with data.
+fn next_piece(relay: &mut Relay, to: Side, first: &mut Option<SessionFrame>) -> Option<Bytes> {
+    let mut piece = BytesMut::new();
+    if let Some(first) = first.take() {
+        first.encode(&mut piece);
+    }
+    while let Some(frame) = relay.poll_frame(to, DATA_MAX) {
+        let is_data = matches!(frame, Frame::Data { .. });
+        SessionFrame::Stream(frame).encode(&mut piece);
+        if is_data {
+            break;
+        }
+    }
+    (!piece.is_empty()).then(|| piece.freeze())
+}
+
+fn broken_off(error: &ReadError) -> Cause {
+    match error {
+        ReadError::Broken(_) | ReadError::Status { .. } => Cause::Aborted,
+        ReadError::Framing(_) | ReadError::Frame(_) => Cause::ProtocolError,
+    }
+}

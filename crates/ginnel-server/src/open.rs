@@ -1,0 +1,291 @@
+//! Decides on a session, asks the agent for it, and keeps its record.
+//!
+//! Every session that was allowed leaves exactly one of `refused` or `ended`. `allowed` is handed to the log before the agent hears of the
+//! session; `allowed` and `connected` are on the disk before the client does.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ginnel_core::audit::{self, Event, Text};
+use ginnel_core::cause::{Cause, Hop, Refusal};
+use ginnel_core::id::{RequestId, SessionId};
+use ginnel_core::limits::OPEN_DEADLINE;
+use ginnel_core::relay::Ending;
+use ginnel_core::target::Target;
+use ginnel_identity::random::SystemRandom;
+use ginnel_net::body::{FrameReader, FrameWriter};
+use ginnel_ops::audit::Durable;
+use ginnel_wire::frame::{Open, SessionFrame};
+use ginnel_wire::hello::Dial;
+use ginnel_wire::v1::{ServerMessage, server_message};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::directory::{AgentLink, Awaited};
+use crate::middle::{Middle, Said};
+use crate::roster::ClientSeat;
+
+/// How long a call may take to say `Open`.
+const FIRST_FRAME_WAIT: Duration = Duration::from_secs(5);
+
+/// Links of one process that are tried when each was replaced just before it was asked.
+const REPLACED_MAX: usize = 3;
+
+/// A call that wants a session.
+pub(crate) struct Opening {
+    seat: Arc<ClientSeat>,
+    reader: FrameReader,
+    writer: FrameWriter,
+}
+
+/// A session that the policy allows and that an agent was asked for.
+struct Permitted {
+    record: audit::Session,
+    link: Arc<AgentLink>,
+    awaited: Awaited,
+    allowed: Durable,
+    since: Instant,
+}
+
+/// A wish that came to nothing, with what the record says of it.
+struct Denied {
+    refusal: Refusal,
+    target: Text,
+    agent: Option<audit::Agent>,
+    rule: Option<Text>,
+}
+
+impl Opening {
+    pub(crate) fn new(seat: Arc<ClientSeat>, reader: FrameReader, writer: FrameWriter) -> Self {
+        Self { seat, reader, writer }
+    }
+
+    pub(crate) async fn run(mut self) {
+        let open = match timeout(FIRST_FRAME_WAIT, self.reader.next()).await {
+            Ok(Ok(Some(SessionFrame::Open(open)))) => open,
+            Ok(Ok(_) | Err(_)) | Err(_) => {
+                tracing::warn!(client = %self.seat.client.principal, "a client's call did not begin with Open");
+                return;
+            }
+        };
+        let seat = self.seat;
+        let mut middle = Middle::new(self.reader, self.writer);
+        match permit(&seat, &open) {
+            Err(denied) => {
+                record_refusal(&seat, open.request, &denied);
+                middle.answer(SessionFrame::Refused(denied.refusal));
+                middle.stop(denied.refusal.hop, denied.refusal.cause);
+            }
+            Ok(permitted) => {
+                let Permitted { record, link, awaited, allowed, since } = permitted;
+                let running = Running { seat: &seat, record, link, since };
+                running.run(&mut middle, awaited, allowed).await;
+            }
+        }
+        middle.end().await;
+    }
+}
+
+/// Decides, records, and asks the agent.
+fn permit(seat: &Arc<ClientSeat>, open: &Open) -> Result<Permitted, Denied> {
+    let broker = &seat.broker;
+    let deny = |hop, cause| Denied {
+        refusal: Refusal::new(hop, cause),
+        target: Text::new(&open.target),
+        agent: None,
+        rule: None,
+    };
+    let expired = seat.expired().ok_or_else(|| deny(Hop::Server, Cause::ProtocolError))?;
+    if expired.is_cancelled() {
+        return Err(deny(Hop::Server, Cause::CertificateExpired));
+    }
+    if broker.shutdown.is_cancelled() {
+        return Err(deny(Hop::Server, Cause::ShuttingDown));
+    }
+    let target: Target = open.target.parse().map_err(|_| deny(Hop::Server, Cause::Malformed))?;
+    let client = &seat.client.principal.name;
+    if broker.policy.agents_for(client, &target).is_empty() {
+        return Err(deny(Hop::Server, Cause::NotAllowed));
+    }
+    let choice = open.agent.as_ref().ok_or_else(|| deny(Hop::Server, Cause::NoLiveAgent))?;
+    let rule = broker.policy.decide(client, &target, &choice.principal.name).map_err(|cause| deny(Hop::Server, cause))?;
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let link = broker.directory.find(&choice.principal, choice.instance);
+        let link = link.ok_or_else(|| deny(Hop::Server, Cause::NoLiveAgent))?;
+        let record = audit::Session {
+            request_id: open.request,
+            client: seat.client.clone(),
+            agent: link.agent.clone(),
+            target: target.clone(),
+            peer: seat.peer,
+            rule: Text::new(&rule.rule),
+            policy: broker.policy_version.clone(),
+        };
+        let denied = |cause| Denied {
+            refusal: Refusal::new(Hop::Server, cause),
+            target: Text::new(&target),
+            agent: Some(link.agent.clone()),
+            rule: Some(Text::new(&rule.rule)),
+        };
+        let slot = match link.control.try_reserve() {
+            Ok(slot) => slot,
+            Err(TrySendError::Closed(())) if attempt < REPLACED_MAX && link.replaced.is_cancelled() => continue,
+            Err(TrySendError::Closed(())) => return Err(denied(Cause::AgentLost)),
+            Err(TrySendError::Full(())) => return Err(denied(Cause::Overloaded)),
+        };
+        let allowed = broker.audit.record(Event::Allowed { session: record.clone() });
+        let allowed = allowed.map_err(|_| denied(Cause::AuditUnavailable))?;
+        let session = SessionId::random(&mut SystemRandom);
+        let awaited = link.expect(session);
+        let dial = Dial {
+            session,
+            request: open.request,
+            target,
+            client: seat.client.principal.clone(),
+            inner_tls: open.inner_tls,
+        };
+        slot.send(ServerMessage { kind: Some(server_message::Kind::Dial(dial.into())) });
+        return Ok(Permitted { record, link, awaited, allowed, since: Instant::now() });
+    }
+}
+
+fn record_refusal(seat: &ClientSeat, request: RequestId, denied: &Denied) {
+    let Refusal { hop, cause } = denied.refusal;
+    tracing::info!(%request, client = %seat.client.principal, %hop, %cause, "refused");
+    seat.broker.note(Event::Refused {
+        request_id: request,
+        client: seat.client.clone(),
+        agent: denied.agent.clone(),
+        target: denied.target.clone(),
+        peer: seat.peer,
+        hop,
+        cause,
+        rule: denied.rule.clone(),
+        policy: seat.broker.policy_version.clone(),
+    });
+}
+
+/// A session between `allowed` and its end.
+struct Running<'a> {
+    seat: &'a ClientSeat,
+    record: audit::Session,
+    link: Arc<AgentLink>,
+    since: Instant,
+}
+
+impl Running<'_> {
+    async fn run(self, middle: &mut Middle, awaited: Awaited, allowed: Durable) {
+        if let Err(refusal) = self.until_opened(middle, awaited, allowed).await {
+            let denied = Denied {
+                refusal,
+                target: Text::new(&self.record.target),
+                agent: Some(self.record.agent.clone()),
+                rule: Some(self.record.rule.clone()),
+            };
+            record_refusal(self.seat, self.record.request_id, &denied);
+            middle.answer(SessionFrame::Refused(refusal));
+            middle.stop(refusal.hop, refusal.cause);
+            return;
+        }
+        let ending = self.until_over(middle).await;
+        self.record_end(middle, ending);
+    }
+
+    /// Carries the inner handshake while the agent connects to the target; then makes the record durable and tells the client.
+    async fn until_opened(&self, middle: &mut Middle, awaited: Awaited, allowed: Durable) -> Result<(), Refusal> {
+        let deadline = self.since + OPEN_DEADLINE;
+        let mut awaited = Some(awaited);
+        let answer = loop {
+            tokio::select! {
+                biased;
+                refusal = self.cut() => return Err(refusal),
+                () = self.link.closed.cancelled() => return Err(Refusal::new(Hop::Server, Cause::AgentLost)),
+                () = sleep_until(deadline) => return Err(Refusal::new(Hop::Agent, Cause::TimedOut)),
+                carrier = taken_up(&mut awaited) => match carrier {
+                    Some(carrier) => middle.join(carrier.reader, carrier.writer),
+                    None => return Err(Refusal::new(Hop::Server, Cause::Internal)),
+                },
+                said = middle.next() => match said {
+                    Said::Answer(answer) => break answer,
+                    Said::Over(Ending { hop: Hop::Agent, cause: Cause::Aborted }) => {
+                        return Err(Refusal::new(Hop::Server, Cause::AgentLost));
+                    }
+                    Said::Over(Ending { hop, cause }) => return Err(Refusal::new(hop, cause)),
+                },
+            }
+        };
+        let address = match answer {
+            SessionFrame::Opened(address) => address,
+            SessionFrame::Refused(Refusal { hop: hop @ (Hop::Agent | Hop::Target), cause }) => {
+                return Err(Refusal::new(hop, cause));
+            }
+            SessionFrame::Refused(_) | SessionFrame::Open(_) | SessionFrame::Stream(_) | SessionFrame::Take(_) => {
+                return Err(Refusal::new(Hop::Agent, Cause::ProtocolError));
+            }
+        };
+        let connected = self.seat.broker.audit.record(Event::Connected { session: self.record.clone(), address });
+        let durable = async {
+            allowed.await?;
+            connected?.await
+        };
+        match tokio::time::timeout_at(deadline, durable).await {
+            Ok(Ok(())) => middle.answer(SessionFrame::Opened(address)),
+            Ok(Err(_)) | Err(_) => return Err(Refusal::new(Hop::Server, Cause::AuditUnavailable)),
+        }
+        tracing::debug!(request = %self.record.request_id, "opened");
+        Ok(())
+    }
+
+    async fn until_over(&self, middle: &mut Middle) -> Ending {
+        loop {
+            tokio::select! {
+                biased;
+                refusal = self.cut() => middle.stop(refusal.hop, refusal.cause),
+                said = middle.next() => match said {
+                    Said::Over(ending) => return ending,
+                    Said::Answer(_) => middle.stop(Hop::Agent, Cause::ProtocolError),
+                },
+            }
+        }
+    }
+
+    /// Resolves when something that the session depends on has ended.
+    async fn cut(&self) -> Refusal {
+        let expired = async {
+            match self.seat.expired() {
+                Some(expired) => expired.cancelled().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = expired => Refusal::new(Hop::Client, Cause::CertificateExpired),
+            () = self.link.expired.cancelled() => Refusal::new(Hop::Agent, Cause::CertificateExpired),
+            () = self.seat.broker.shutdown.cancelled() => Refusal::new(Hop::Server, Cause::ShuttingDown),
+        }
+    }
+
+    fn record_end(&self, middle: &Middle, ending: Ending) {
+        let cause = match ending {
+            Ending { hop: Hop::Agent, cause: Cause::Aborted } if self.link.closed.is_cancelled() => Cause::AgentLost,
+            Ending { cause, .. } => cause,
+        };
+        let (bytes_up, bytes_down) = middle.bytes();
+        let duration_ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let request = self.record.request_id;
+        tracing::info!(%request, bytes_up, bytes_down, duration_ms, hop = %ending.hop, %cause, "ended");
+        let session = self.record.clone();
+        self.seat.broker.note(Event::Ended { session, bytes_up, bytes_down, duration_ms, hop: ending.hop, cause });
+    }
+}
+
+/// Resolves once, when the agent took the session up; `None` if it never will.
+async fn taken_up(awaited: &mut Option<Awaited>) -> Option<crate::directory::Carrier> {
+    let Some(waiting) = awaited else { return pending().await };
+    let carrier = (&mut waiting.carrier).await.ok();
+    *awaited = None;
+    carrier
+}

@@ -1,0 +1,93 @@
+//! The server's own certificate, which it issues to itself and renews.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use ginnel_core::audit::{Event, Text, Timestamp};
+use ginnel_core::principal::{Name, Principal, Role};
+use ginnel_core::renewal::renew_after;
+use ginnel_enrol::{CertificateRequest, IssueError, Issuer};
+use ginnel_identity::certificate::Identity;
+use ginnel_identity::key::KeyPair;
+use ginnel_identity::random::SystemRandom;
+use ginnel_identity::tls::CurrentIdentity;
+
+use crate::broker::Broker;
+
+/// A failed renewal is tried again after this time; a third of the shortest lifetime that is accepted is about as long.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Why the server has no certificate of its own.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OwnError {
+    /// No key could be made, or the issuer's answer is unusable (us).
+    #[error("could not make the server's own key or certificate")]
+    Identity(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The issuer refused (configuration, environment).
+    #[error("could not issue the server's own certificate")]
+    Issue(#[source] IssueError),
+}
+
+/// Issues a certificate for `server_name` and puts it to use; tells when to renew it.
+pub(crate) fn renew(
+    issuer: &dyn Issuer,
+    principal: &Principal,
+    server_name: &str,
+    current: &CurrentIdentity,
+) -> Result<(Duration, Event), OwnError> {
+    let now = SystemTime::now();
+    let unusable = |error: Box<dyn std::error::Error + Send + Sync>| OwnError::Identity(error);
+    let key = KeyPair::generate().map_err(|error| unusable(error.into()))?;
+    let request = CertificateRequest {
+        principal: principal.clone(),
+        email: format!("server@{server_name}"),
+        spki_der: key.spki_der().to_vec(),
+        server_names: vec![server_name.to_owned()],
+    };
+    let spki_sha256 = Some(Text::hex(&key.spki_sha256()));
+    let issued = issuer.issue(&request, now).map_err(OwnError::Issue)?;
+    let identity = Identity::new(issued.chain, key).map_err(|error| unusable(error.into()))?;
+    let lifetime = issued.not_after.duration_since(now).unwrap_or_default();
+    current.set(identity);
+    let event = Event::CertificateIssued {
+        principal: principal.clone(),
+        serial: Text::new(issued.serial),
+        not_after: Timestamp::from(issued.not_after),
+        spki_sha256,
+    };
+    Ok((renew_after(lifetime, &mut SystemRandom), event))
+}
+
+/// The principal of a server: its name is the first label of `server.name`, which is a legal one.
+pub(crate) fn principal(trust_domain: &ginnel_core::principal::TrustDomain, server_name: &str) -> Principal {
+    let label = server_name.split('.').next().unwrap_or_default().replace('_', "-");
+    let name: Result<Name, _> = label.trim_matches('-').parse();
+    let fallback = || "server".parse();
+    let name = name.or_else(|_| fallback());
+    match name {
+        Ok(name) => Principal { trust_domain: trust_domain.clone(), role: Role::Server, name },
+        Err(_) => unreachable!("\"server\" is a name"),
+    }
+}
+
+/// Renews until shutdown. The certificate in use stays until the next one is there.
+pub(crate) async fn keep(broker: Arc<Broker>, server_name: String, current: CurrentIdentity, first: Duration) {
+    let principal = principal(&broker.trust_domain, &server_name);
+    let mut wait = first;
+    loop {
+        tokio::select! {
+            () = broker.shutdown.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+        wait = match renew(broker.issuer.as_ref(), &principal, &server_name, &current) {
+            Ok((next, event)) => {
+                broker.note(event);
+                next
+            }
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "could not renew the server's certificate");
+                RETRY_AFTER
+            }
+        };
+    }
+}

@@ -1,0 +1,138 @@
+//! The network between two processes, which can be cut, stopped and listened to.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::Result;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// Bytes kept of what passed; more than any test that looks at them sends.
+const CAPTURE_MAX: usize = 64 << 20;
+
+struct State {
+    upstream: SocketAddr,
+    cuts: watch::Sender<u64>,
+    frozen: watch::Sender<bool>,
+    captured: Mutex<Vec<u8>>,
+}
+
+/// A relay on a loopback port that forwards every connection to one address.
+pub struct Cutter {
+    address: SocketAddr,
+    state: Arc<State>,
+    task: JoinHandle<()>,
+}
+
+impl Cutter {
+    /// Starts to relay to `upstream`.
+    ///
+    /// # Errors
+    /// If no port can be bound.
+    pub async fn start(upstream: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let state = Arc::new(State {
+            upstream,
+            cuts: watch::Sender::new(0),
+            frozen: watch::Sender::new(false),
+            captured: Mutex::default(),
+        });
+        let task = tokio::spawn(Arc::clone(&state).accept(listener));
+        Ok(Self { address, state, task })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Resets every connection that passes at this moment, towards both sides; later ones pass again.
+    pub fn cut(&self) {
+        self.state.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Forwards nothing more, on old and new connections, without closing anything.
+    pub fn freeze(&self) {
+        self.state.frozen.send_replace(true);
+    }
+
+    /// Goes on after [`Self::freeze`].
+    pub fn thaw(&self) {
+        self.state.frozen.send_replace(false);
+    }
+
+    /// Everything that passed so far, both directions in the order in which it was read.
+    pub fn captured(&self) -> Vec<u8> {
+        self.state.captured().clone()
+    }
+}
+
+impl Drop for Cutter {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl State {
+    fn captured(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.captured.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn accept(self: Arc<Self>, listener: TcpListener) {
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => {
+                    let Ok((near, _)) = accepted else { continue };
+                    connections.spawn(Arc::clone(&self).relay(near));
+                }
+                Some(_) = connections.join_next() => {}
+            }
+        }
+    }
+
+    async fn relay(self: Arc<Self>, mut near: TcpStream) {
+        let mut cuts = self.cuts.subscribe();
+        let Ok(mut far) = TcpStream::connect(self.upstream).await else {
+            near.set_zero_linger().ok();
+            return;
+        };
+        near.set_nodelay(true).ok();
+        far.set_nodelay(true).ok();
+        let clean = {
+            let (near_read, near_write) = near.split();
+            let (far_read, far_write) = far.split();
+            tokio::select! {
+                biased;
+                _ = cuts.changed() => false,
+                both = async { tokio::try_join!(self.copy(near_read, far_write), self.copy(far_read, near_write)) } => both.is_ok(),
+            }
+        };
+        if !clean {
+            near.set_zero_linger().ok();
+            far.set_zero_linger().ok();
+        }
+    }
+
+    async fn copy(&self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> Result<()> {
+        let mut frozen = self.frozen.subscribe();
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let n = from.read(&mut buffer).await?;
+            frozen.wait_for(|frozen| !frozen).await?;
+            if n == 0 {
+                return Ok(to.shutdown().await?);
+            }
+            {
+                let mut captured = self.captured();
+                let room = CAPTURE_MAX - captured.len();
+                captured.extend_from_slice(&buffer[..n.min(room)]);
+            }
+            to.write_all(&buffer[..n]).await?;
+        }
+    }
+}

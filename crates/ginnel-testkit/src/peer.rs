@@ -1,0 +1,214 @@
+//! An agent or client that the test plays itself, down to the HTTP/2 frames that no well-behaved program would send.
+//!
+//! It proves who it is like everybody else: with a key file of the world, an enrolment and a certificate.
+
+use std::net::SocketAddr;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result, ensure};
+use bytes::{Bytes, BytesMut};
+use ginnel_core::id::InstanceId;
+use ginnel_identity::certificate::Identity;
+use ginnel_identity::credential::ServiceAccountKey;
+use ginnel_identity::key::KeyPair;
+use ginnel_identity::random::SystemRandom;
+use ginnel_identity::tls::{outer_client, server_name};
+use ginnel_identity::trust::Roots;
+use ginnel_wire::frame::SessionFrame;
+use ginnel_wire::grpc::{Decoder, encode};
+use ginnel_wire::hello::Hello;
+use ginnel_wire::{path, v1};
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{Reason, RecvStream, SendStream};
+use http::Request;
+use prost::Message;
+use rustls_pki_types::CertificateDer;
+use secrecy::ExposeSecret;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+
+use crate::wait::{SOON, within};
+use crate::world::{SERVER_NAME, World};
+
+/// Longest message that a peer reads.
+const MESSAGE_MAX: usize = 1 << 20;
+
+/// A connection to the server of a world.
+pub struct Peer {
+    requests: SendRequest<Bytes>,
+    connection: JoinHandle<()>,
+}
+
+/// One call on a connection.
+pub struct Call {
+    send: SendStream<Bytes>,
+    answer: Option<ResponseFuture>,
+    received: Option<RecvStream>,
+    decoder: Decoder,
+}
+
+/// Enrols with a key file such as `agent.json` or `client.json` of the world's directory.
+///
+/// # Errors
+/// If the server refuses, or a message is not what it should be.
+pub async fn enrol(world: &World, key_file: &str) -> Result<Identity> {
+    let credential = ServiceAccountKey::read(&world.directory().join(key_file))?;
+    let key = KeyPair::generate()?;
+    let audience = format!("https://{SERVER_NAME}/enrol");
+    let token = credential.sign_token(&audience, key.spki_sha256(), SystemTime::now())?;
+    let request = v1::EnrolRequest { token: token.expose_secret().to_owned(), certificate_signing_request: key.csr()? };
+    let peer = Peer::connect(world, None).await?;
+    let mut call = peer.call(path::ENROL).await?;
+    call.say(&request)?;
+    call.end()?;
+    let answer: v1::EnrolResponse = call.hear().await.context("enrolling")?;
+    let chain = answer.certificate_chain.into_iter().map(CertificateDer::from).collect();
+    Ok(Identity::new(chain, key)?)
+}
+
+impl Peer {
+    /// Connects to the server with `identity`, or without a certificate.
+    ///
+    /// # Errors
+    /// If the server does not accept the connection.
+    pub async fn connect(world: &World, identity: Option<&Identity>) -> Result<Self> {
+        let roots = Roots::read(&world.directory().join("ca/server-root.pem"))?;
+        within("a connection to the server", SOON, Self::attempt(world.server_addr(), &roots, identity)).await?
+    }
+
+    async fn attempt(server: SocketAddr, roots: &Roots, identity: Option<&Identity>) -> Result<Self> {
+        let tls = outer_client(roots, identity)?;
+        let tcp = TcpStream::connect(server).await?;
+        tcp.set_nodelay(true)?;
+        let stream = TlsConnector::from(tls).connect(server_name(SERVER_NAME)?, tcp).await?;
+        let (requests, connection) = h2::client::handshake(stream).await?;
+        let connection = tokio::spawn(async move { connection.await.unwrap_or_default() });
+        Ok(Self { requests, connection })
+    }
+
+    /// Begins a call.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub async fn call(&self, path: &str) -> Result<Call> {
+        let request = Request::post(format!("https://{SERVER_NAME}{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())?;
+        let (answer, send) = self.requests.clone().ready().await?.send_request(request, false)?;
+        Ok(Call { send, answer: Some(answer), received: None, decoder: Decoder::new(MESSAGE_MAX) })
+    }
+
+    /// The first message of a standing stream, as the process `instance`.
+    pub fn hello(instance: InstanceId) -> v1::Hello {
+        Hello::new(instance).into()
+    }
+
+    /// A fresh id for [`Self::hello`].
+    pub fn instance() -> InstanceId {
+        InstanceId::random(&mut SystemRandom)
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+impl Call {
+    /// Says a message.
+    ///
+    /// # Errors
+    /// If the stream is closed.
+    pub fn say(&mut self, message: &impl Message) -> Result<()> {
+        let mut body = BytesMut::new();
+        encode(message, &mut body);
+        Ok(self.send.send_data(body.freeze(), false)?)
+    }
+
+    /// Says a frame of a session.
+    ///
+    /// # Errors
+    /// If the stream is closed.
+    pub fn say_frame(&mut self, frame: SessionFrame) -> Result<()> {
+        self.say(&v1::Frame::from(frame))
+    }
+
+    /// Ends this side of the HTTP/2 stream, with whatever has been said.
+    ///
+    /// # Errors
+    /// If the stream is closed.
+    pub fn end(&mut self) -> Result<()> {
+        Ok(self.send.send_data(Bytes::new(), true)?)
+    }
+
+    /// Resets the HTTP/2 stream with this code.
+    pub fn reset(&mut self, code: u32) {
+        self.send.send_reset(Reason::from(code));
+    }
+
+    /// Waits for the next message.
+    ///
+    /// # Errors
+    /// If the stream breaks or ends, or does not say `M`.
+    pub async fn hear<M: Message + Default>(&mut self) -> Result<M> {
+        within("a message", SOON, self.read()).await?
+    }
+
+    /// Waits for the next frame of a session.
+    ///
+    /// # Errors
+    /// If the stream breaks or ends, or says something else.
+    pub async fn hear_frame(&mut self) -> Result<SessionFrame> {
+        Ok(self.hear::<v1::Frame>().await?.try_into()?)
+    }
+
+    /// Waits for the status that a call ends with, 0 for success; what is said before is dropped.
+    ///
+    /// # Errors
+    /// If the stream breaks.
+    pub async fn status(&mut self) -> Result<u32> {
+        let read = async {
+            let in_head = self.answered().await?;
+            if let Some(status) = in_head {
+                return Ok(status);
+            }
+            let received = self.received.as_mut().context("answered")?;
+            while let Some(bytes) = received.data().await {
+                let length = bytes?.len();
+                received.flow_control().release_capacity(length)?;
+            }
+            let trailers = received.trailers().await?.context("no trailers")?;
+            status_in(&trailers).context("no grpc-status")
+        };
+        within("the status of a call", SOON, read).await?
+    }
+
+    async fn answered(&mut self) -> Result<Option<u32>> {
+        let Some(answer) = self.answer.take() else { return Ok(None) };
+        let (head, body) = answer.await?.into_parts();
+        ensure!(head.status == http::StatusCode::OK, "HTTP status {}", head.status);
+        self.received = Some(body);
+        Ok(status_in(&head.headers))
+    }
+
+    async fn read<M: Message + Default>(&mut self) -> Result<M> {
+        let status = self.answered().await?;
+        ensure!(status.is_none_or(|status| status == 0), "the call ended with status {status:?}");
+        loop {
+            if let Some(message) = self.decoder.next()? {
+                return Ok(message);
+            }
+            let received = self.received.as_mut().context("answered")?;
+            let bytes = received.data().await.context("the stream ended")??;
+            received.flow_control().release_capacity(bytes.len())?;
+            self.decoder.put(bytes);
+        }
+    }
+}
+
+fn status_in(headers: &http::HeaderMap) -> Option<u32> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}

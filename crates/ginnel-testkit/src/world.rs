@@ -1,0 +1,366 @@
+//! One server, some agents and one client, as processes on loopback.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::cutter::Cutter;
+use crate::daemon::Daemon;
+use crate::wait::{SOON, eventually};
+
+mod files;
+
+pub(crate) use files::SERVER_NAME;
+
+/// One of the processes of a world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The server.
+    Server,
+    /// The agent with this index.
+    Agent(usize),
+    /// The client.
+    Client,
+}
+
+/// What a world should be like; see [`World::builder`].
+#[derive(Clone, Debug)]
+pub struct WorldBuilder {
+    binary: PathBuf,
+    agents: usize,
+    rule: Vec<String>,
+    allow: Vec<String>,
+    forwards: Vec<String>,
+    certificate_lifetime: String,
+    inner_tls: bool,
+    relayed: bool,
+    client_key: &'static str,
+}
+
+impl WorldBuilder {
+    /// This many agents with the same service account, one by default.
+    #[must_use]
+    pub fn agents(mut self, count: usize) -> Self {
+        self.agents = count;
+        self
+    }
+
+    /// Names `pattern` both in the server's rule and on the agents' list.
+    #[must_use]
+    pub fn target(self, pattern: impl ToString) -> Self {
+        let pattern = pattern.to_string();
+        self.rule_only(&pattern).allow_only(&pattern)
+    }
+
+    /// Names `pattern` in the server's rule.
+    #[must_use]
+    pub fn rule_only(mut self, pattern: impl ToString) -> Self {
+        self.rule.push(pattern.to_string());
+        self
+    }
+
+    /// Names `pattern` on the agents' list.
+    #[must_use]
+    pub fn allow_only(mut self, pattern: impl ToString) -> Self {
+        self.allow.push(pattern.to_string());
+        self
+    }
+
+    /// Lets the client listen on one more port that leads to `target`, which is permitted as well.
+    #[must_use]
+    pub fn forward(mut self, target: impl ToString) -> Self {
+        self.forwards.push(target.to_string());
+        self.target(target)
+    }
+
+    /// How long certificates are valid, such as `5s`; a day by default.
+    #[must_use]
+    pub fn certificate_lifetime(mut self, lifetime: &str) -> Self {
+        lifetime.clone_into(&mut self.certificate_lifetime);
+        self
+    }
+
+    /// Switches the encryption between client and agent off.
+    #[must_use]
+    pub fn danger_disable_inner_tls(mut self) -> Self {
+        self.inner_tls = false;
+        self
+    }
+
+    /// Puts a [`Cutter`] between the agents and the server, and one between the client and the server.
+    #[must_use]
+    pub fn relayed(mut self) -> Self {
+        self.relayed = true;
+        self
+    }
+
+    /// Gives the client the agents' key.
+    #[must_use]
+    pub fn client_with_agent_key(mut self) -> Self {
+        self.client_key = files::AGENT;
+        self
+    }
+
+    /// Starts every process and waits until the client knows every agent.
+    ///
+    /// # Errors
+    /// Whatever kept a process from coming up.
+    pub async fn start(self) -> Result<World> {
+        let agents = self.agents;
+        let world = self.start_unready().await?;
+        world.roster(0, agents).await?;
+        Ok(world)
+    }
+
+    /// Starts every process without waiting for links and rosters, for worlds in which these cannot come up.
+    ///
+    /// # Errors
+    /// Whatever kept a process from coming up.
+    pub async fn start_unready(self) -> Result<World> {
+        let dir = tempfile::tempdir()?;
+        files::credentials(&self.binary, dir.path()).await?;
+        files::server(dir.path(), &self)?;
+        let server = daemon(&self.binary, Part::Server, dir.path(), &[])?;
+        let server_address = listening(&server, "server", 0).await?;
+        let (agent_leg, client_leg) = if self.relayed {
+            (Some(Cutter::start(server_address).await?), Some(Cutter::start(server_address).await?))
+        } else {
+            (None, None)
+        };
+        let through = |leg: &Option<Cutter>| leg.as_ref().map_or(server_address, Cutter::address);
+        files::agent(dir.path(), &self, through(&agent_leg))?;
+        files::client(dir.path(), &self, through(&client_leg))?;
+
+        let mut agents = Vec::new();
+        for index in 0..self.agents {
+            agents.push(daemon(&self.binary, Part::Agent(index), dir.path(), &[])?);
+        }
+        let client = daemon(&self.binary, Part::Client, dir.path(), &[])?;
+        let proxy = listening(&client, "proxy", 0).await?;
+        let mut forwards = Vec::new();
+        for index in 0..self.forwards.len() {
+            forwards.push(listening(&client, "forward", index).await?);
+        }
+        let binary = self.binary;
+        Ok(World { binary, server, agents, client, server_address, proxy, forwards, agent_leg, client_leg, dir })
+    }
+}
+
+/// A running world. Dropping it kills its processes, and shows what they said unless [`World::finish`] was reached.
+pub struct World {
+    binary: PathBuf,
+    /// The server.
+    pub server: Daemon,
+    /// The agents, also those that were killed.
+    pub agents: Vec<Daemon>,
+    /// The client.
+    pub client: Daemon,
+    server_address: SocketAddr,
+    proxy: SocketAddr,
+    forwards: Vec<SocketAddr>,
+    agent_leg: Option<Cutter>,
+    client_leg: Option<Cutter>,
+    dir: TempDir,
+}
+
+impl World {
+    /// Begins to describe a world that runs `binary`, in tests `env!("CARGO_BIN_EXE_ginnel")`.
+    pub fn builder(binary: impl Into<PathBuf>) -> WorldBuilder {
+        WorldBuilder {
+            binary: binary.into(),
+            agents: 1,
+            rule: Vec::new(),
+            allow: Vec::new(),
+            forwards: Vec::new(),
+            certificate_lifetime: "24h".to_owned(),
+            inner_tls: true,
+            relayed: false,
+            client_key: files::CLIENT,
+        }
+    }
+
+    /// Its directory, with configuration, keys, certificates and the audit log.
+    pub fn directory(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Where the server listens.
+    pub fn server_addr(&self) -> SocketAddr {
+        self.server_address
+    }
+
+    /// Where the client's proxy listens.
+    pub fn proxy_addr(&self) -> SocketAddr {
+        self.proxy
+    }
+
+    /// Where the client's forward with this index listens.
+    ///
+    /// # Errors
+    /// If there are fewer.
+    pub fn forward_addr(&self, index: usize) -> Result<SocketAddr> {
+        self.forwards.get(index).copied().with_context(|| format!("no forward {index}"))
+    }
+
+    /// The network between the agents and the server.
+    ///
+    /// # Errors
+    /// Unless the world is [`WorldBuilder::relayed`].
+    pub fn agent_leg(&self) -> Result<&Cutter> {
+        self.agent_leg.as_ref().context("not a relayed world")
+    }
+
+    /// The network between the client and the server.
+    ///
+    /// # Errors
+    /// Unless the world is [`WorldBuilder::relayed`].
+    pub fn client_leg(&self) -> Result<&Cutter> {
+        self.client_leg.as_ref().context("not a relayed world")
+    }
+
+    /// The process that plays `part`.
+    ///
+    /// # Errors
+    /// If there is no such agent.
+    pub fn part(&mut self, part: Part) -> Result<&mut Daemon> {
+        Ok(match part {
+            Part::Server => &mut self.server,
+            Part::Agent(index) => self.agents.get_mut(index).with_context(|| format!("no agent {index}"))?,
+            Part::Client => &mut self.client,
+        })
+    }
+
+    /// Kills an agent with SIGKILL.
+    ///
+    /// # Errors
+    /// If there is no such agent.
+    pub async fn kill_agent(&mut self, index: usize) -> Result<()> {
+        self.part(Part::Agent(index))?.kill().await
+    }
+
+    /// Starts `part` again, killing what may be left of it; a server and a client listen where they did before.
+    ///
+    /// # Errors
+    /// Whatever kept the process from coming up.
+    pub async fn restart(&mut self, part: Part) -> Result<()> {
+        let settings = match part {
+            Part::Server => vec![format!("server.listen={}", self.server_address)],
+            Part::Client => vec![format!("listen.proxy={}", self.proxy)],
+            Part::Agent(_) => Vec::new(),
+        };
+        let old = self.part(part)?;
+        old.kill().await?;
+        old.check()?;
+        let started = daemon(&self.binary, part, self.dir.path(), &settings)?;
+        match part {
+            Part::Server => drop(listening(&started, "server", 0).await?),
+            Part::Client => {
+                listening(&started, "proxy", 0).await?;
+                for (index, forward) in self.forwards.iter_mut().enumerate() {
+                    *forward = listening(&started, "forward", index).await?;
+                }
+            }
+            Part::Agent(_) => {}
+        }
+        *self.part(part)? = started;
+        Ok(())
+    }
+
+    /// Waits until the client is told of exactly `agents` agents, at a place of its log after `mark`.
+    ///
+    /// # Errors
+    /// If that does not happen in time.
+    pub async fn roster(&self, mark: usize, agents: usize) -> Result<()> {
+        self.client.wait_for_after(mark, "roster received", |line| line["agents"] == agents).await?;
+        Ok(())
+    }
+
+    /// The audit log so far, without a last line that is still being written.
+    ///
+    /// # Errors
+    /// If it cannot be read, or a whole line is not JSON.
+    pub fn audit(&self) -> Result<Vec<Value>> {
+        let text =
+            std::fs::read_to_string(self.dir.path().join("audit/audit.jsonl")).context("reading the audit log")?;
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(|line| serde_json::from_str(line).with_context(|| format!("audit line {line:?}"))).collect()
+    }
+
+    /// The audit records of one event so far.
+    ///
+    /// # Errors
+    /// As [`Self::audit`].
+    pub fn audit_of(&self, event: &str) -> Result<Vec<Value>> {
+        Ok(self.audit()?.into_iter().filter(|record| record["event"] == event).collect())
+    }
+
+    /// Waits until `enough` holds for the audit log, and returns the log.
+    ///
+    /// # Errors
+    /// If that does not happen in time; `what` names it.
+    pub async fn audit_until(&self, what: &str, enough: impl Fn(&[Value]) -> bool) -> Result<Vec<Value>> {
+        eventually(what, SOON, async || {
+            let records = self.audit()?;
+            Ok(enough(&records).then_some(records))
+        })
+        .await
+    }
+
+    /// A command of the binary.
+    pub fn ginnel(&self) -> Command {
+        crate::command::command(&self.binary, self.dir.path())
+    }
+
+    /// Where the binary is, for commands that start it themselves.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Ends the test: nothing panicked, and everything that nobody killed still runs.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn finish(mut self, killed: &[Part]) -> Result<()> {
+        let parts = [Part::Server, Part::Client].into_iter().chain((0..self.agents.len()).map(Part::Agent));
+        for part in parts {
+            let daemon = self.part(part)?;
+            ensure!(killed.contains(&part) || daemon.running(), "{part:?} has ended");
+        }
+        for daemon in self.agents.iter_mut().chain([&mut self.server, &mut self.client]) {
+            daemon.check()?;
+        }
+        Ok(())
+    }
+}
+
+fn daemon(binary: &Path, part: Part, dir: &Path, settings: &[String]) -> Result<Daemon> {
+    let (role, name) = match part {
+        Part::Server => ("server", "server".to_owned()),
+        Part::Agent(index) => ("agent", format!("agent {index}")),
+        Part::Client => ("client", "client".to_owned()),
+    };
+    let mut command = crate::command::command(binary, dir);
+    command.arg(role).arg("--config").arg(dir.join(format!("{role}.yaml"))).args(["--log-format", "json"]);
+    for setting in settings {
+        command.arg("--set").arg(setting);
+    }
+    command.env("RUST_BACKTRACE", "1");
+    Daemon::spawn(&name, command)
+}
+
+/// The address of the listener number `index` of this kind.
+async fn listening(daemon: &Daemon, listener: &str, index: usize) -> Result<SocketAddr> {
+    let is_one = |line: &Value| line["listener"] == listener;
+    loop {
+        let mark = daemon.mark();
+        let said = daemon.said("listening").into_iter().filter(is_one).nth(index);
+        if let Some(line) = said {
+            return line["address"].as_str().context("an address")?.parse().context("a socket address");
+        }
+        daemon.wait_for_after(mark, "listening", is_one).await?;
+    }
+}

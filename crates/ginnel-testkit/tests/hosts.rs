@@ -1,0 +1,98 @@
+//! The hosts do what they are for when nothing is between them and a program.
+
+use anyhow::{Result, ensure};
+use ginnel_testkit::command::{command, git, succeed};
+use ginnel_testkit::hosts::repository::fsck;
+use ginnel_testkit::hosts::{Nginx, Repository, Sshd, TcpHost, index};
+use ginnel_testkit::stream::{bytes, read_to_ending};
+use ginnel_testkit::{Cutter, Ending};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const SIZE: usize = 3 << 20;
+
+#[tokio::test]
+async fn nginx_serves_and_takes_git() -> Result<()> {
+    let host = Nginx::start().await?;
+    let served = Repository::create(&host.repositories(), "code.git", SIZE, 1).await?;
+    let home = tempfile::tempdir()?;
+    let mine = Repository::create(home.path(), "mine.git", SIZE, 2).await?;
+    let root = format!("http.sslCAInfo={}", host.authority.root.display());
+    let url = format!("https://{}/git/code.git", host.https());
+    let cloned = home.path().join("cloned.git");
+    let mut clone = git(home.path());
+    clone.args(["-c", &root, "clone", "--quiet", "--bare", &url]).arg(&cloned);
+    succeed(clone).await?;
+    fsck(&cloned).await?;
+    let mut push = git(mine.path());
+    push.arg("-C").arg(mine.path()).args(["-c", &root, "push", "--quiet", &url, "main:pushed"]);
+    succeed(push).await?;
+    ensure!(served.object_id("pushed").await? == mine.object_id("main").await?, "another commit was pushed");
+    host.finish()
+}
+
+#[tokio::test]
+async fn sshd_serves_git() -> Result<()> {
+    let host = Sshd::start().await?;
+    let home = tempfile::tempdir()?;
+    let served = Repository::create(home.path(), "code.git", SIZE, 1).await?;
+    let cloned = home.path().join("cloned.git");
+    let mut clone = git(home.path());
+    clone.env("GIT_SSH_COMMAND", host.ssh("")).args(["clone", "--quiet", "--bare"]);
+    clone.arg(host.url(host.address(), served.path())).arg(&cloned);
+    succeed(clone).await?;
+    fsck(&cloned).await?;
+    host.finish()
+}
+
+#[tokio::test]
+async fn index_serves_pip() -> Result<()> {
+    let host = Nginx::start().await?;
+    index::create(&host.files()).await?;
+    let home = tempfile::tempdir()?;
+    let mut pip = command("python3", home.path());
+    pip.args(["-m", "pip", "--isolated", "--disable-pip-version-check", "install", "--quiet", "--no-cache-dir"]);
+    pip.arg("--index-url").arg(format!("https://{}/simple", host.https()));
+    pip.arg("--cert").arg(&host.authority.root).arg("--target").arg(home.path().join("installed")).arg(index::PACKAGE);
+    succeed(pip).await?;
+    ensure!(home.path().join("installed/acme_greeting.py").exists(), "nothing was installed");
+    host.finish()
+}
+
+#[tokio::test]
+async fn tcp_hosts_have_the_manners_they_are_named_after() -> Result<()> {
+    let sink = TcpHost::sink().await?;
+    let mut stream = TcpStream::connect(sink.address()).await?;
+    stream.write_all(&bytes(1, 1000)).await?;
+    stream.shutdown().await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    ensure!(answer == "1000", "{answer}");
+
+    let reset = TcpHost::reset().await?;
+    let mut stream = TcpStream::connect(reset.address()).await?;
+    stream.write_all(b"x").await?;
+    ensure!(read_to_ending(&mut stream).await == (0, Ending::Reset), "no reset");
+
+    let half = TcpHost::half_close().await?;
+    let mut stream = TcpStream::connect(half.address()).await?;
+    ensure!(read_to_ending(&mut stream).await == (0, Ending::Eof), "no end");
+    stream.write_all(b"x").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn cutter_carries_captures_and_cuts() -> Result<()> {
+    let echo = TcpHost::echo().await?;
+    let cutter = Cutter::start(echo.address()).await?;
+    let mut stream = TcpStream::connect(cutter.address()).await?;
+    let sent = bytes(4, 100_000);
+    let mut seen = vec![0; sent.len()];
+    let (mut read, mut write) = stream.split();
+    let (_, written) = tokio::join!(read.read_exact(&mut seen), write.write_all(&sent));
+    written?;
+    ensure!(seen == sent && cutter.captured().len() == 2 * sent.len(), "other bytes");
+    cutter.cut();
+    ensure!(read_to_ending(&mut stream).await == (0, Ending::Reset), "no reset");
+    Ok(())
+}

@@ -1,0 +1,220 @@
+//! The frames of `Open` and `Carry` as types that cannot be wrong.
+
+use std::net::SocketAddr;
+
+use bytes::BytesMut;
+use ginnel_core::cause::{Cause, Hop, Refusal};
+use ginnel_core::id::{InstanceId, RequestId, SessionId};
+use ginnel_core::principal::Principal;
+use ginnel_core::stream::Frame;
+
+use crate::grpc;
+use crate::v1;
+
+/// What a session's stream says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionFrame {
+    /// A client wants a session.
+    Open(Open),
+    /// The target is connected at this address.
+    Opened(SocketAddr),
+    /// There will be no session.
+    Refused(Refusal),
+    /// Bytes, credit and endings.
+    Stream(Frame),
+    /// An agent takes up the session of this id.
+    Take(SessionId),
+}
+
+/// A client's wish for a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// The request of the application.
+    pub request: RequestId,
+    /// `host:port` as the client wrote it: a target that does not parse is the server's to refuse, with a record.
+    pub target: String,
+    /// The agent that the client chose from its roster.
+    pub agent: Option<Choice>,
+    /// Whether the client speaks inner TLS on this session.
+    pub inner_tls: bool,
+}
+
+/// One agent process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Who it is.
+    pub principal: Principal,
+    /// Which process of that principal.
+    pub instance: InstanceId,
+}
+
+/// A frame or message that breaks the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// A field does not have its form.
+    #[error("field {0} is malformed")]
+    Field(&'static str),
+    /// A message without the kind that it must have: empty, or of a version that was not negotiated.
+    #[error("message of an unknown kind")]
+    Kind,
+}
+
+impl TryFrom<v1::Frame> for SessionFrame {
+    type Error = WireError;
+
+    fn try_from(frame: v1::Frame) -> Result<Self, WireError> {
+        use v1::frame::Kind;
+        Ok(match frame.kind.ok_or(WireError::Kind)? {
+            Kind::Data(v1::Data { offset, bytes }) => Self::Stream(Frame::Data { offset, bytes }),
+            Kind::Credit(v1::Credit { consumed, limit }) => Self::Stream(Frame::Credit { consumed, limit }),
+            Kind::Fin(v1::Fin { offset }) => Self::Stream(Frame::Fin { offset }),
+            Kind::Reset(v1::Reset { cause }) => Self::Stream(Frame::Reset { cause: Cause::from_number(cause) }),
+            Kind::Open(open) => Self::Open(open.try_into()?),
+            Kind::Opened(v1::Opened { address }) => {
+                Self::Opened(address.parse().map_err(|_| WireError::Field("opened.address"))?)
+            }
+            Kind::Refused(v1::Refused { cause, hop }) => {
+                let hop = hop_from_number(hop).ok_or(WireError::Field("refused.hop"))?;
+                Self::Refused(Refusal::new(hop, Cause::from_number(cause)))
+            }
+            Kind::Take(v1::Take { session_id }) => {
+                Self::Take(SessionId::from_bytes(&session_id).map_err(|_| WireError::Field("take.session_id"))?)
+            }
+        })
+    }
+}
+
+impl From<SessionFrame> for v1::Frame {
+    fn from(frame: SessionFrame) -> Self {
+        use v1::frame::Kind;
+        let kind = match frame {
+            SessionFrame::Stream(Frame::Data { offset, bytes }) => Kind::Data(v1::Data { offset, bytes }),
+            SessionFrame::Stream(Frame::Credit { consumed, limit }) => Kind::Credit(v1::Credit { consumed, limit }),
+            SessionFrame::Stream(Frame::Fin { offset }) => Kind::Fin(v1::Fin { offset }),
+            SessionFrame::Stream(Frame::Reset { cause }) => Kind::Reset(v1::Reset { cause: cause.number() }),
+            SessionFrame::Open(open) => Kind::Open(open.into()),
+            SessionFrame::Opened(address) => Kind::Opened(v1::Opened { address: address.to_string() }),
+            SessionFrame::Refused(Refusal { hop, cause }) => {
+                Kind::Refused(v1::Refused { cause: cause.number(), hop: hop_number(hop) })
+            }
+            SessionFrame::Take(id) => Kind::Take(v1::Take { session_id: id.to_bytes().to_vec() }),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl SessionFrame {
+    /// Appends the frame in gRPC framing.
+    pub fn encode(self, into: &mut BytesMut) {
+        grpc::encode(&v1::Frame::from(self), into);
+    }
+}
+
+impl TryFrom<v1::Open> for Open {
+    type Error = WireError;
+
+    fn try_from(open: v1::Open) -> Result<Self, WireError> {
+        let agent = if open.agent.is_empty() && open.agent_instance.is_empty() {
+            None
+        } else {
+            Some(Choice {
+                principal: open.agent.parse().map_err(|_| WireError::Field("open.agent"))?,
+                instance: InstanceId::from_bytes(&open.agent_instance)
+                    .map_err(|_| WireError::Field("open.agent_instance"))?,
+            })
+        };
+        Ok(Self {
+            request: RequestId::from_bytes(&open.request_id).map_err(|_| WireError::Field("open.request_id"))?,
+            target: open.target,
+            agent,
+            inner_tls: open.inner_tls,
+        })
+    }
+}
+
+impl From<Open> for v1::Open {
+    fn from(open: Open) -> Self {
+        let (agent, agent_instance) = match open.agent {
+            None => (String::new(), Vec::new()),
+            Some(choice) => (choice.principal.to_string(), choice.instance.to_bytes().to_vec()),
+        };
+        Self {
+            request_id: open.request.to_bytes().to_vec(),
+            target: open.target,
+            agent,
+            agent_instance,
+            inner_tls: open.inner_tls,
+        }
+    }
+}
+
+fn hop_number(hop: Hop) -> u32 {
+    match hop {
+        Hop::Application => 1,
+        Hop::Client => 2,
+        Hop::Server => 3,
+        Hop::Agent => 4,
+        Hop::Target => 5,
+    }
+}
+
+fn hop_from_number(number: u32) -> Option<Hop> {
+    [Hop::Application, Hop::Client, Hop::Server, Hop::Agent, Hop::Target]
+        .into_iter()
+        .find(|&hop| hop_number(hop) == number)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::grpc::Decoder;
+
+    #[test]
+    fn every_frame_reads_back() {
+        let request = RequestId::from_bytes(&[1; 16]).unwrap();
+        let instance = InstanceId::from_bytes(&[2; 16]).unwrap();
+        let principal: Principal = "spiffe://acme.example/agent/acme".parse().unwrap();
+        let target = "gitlab.acme.internal:443".to_owned();
+        let frames = [
+            SessionFrame::Open(Open { request, target: target.clone(), agent: None, inner_tls: false }),
+            SessionFrame::Open(Open { request, target, agent: Some(Choice { principal, instance }), inner_tls: true }),
+            SessionFrame::Opened("[fd00::7]:443".parse().unwrap()),
+            SessionFrame::Refused(Refusal::new(Hop::Agent, Cause::NotOnAllowList)),
+            SessionFrame::Take(SessionId::from_bytes(&[3; 16]).unwrap()),
+            SessionFrame::Stream(Frame::Data { offset: u64::MAX, bytes: Bytes::from_static(b"x") }),
+            SessionFrame::Stream(Frame::Credit { consumed: 1, limit: 2 }),
+            SessionFrame::Stream(Frame::Fin { offset: 7 }),
+            SessionFrame::Stream(Frame::Reset { cause: Cause::Reset }),
+        ];
+        let mut body = BytesMut::new();
+        for frame in &frames {
+            frame.clone().encode(&mut body);
+        }
+        let mut decoder = Decoder::new(4096);
+        decoder.put(body.freeze());
+        for frame in frames {
+            let read = decoder.next::<v1::Frame>().unwrap().unwrap();
+            assert_eq!(SessionFrame::try_from(read), Ok(frame));
+        }
+    }
+
+    #[test]
+    fn malformed_fields_are_named() {
+        use v1::frame::Kind;
+        let open = v1::Open { request_id: vec![0; 16], ..v1::Open::default() };
+        let cases = [
+            (None, WireError::Kind),
+            (Some(Kind::Open(v1::Open::default())), WireError::Field("open.request_id")),
+            (Some(Kind::Open(v1::Open { agent: "x".into(), ..open.clone() })), WireError::Field("open.agent")),
+            (Some(Kind::Open(v1::Open { agent_instance: vec![1], ..open })), WireError::Field("open.agent")),
+            (Some(Kind::Opened(v1::Opened { address: "localhost:1".into() })), WireError::Field("opened.address")),
+            (Some(Kind::Refused(v1::Refused { cause: 1, hop: 9 })), WireError::Field("refused.hop")),
+            (Some(Kind::Take(v1::Take { session_id: vec![0; 15] })), WireError::Field("take.session_id")),
+        ];
+        for (kind, error) in cases {
+            assert_eq!(SessionFrame::try_from(v1::Frame { kind }), Err(error));
+        }
+    }
+}

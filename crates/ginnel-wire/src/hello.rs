@@ -1,0 +1,187 @@
+//! The first exchange on every standing stream, and the messages of the control streams.
+
+use ginnel_core::id::{InstanceId, RequestId, SessionId};
+use ginnel_core::pattern::TargetPattern;
+use ginnel_core::principal::Principal;
+use ginnel_core::roster::Entry;
+use ginnel_core::target::Target;
+
+use crate::frame::WireError;
+use crate::v1;
+
+/// The protocol version that this software speaks.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Protocol versions that this software carries on with: its own and its neighbours.
+pub const PROTOCOL_VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
+
+/// Capability: sessions with inner TLS.
+pub const INNER_TLS: &str = "innerTls";
+
+/// Most bytes of a software version, and most capabilities, that are taken from a peer.
+const VERSION_MAX: usize = 64;
+const CAPABILITIES_MAX: usize = 64;
+
+/// Who is calling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Which process.
+    pub instance: InstanceId,
+    /// Its software version, for people.
+    pub software_version: String,
+    /// What it can do beyond the protocol version.
+    pub capabilities: Vec<String>,
+}
+
+impl Hello {
+    /// This software's hello.
+    pub fn new(instance: InstanceId) -> Self {
+        let capabilities = vec![INNER_TLS.to_owned()];
+        Self { instance, software_version: software_version().to_owned(), capabilities }
+    }
+}
+
+/// Version of this software.
+pub fn software_version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
+impl TryFrom<v1::Hello> for Hello {
+    type Error = WireError;
+
+    fn try_from(hello: v1::Hello) -> Result<Self, WireError> {
+        if !PROTOCOL_VERSIONS.contains(&hello.protocol_version) {
+            return Err(WireError::Field("hello.protocol_version"));
+        }
+        let version_is_plain = hello.software_version.bytes().all(|b| b.is_ascii_graphic());
+        if hello.software_version.len() > VERSION_MAX || !version_is_plain {
+            return Err(WireError::Field("hello.software_version"));
+        }
+        if hello.capabilities.len() > CAPABILITIES_MAX {
+            return Err(WireError::Field("hello.capabilities"));
+        }
+        Ok(Self {
+            instance: InstanceId::from_bytes(&hello.instance_id).map_err(|_| WireError::Field("hello.instance_id"))?,
+            software_version: hello.software_version,
+            capabilities: hello.capabilities,
+        })
+    }
+}
+
+impl From<Hello> for v1::Hello {
+    fn from(hello: Hello) -> Self {
+        Self {
+            instance_id: hello.instance.to_bytes().to_vec(),
+            software_version: hello.software_version,
+            protocol_version: PROTOCOL_VERSION,
+            capabilities: hello.capabilities,
+        }
+    }
+}
+
+/// A server's order to connect to a target and take a session up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dial {
+    /// Names the session to `Carry`.
+    pub session: SessionId,
+    /// The request of the application.
+    pub request: RequestId,
+    /// Where to.
+    pub target: Target,
+    /// Who wants it, as the server says; inside, the agent verifies it itself.
+    pub client: Principal,
+    /// Whether the client speaks inner TLS.
+    pub inner_tls: bool,
+}
+
+impl TryFrom<v1::Dial> for Dial {
+    type Error = WireError;
+
+    fn try_from(dial: v1::Dial) -> Result<Self, WireError> {
+        Ok(Self {
+            session: SessionId::from_bytes(&dial.session_id).map_err(|_| WireError::Field("dial.session_id"))?,
+            request: RequestId::from_bytes(&dial.request_id).map_err(|_| WireError::Field("dial.request_id"))?,
+            target: dial.target.parse().map_err(|_| WireError::Field("dial.target"))?,
+            client: dial.client.parse().map_err(|_| WireError::Field("dial.client"))?,
+            inner_tls: dial.inner_tls,
+        })
+    }
+}
+
+impl From<Dial> for v1::Dial {
+    fn from(dial: Dial) -> Self {
+        Self {
+            session_id: dial.session.to_bytes().to_vec(),
+            request_id: dial.request.to_bytes().to_vec(),
+            target: dial.target.to_string(),
+            client: dial.client.to_string(),
+            inner_tls: dial.inner_tls,
+        }
+    }
+}
+
+/// One entry of a roster with the agent's full principal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RosterEntry {
+    /// Who the agent is.
+    pub agent: Principal,
+    /// The entry as the roster keeps it.
+    pub entry: Entry,
+}
+
+impl TryFrom<v1::RosterEntry> for RosterEntry {
+    type Error = WireError;
+
+    fn try_from(entry: v1::RosterEntry) -> Result<Self, WireError> {
+        let agent: Principal = entry.agent.parse().map_err(|_| WireError::Field("entry.agent"))?;
+        let targets: Result<Vec<TargetPattern>, _> = entry.targets.iter().map(|target| target.parse()).collect();
+        let instance = InstanceId::from_bytes(&entry.instance_id).map_err(|_| WireError::Field("entry.instance_id"))?;
+        let targets = targets.map_err(|_| WireError::Field("entry.targets"))?;
+        Ok(Self { entry: Entry { agent: agent.name.clone(), instance, targets, draining: entry.draining }, agent })
+    }
+}
+
+impl From<RosterEntry> for v1::RosterEntry {
+    fn from(entry: RosterEntry) -> Self {
+        Self {
+            agent: entry.agent.to_string(),
+            instance_id: entry.entry.instance.to_bytes().to_vec(),
+            targets: entry.entry.targets.iter().map(ToString::to_string).collect(),
+            draining: entry.entry.draining,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hello_reads_back_and_bad_ones_are_named() {
+        let hello = Hello::new(InstanceId::from_bytes(&[5; 16]).unwrap());
+        let wire = v1::Hello::from(hello.clone());
+        assert_eq!(Hello::try_from(wire.clone()), Ok(hello));
+        let cases = [
+            (v1::Hello { protocol_version: 0, ..wire.clone() }, "hello.protocol_version"),
+            (v1::Hello { protocol_version: u32::MAX, ..wire.clone() }, "hello.protocol_version"),
+            (v1::Hello { software_version: "1\u{1b}[31m".into(), ..wire.clone() }, "hello.software_version"),
+            (v1::Hello { capabilities: vec![String::new(); 65], ..wire.clone() }, "hello.capabilities"),
+            (v1::Hello { instance_id: vec![], ..wire }, "hello.instance_id"),
+        ];
+        for (wire, field) in cases {
+            assert_eq!(Hello::try_from(wire), Err(WireError::Field(field)));
+        }
+    }
+
+    #[test]
+    fn dial_reads_back() {
+        let dial = Dial {
+            session: SessionId::from_bytes(&[1; 16]).unwrap(),
+            request: RequestId::from_bytes(&[2; 16]).unwrap(),
+            target: "gitlab.acme.internal:22".parse().unwrap(),
+            client: "spiffe://acme.example/client/frontend".parse().unwrap(),
+            inner_tls: true,
+        };
+        assert_eq!(Dial::try_from(v1::Dial::from(dial.clone())), Ok(dial));
+    }
+}

@@ -1,0 +1,187 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use ginnel_core::audit::Timestamp;
+use ginnel_core::principal::Role;
+use ginnel_ops::telemetry::{DEFAULT_FILTER, LogFormat};
+
+/// A tunnel that lets a managed cloud service reach permitted hosts in a customer's private network.
+#[derive(Parser)]
+#[command(name = "ginnel", version, arg_required_else_help = true, disable_help_subcommand = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    #[command(flatten)]
+    pub(crate) log: Log,
+}
+
+/// How the process's own log is written, on standard error.
+#[derive(ClapArgs)]
+pub(crate) struct Log {
+    /// Log as text for people (human) or as JSON lines (json)
+    #[arg(long, global = true, value_name = "FORMAT", env = "GINNEL_LOG_FORMAT", default_value = "human")]
+    pub(crate) log_format: LogFormat,
+
+    /// What to log: a level, or levels by module, such as info,ginnel_net=debug
+    #[arg(long = "log", global = true, value_name = "FILTER", env = "GINNEL_LOG")]
+    pub(crate) log_filter: Option<String>,
+}
+
+impl Log {
+    pub(crate) fn filter(&self, default: &'static str) -> &str {
+        self.log_filter.as_deref().unwrap_or(default)
+    }
+}
+
+/// What a daemon logs unless something else is asked for.
+pub(crate) const DAEMON_FILTER: &str = DEFAULT_FILTER;
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Try the whole tunnel in one process: nothing to prepare, nothing left behind
+    #[cfg(all(feature = "server", feature = "agent", feature = "client"))]
+    Demo(Demo),
+    /// Run the tunnel server, in the vendor's cloud
+    #[cfg(feature = "server")]
+    Server(Daemon),
+    /// Run a tunnel agent, in the customer's network
+    #[cfg(feature = "agent")]
+    Agent(Daemon),
+    /// Run a tunnel client, beside the application
+    #[cfg(feature = "client")]
+    Client(Daemon),
+    /// Show an example, the schema, or every error of a configuration file
+    #[command(subcommand)]
+    Config(Config),
+    /// Make service-account keys
+    #[command(subcommand)]
+    Credentials(Credentials),
+    /// Read the audit log
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Carry standard input and output through the running client, for SSH's ProxyCommand
+    #[cfg(feature = "client")]
+    Connect(Connect),
+}
+
+#[cfg(all(feature = "server", feature = "agent", feature = "client"))]
+#[derive(ClapArgs)]
+pub(crate) struct Demo {
+    /// Exit after one request, with 0 only if the bytes arrived right
+    #[arg(long)]
+    pub(crate) once: bool,
+
+    /// Reach this host by HTTP instead of a small one of the demonstration's own; may be repeated
+    #[arg(long = "target", value_name = "HOST:PORT")]
+    pub(crate) targets: Vec<ginnel_core::target::Target>,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Daemon {
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+
+    /// Override one value of the file, such as server.address=203.0.113.7:443; may be repeated
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    pub(crate) overrides: Vec<String>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Config {
+    /// Print a commented example
+    Example {
+        /// server, agent or client
+        role: Role,
+    },
+    /// Report every error of a file at once; files that it names need not exist
+    Check {
+        /// server, agent or client
+        role: Role,
+        /// The file
+        file: PathBuf,
+    },
+    /// Print the JSON Schema
+    Schema {
+        /// server, agent or client
+        role: Role,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Credentials {
+    /// Write a new service-account key file; its public half goes to standard output, for the server's publicKeys
+    Create {
+        /// E-mail of the service account
+        email: String,
+        /// Where to write the key; must not exist
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Audit {
+    /// Show records, all or those that fit
+    Show(Show),
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Show {
+    /// Audit logs, or directories that hold one
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+
+    /// Print the records as they are, one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Only this event, such as allowed, connected, ended, refused
+    #[arg(long, value_name = "WORD")]
+    pub(crate) event: Option<String>,
+
+    /// Only this request id
+    #[arg(long, value_name = "ID")]
+    pub(crate) request: Option<String>,
+
+    /// Only this client: its name, principal or e-mail
+    #[arg(long, value_name = "WHO")]
+    pub(crate) client: Option<String>,
+
+    /// Only this agent: its name, principal, e-mail or instance
+    #[arg(long, value_name = "WHO")]
+    pub(crate) agent: Option<String>,
+
+    /// Only this target, as host:port or host
+    #[arg(long, value_name = "TARGET")]
+    pub(crate) target: Option<String>,
+
+    /// Only this cause, such as notAllowed
+    #[arg(long, value_name = "WORD")]
+    pub(crate) cause: Option<String>,
+
+    /// Not before this time, as 2026-11-22T10:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<Timestamp>,
+
+    /// Before this time
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<Timestamp>,
+}
+
+#[cfg(feature = "client")]
+#[derive(ClapArgs)]
+pub(crate) struct Connect {
+    /// Host to reach: SSH's %h
+    pub(crate) host: String,
+
+    /// Port to reach: SSH's %p
+    pub(crate) port: String,
+
+    /// The running client's proxy listener
+    #[arg(long, value_name = "ADDRESS", env = "GINNEL_PROXY", default_value = "127.0.0.1:3128")]
+    pub(crate) proxy: String,
+}

@@ -1,0 +1,107 @@
+//! What each command does.
+
+use std::error::Error;
+use std::future::Future;
+
+use ginnel_config::LoadError;
+use ginnel_ops::telemetry;
+use tokio::runtime::Runtime;
+
+#[cfg(all(feature = "server", feature = "agent", feature = "client"))]
+use crate::args::Demo;
+use crate::args::{Args, Command, DAEMON_FILTER, Log};
+#[cfg(all(feature = "server", feature = "agent", feature = "client"))]
+use crate::demo;
+
+mod audit;
+mod config;
+#[cfg(feature = "client")]
+mod connect;
+mod credentials;
+mod daemon;
+
+/// The answer of a command that could be carried out.
+pub(crate) enum Outcome {
+    Yes,
+    No,
+}
+
+/// Why a command was not carried out.
+pub(crate) enum Failure {
+    /// The input is wrong; exit code 2.
+    Input(Box<dyn Error + Send + Sync>),
+    /// It did not work; exit code 1.
+    Failed(Box<dyn Error + Send + Sync>),
+}
+
+impl Failure {
+    pub(crate) fn input(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Input(error.into())
+    }
+
+    pub(crate) fn failed(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Everything that is wrong with a configuration is wrong input, also that it is not there.
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        Self::input(error)
+    }
+}
+
+pub(crate) fn run(args: Args) -> Result<Outcome, Failure> {
+    match args.command {
+        #[cfg(all(feature = "server", feature = "agent", feature = "client"))]
+        Command::Demo(Demo { once, targets }) => {
+            log(&args.log, "warn")?;
+            block_on(demo::run(once, targets))
+        }
+        #[cfg(feature = "server")]
+        Command::Server(daemon) => {
+            log(&args.log, DAEMON_FILTER)?;
+            block_on(daemon::server(daemon))
+        }
+        #[cfg(feature = "agent")]
+        Command::Agent(daemon) => {
+            log(&args.log, DAEMON_FILTER)?;
+            block_on(daemon::agent(daemon))
+        }
+        #[cfg(feature = "client")]
+        Command::Client(daemon) => {
+            log(&args.log, DAEMON_FILTER)?;
+            block_on(daemon::client(daemon))
+        }
+        Command::Config(config) => config::run(config),
+        Command::Credentials(credentials) => credentials::run(credentials),
+        Command::Audit(audit) => audit::run(audit),
+        #[cfg(feature = "client")]
+        Command::Connect(connect) => {
+            log(&args.log, "error")?;
+            block_on(connect::run(connect))
+        }
+    }
+}
+
+fn log(log: &Log, default: &'static str) -> Result<(), Failure> {
+    telemetry::init(log.log_format, log.filter(default)).map_err(Failure::input)
+}
+
+fn block_on(work: impl Future<Output = Result<Outcome, Failure>>) -> Result<Outcome, Failure> {
+    let runtime = Runtime::new().map_err(Failure::failed)?;
+    let outcome = runtime.block_on(work);
+    // A blocking read of standard input cannot be cancelled and must not hold the exit.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Writes to standard output. A reader that went away has had enough: that is no failure.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    use std::io::{ErrorKind, Write, stdout};
+    let mut out = stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::failed(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

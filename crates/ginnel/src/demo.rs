@@ -1,0 +1,162 @@
+//! `ginnel demo`: the whole tunnel in one process, with nothing to prepare and nothing left behind.
+//!
+//! Server, two agents and a client run as they would in three networks: they read configurations that this module writes, meet over TLS on
+//! loopback, and share nothing in memory. What is shown was carried through all of them.
+
+use std::error::Error;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use ginnel_agent::app::Agent;
+use ginnel_client::app::Client;
+use ginnel_config::{AgentConfig, ClientConfig, Overrides, ServerConfig};
+use ginnel_core::target::{Host, Target};
+use ginnel_identity::credential::ServiceAccountKey;
+use ginnel_ops::audit::show::{Filter, show};
+use ginnel_ops::signals::terminated;
+use ginnel_server::app::Server;
+use tokio::net::lookup_host;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::cmd::{Failure, Outcome, print};
+
+mod configs;
+mod fetch;
+mod host;
+
+use fetch::{Answer, Fetch};
+
+/// The whole fetch of one target. The first one waits for the agents to come up.
+const FETCH_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long the last records may take to appear, and how often to look.
+const RECORD_WAIT: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Agents of the demonstration.
+const AGENTS: usize = 2;
+
+/// A target, and the addresses that the agent's owner lists so that it may be dialled even on loopback.
+pub(crate) struct Listed {
+    pub(crate) target: Target,
+    pub(crate) addresses: Vec<SocketAddr>,
+}
+
+pub(crate) async fn run(once: bool, targets: Vec<Target>) -> Result<Outcome, Failure> {
+    let scratch = tempfile::tempdir().map_err(Failure::failed)?;
+    let shutdown = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let targets = if targets.is_empty() { vec![host::start().await.map_err(Failure::failed)?] } else { targets };
+    let mut listed = Vec::new();
+    for target in targets {
+        let addresses = resolve(&target).await.map_err(|error| Failure::failed(format!("{target}: {error}")))?;
+        listed.push(Listed { target, addresses });
+    }
+    let started = start(scratch.path(), &listed, &shutdown, &mut tasks).await;
+    let proxy = started.map_err(Failure::Failed)?;
+    print(&format!(
+        "One process, three networks: a tunnel server, {AGENTS} agents and a client have met over TLS on loopback.\n\
+         The client's proxy listens on {proxy} (HTTP CONNECT, plain HTTP, SOCKS5).\n\n"
+    ))?;
+    let mut all_equal = true;
+    for Listed { target, .. } in &listed {
+        all_equal &= compare(target, proxy).await?;
+    }
+    show_record(scratch.path(), listed.len()).await?;
+    if !once {
+        print(&advice(proxy, &listed[0].target))?;
+        terminated().await;
+    }
+    shutdown.cancel();
+    while tasks.join_next().await.is_some() {}
+    Ok(if all_equal { Outcome::Yes } else { Outcome::No })
+}
+
+async fn resolve(target: &Target) -> io::Result<Vec<SocketAddr>> {
+    let port = target.port.get();
+    match &target.host {
+        Host::Address(address) => Ok(vec![SocketAddr::new(*address, port)]),
+        Host::Name(name) => Ok(lookup_host((name.as_str(), port)).await?.collect()),
+    }
+}
+
+/// Starts all parts; gives the address of the client's proxy.
+async fn start(
+    scratch: &Path,
+    listed: &[Listed],
+    shutdown: &CancellationToken,
+    tasks: &mut JoinSet<()>,
+) -> Result<SocketAddr, Box<dyn Error + Send + Sync>> {
+    for role in ["agent", "client"] {
+        let key = scratch.join(format!("{role}.json"));
+        let public_key = ServiceAccountKey::create(configs::email(role), &key)?;
+        std::fs::write(scratch.join(format!("{role}.pub.pem")), public_key)?;
+    }
+    let none = Overrides::none();
+    let config = ServerConfig::parse(&configs::server(listed), "server.yaml", scratch, &none)?;
+    let server = Server::start(config, shutdown.clone()).await?;
+    let address = server.address();
+    tasks.spawn(server.run());
+    for _ in 0..AGENTS {
+        let config = AgentConfig::parse(&configs::agent(address, listed), "agent.yaml", scratch, &none)?;
+        tasks.spawn(Agent::new(config)?.run(shutdown.clone()));
+    }
+    let config = ClientConfig::parse(&configs::client(address), "client.yaml", scratch, &none)?;
+    let client = Client::start(config).await?;
+    let proxy = client.proxy_address().ok_or("the client has no proxy listener")?;
+    tasks.spawn(client.run(shutdown.clone()));
+    Ok(proxy)
+}
+
+/// Fetches a target directly and through the tunnel, and says whether the answers are equal.
+async fn compare(target: &Target, proxy: SocketAddr) -> Result<bool, Failure> {
+    let fetched = async {
+        let direct = fetch::get(target, Fetch::Direct).await?;
+        let tunnelled = fetch::until_up(target, proxy).await?;
+        Ok::<_, io::Error>((direct, tunnelled))
+    };
+    let failed = |error: io::Error| Failure::failed(format!("fetching http://{target}/: {error}"));
+    let late = |_| Failure::failed(format!("fetching http://{target}/ took longer than {} s", FETCH_DEADLINE.as_secs()));
+    let (direct, tunnelled) = timeout(FETCH_DEADLINE, fetched).await.map_err(late)?.map_err(failed)?;
+    let Answer { body, .. } = &tunnelled;
+    let equal = direct.body == *body;
+    let verdict = if equal { "the same bytes as directly" } else { "NOT the same bytes as directly" };
+    let request = tunnelled.request_id.as_deref().unwrap_or("unknown");
+    print(&format!("GET http://{target}/ through the tunnel: {} bytes, {verdict}\n  request {request}\n", body.len()))?;
+    Ok(equal)
+}
+
+/// Prints the audit log once the sessions have left their last records, or when that takes too long.
+async fn show_record(scratch: &Path, sessions: usize) -> Result<(), Failure> {
+    let log = [scratch.join("audit")];
+    let ended = Filter { event: Some("ended".to_owned()), ..Filter::default() };
+    let all_ended = async {
+        while show(&log, &ended, true, &mut io::sink()).is_ok_and(|summary| summary.shown < sessions as u64) {
+            sleep(LOOK_AGAIN).await;
+        }
+    };
+    // The log is worth showing either way.
+    let _ = timeout(RECORD_WAIT, all_ended).await;
+    let mut records = Vec::new();
+    show(&log, &Filter::default(), false, &mut records).map_err(Failure::failed)?;
+    print(&format!("\nThe server's audit log so far:\n\n{}\n", String::from_utf8_lossy(&records)))
+}
+
+fn advice(proxy: SocketAddr, target: &Target) -> String {
+    format!(
+        "It stays up until you press Ctrl-C. Try in another terminal:\n\n\
+         \x20 curl -p -x http://{proxy} http://{target}/          # HTTP CONNECT\n\
+         \x20 curl -x socks5h://{proxy} http://{target}/        # SOCKS5, the name resolved by the agent\n\
+         \x20 curl -i -x http://{proxy} http://example.com/       # refused, and it says by whom and why\n\
+         \x20 ginnel connect --proxy {proxy} HOST PORT            # standard input and output; for SSH's ProxyCommand\n\n\
+         Settings for the tools of your application, once your own hosts are in the rules:\n\n\
+         \x20 git -c http.proxy=http://{proxy} clone https://gitlab.acme.internal/group/project.git\n\
+         \x20 ssh -o ProxyCommand='ginnel connect --proxy {proxy} %h %p' git@gitlab.acme.internal\n\
+         \x20 npm config set proxy http://{proxy} && npm config set https-proxy http://{proxy}\n\
+         \x20 pip install --proxy http://{proxy} PACKAGE\n\n"
+    )
+}

@@ -1,0 +1,52 @@
+//! The `ginnel` command: server, agent and client of the tunnel, and what people need around them.
+//!
+//! Standard output is data, standard error is talk. Exit codes: 0 yes, 1 no or failed, 2 wrong usage or input.
+
+mod args;
+mod cmd;
+#[cfg(all(feature = "server", feature = "agent", feature = "client"))]
+mod demo;
+
+use std::error::Error;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::Args;
+use crate::cmd::{Failure, Outcome};
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version are answers, everything else is wrong usage; clap knows which stream each belongs on.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    match cmd::run(args) {
+        Ok(Outcome::Yes) => ExitCode::SUCCESS,
+        Ok(Outcome::No) => ExitCode::from(1),
+        Err(Failure::Input(error)) => {
+            report(&*error);
+            ExitCode::from(2)
+        }
+        Err(Failure::Failed(error)) => {
+            report(&*error);
+            ExitCode::from(1)
+        }
+    }
+}
+
+/// Writes an error and everything beneath it, one line each.
+fn report(error: &(dyn Error + 'static)) {
+    let mut text = format!("error: {error}\n");
+    let mut source = error.source();
+    while let Some(beneath) = source {
+        text.push_str(&format!("  because: {beneath}\n"));
+        source = beneath.source();
+    }
+    // If standard error is gone, the exit code has to do.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}

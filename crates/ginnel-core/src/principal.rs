@@ -170,6 +170,23 @@ impl<'de> Deserialize<'de> for Principal {
     }
 }
 
+/// Whether a text is an e-mail as service accounts have it: `name@domain`, lower case, one spelling per account.
+pub fn is_email(text: &str) -> bool {
+    let Some((name, domain)) = text.split_once('@') else { return false };
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| plain(b) || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    // 64, 253 and 254 are the bounds of RFC 5321.
+    (1..=64).contains(&name.len())
+        && text.len() <= 254
+        && name.bytes().all(|b| plain(b) || matches!(b, b'.' | b'_' | b'+' | b'-'))
+        && domain.split('.').all(label)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -96,8 +96,7 @@ impl Relay {
             Frame::Data { offset, bytes } => self.towards(from.other()).data(offset, bytes),
             Frame::Fin { offset } => self.towards(from.other()).fin(offset),
             Frame::Reset { cause } => {
-                self.end(from.hop(), cause);
-                self.reset_due[index(from)] = false;
+                self.leave(from, cause);
                 Ok(())
             }
         };
@@ -108,8 +107,23 @@ impl Relay {
     pub fn handle_abort(&mut self, from: Side, cause: Cause) {
         // A side that has said its `Fin` and was sent the other's may leave while its last bytes are still on their way.
         let has_left = self.towards(from.other()).fin.is_some() && self.towards(from).fin_forwarded;
-        if !has_left {
-            self.end(from.hop(), cause);
+        if self.ending.is_none() && has_left {
+            return;
+        }
+        self.leave(from, cause);
+        self.towards(from).drop_rest();
+    }
+
+    /// One side is gone for good. What it had finished before still goes to the other side: a clean end is never taken back.
+    fn leave(&mut self, from: Side, cause: Cause) {
+        let had_finished = self.towards(from.other()).fin.is_some();
+        if self.ending.is_none() && !self.is_finished() {
+            self.ending = Some(Ending { hop: from.hop(), cause });
+            self.reset_due = [true; 2];
+            self.towards(from).drop_rest();
+            if !had_finished {
+                self.towards(from.other()).drop_rest();
+            }
         }
         self.reset_due[index(from)] = false;
     }
@@ -119,14 +133,17 @@ impl Relay {
         if self.ending.is_none() && !self.is_finished() {
             self.ending = Some(Ending { hop, cause });
             self.reset_due = [true; 2];
-            self.to_agent.queue.clear();
-            self.to_client.queue.clear();
+            self.to_agent.drop_rest();
+            self.to_client.drop_rest();
         }
     }
 
     /// The next frame for one side, with at most `max` bytes of data.
     pub fn poll_frame(&mut self, to: Side, max: usize) -> Option<Frame> {
         if let Some(ending) = self.ending {
+            if self.towards(to).has_rest() {
+                return self.towards(to).poll_frame(max);
+            }
             let due = &mut self.reset_due[index(to)];
             return std::mem::take(due).then_some(Frame::Reset { cause: ending.cause });
         }
@@ -136,14 +153,14 @@ impl Relay {
 
     /// Whether [`Self::poll_frame`] would give a frame for this side.
     pub fn wants_to_send(&self, to: Side) -> bool {
-        if self.ending.is_some() {
-            return self.reset_due[index(to)];
-        }
         let (there, back) = match to {
             Side::Agent => (&self.to_agent, &self.to_client),
             Side::Client => (&self.to_client, &self.to_agent),
         };
-        back.credit_due || !there.queue.is_empty() || (there.fin.is_some() && !there.fin_forwarded)
+        if self.ending.is_some() {
+            return there.has_rest() || self.reset_due[index(to)];
+        }
+        back.credit_due || !there.queue.is_empty() || there.has_rest()
     }
 
     /// Whether both halves ended cleanly and everything was passed on.
@@ -151,12 +168,13 @@ impl Relay {
         self.to_agent.fin_forwarded && self.to_client.fin_forwarded
     }
 
-    /// How the session ended, once it is over and both sides have been told what can be told.
+    /// How the session ended, once there is nothing left to pass on but the word of a reset.
     pub fn ending(&self) -> Option<Ending> {
-        if self.is_finished() {
-            return Some(Ending { hop: Hop::Application, cause: Cause::Finished });
+        if self.ending.is_some() {
+            let passed_on = !self.to_agent.has_rest() && !self.to_client.has_rest();
+            return self.ending.filter(|_| passed_on);
         }
-        self.ending
+        self.is_finished().then_some(Ending { hop: Hop::Application, cause: Cause::Finished })
     }
 
     /// Bytes passed on so far: towards the target, towards the application.
@@ -201,6 +219,18 @@ impl Direction {
         (self.consumed, self.limit) = (consumed, limit);
         self.credit_due = self.fin.is_none();
         Ok(())
+    }
+
+    /// Whether a clean end, or bytes before it, are still to be passed on.
+    fn has_rest(&self) -> bool {
+        self.fin.is_some() && !self.fin_forwarded
+    }
+
+    fn drop_rest(&mut self) {
+        self.queue.clear();
+        if !self.fin_forwarded {
+            self.fin = None;
+        }
     }
 
     fn poll_credit(&mut self) -> Option<Frame> {

@@ -160,16 +160,22 @@ impl Stream {
 
     /// Ends this half: the peer sees a clean end after everything that was written.
     pub fn finish(&mut self) {
-        if self.outgoing.fin == Fin::Open {
+        if self.outgoing.fin == Fin::Open && self.ending == Ending::None {
             self.outgoing.fin = Fin::Asked;
         }
     }
 
-    /// Ends the session in both directions; what was not framed yet is dropped. A session that is over already stays as it is.
+    /// Ends the session in both directions. A session that is over already, or only has its last bytes to send, stays as it is.
+    ///
+    /// What was not framed yet is dropped, unless this half was finished before: then its bytes and its `Fin` go out first, because a
+    /// clean end is never taken back. (A target that closes and then gets late bytes answers with a reset; its answer counts.)
     pub fn reset(&mut self, cause: Cause) {
-        if self.ending == Ending::None && !self.is_finished() {
+        let only_sends = self.outgoing.fin != Fin::Open && self.incoming.fin.is_some();
+        if self.ending == Ending::None && !only_sends {
             self.ending = Ending::ResetToSend(cause);
-            self.outgoing.queue.clear();
+            if self.outgoing.fin == Fin::Open {
+                self.outgoing.queue.clear();
+            }
         }
     }
 
@@ -212,7 +218,18 @@ impl Stream {
                 Ok(())
             }
         };
-        outcome.inspect_err(|_| self.reset(Cause::ProtocolError))
+        outcome.inspect_err(|_| self.give_up(Cause::ProtocolError))
+    }
+
+    /// Ends the session with a peer that is owed nothing more.
+    fn give_up(&mut self, cause: Cause) {
+        if self.ending == Ending::None && !self.is_finished() {
+            self.ending = Ending::ResetToSend(cause);
+            self.outgoing.queue.clear();
+            if self.outgoing.fin == Fin::Asked {
+                self.outgoing.fin = Fin::Open;
+            }
+        }
     }
 
     /// Takes note that the carrier is gone: unless both halves had finished, that is a reset.
@@ -229,6 +246,12 @@ impl Stream {
         match self.ending {
             Ending::None => {}
             Ending::ResetToSend(cause) => {
+                if let Some(rest) = self.outgoing.poll_frame(max) {
+                    return Some(rest);
+                }
+                if !self.outgoing.queue.is_empty() {
+                    return None;
+                }
                 self.ending = Ending::Over(cause);
                 return Some(Frame::Reset { cause });
             }
@@ -255,6 +278,11 @@ impl Stream {
             Ending::None => None,
             Ending::ResetToSend(cause) | Ending::Over(cause) => Some(cause),
         }
+    }
+
+    /// Whether the peer's half has come in whole, up to its clean end.
+    pub fn has_end(&self) -> bool {
+        self.incoming.fin.is_some()
     }
 
     /// Whether both halves ended cleanly as far as the wire is concerned: own `Fin` sent, the peer's received.

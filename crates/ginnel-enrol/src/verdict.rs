@@ -5,7 +5,8 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ginnel_core::principal::{Principal, Role};
-use ginnel_identity::credential::{TOKEN_LIFETIME_SECONDS, is_email};
+use ginnel_identity::credential::TOKEN_LIFETIME_SECONDS;
+use ginnel_identity::is_email;
 use ginnel_identity::key::sha256;
 use serde_json::Value;
 

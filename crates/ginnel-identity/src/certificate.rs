@@ -6,12 +6,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ginnel_core::principal::{InvalidPrincipal, Principal};
+use ginnel_core::principal::{InvalidPrincipal, Principal, is_email};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{ASN1Time, FromDer as _, GeneralName, X509Certificate};
 
-use crate::credential::is_email;
 use crate::hex;
 use crate::key::{KeyPair, sha256};
 

@@ -17,6 +17,8 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
+use ginnel_core::principal::is_email;
+
 use crate::file::{self, FileError};
 use crate::key::key_id;
 use crate::pem;
@@ -190,23 +192,6 @@ impl fmt::Debug for ServiceAccountKey {
             .field("key_id", &self.key_id)
             .finish_non_exhaustive()
     }
-}
-
-/// Whether a text is an e-mail as service accounts have it: `name@domain`, lower case, one spelling per account.
-pub fn is_email(text: &str) -> bool {
-    let Some((name, domain)) = text.split_once('@') else { return false };
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|b| plain(b) || b == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    // 64, 253 and 254 are the bounds of RFC 5321.
-    (1..=64).contains(&name.len())
-        && text.len() <= 254
-        && name.bytes().all(|b| plain(b) || matches!(b, b'.' | b'_' | b'+' | b'-'))
-        && domain.split('.').all(label)
 }
 
 /// Whether a text can name a signing key: 1 to 128 letters, digits, `-` and `_`.

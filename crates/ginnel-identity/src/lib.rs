@@ -8,7 +8,7 @@
 //! | [`trust`] | which issuing CAs are believed |
 //! | [`tls`] | how the outer and the inner TLS 1.3 are set up and verified |
 //! | [`oid`] | the key purposes that keep the roles apart |
-//! | [`file`], [`pem`] | how keys and certificates lie on disk |
+//! | [`mod@file`], [`pem`] | how keys and certificates lie on disk |
 //! | [`random`] | unguessable bytes |
 //!
 //! Nothing here opens a socket or starts a task; the only I/O is reading and creating files.
@@ -27,7 +27,8 @@ pub mod trust;
 mod testing;
 
 pub use certificate::{CertificateError, Identity, Leaf};
-pub use credential::{CredentialError, ServiceAccountKey, is_email};
+pub use credential::{CredentialError, ServiceAccountKey};
+pub use ginnel_core::principal::is_email;
 pub use key::{KeyError, KeyPair};
 pub use random::SystemRandom;
 pub use tls::{CurrentIdentity, OuterTrust, TlsError};

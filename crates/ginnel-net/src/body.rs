@@ -75,7 +75,7 @@ impl FrameReader {
     /// [`ReadError`]; nothing can be read after one.
     pub async fn next(&mut self) -> Result<Option<SessionFrame>, ReadError> {
         loop {
-            if let Some(frame) = self.decoder.next::<v1::Frame>().map_err(ReadError::Framing)? {
+            if let Some(frame) = self.decoder.next_message::<v1::Frame>().map_err(ReadError::Framing)? {
                 return frame.try_into().map(Some).map_err(ReadError::Frame);
             }
             let body = match &mut self.source {

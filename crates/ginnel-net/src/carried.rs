@@ -238,12 +238,7 @@ async fn drive(shared: Arc<Shared>, mut reader: FrameReader, writer: FrameWriter
                         room.send(piece);
                     }
                 }
-                Err(_) => {
-                    let mut state = shared.lock();
-                    state.stream.handle_abort(Cause::ServerLost);
-                    state.wake();
-                    return;
-                }
+                Err(_) => return hear_out(&shared, reader, more_to_come).await,
             },
             () = shared.changed.notified(), if !wants_to_send => {}
         }
@@ -257,6 +252,20 @@ async fn drive(shared: Arc<Shared>, mut reader: FrameReader, writer: FrameWriter
     };
     // A peer that does not end the call loses the stream; the session itself is over either way.
     let _ = timeout(END_WAIT, ends).await;
+}
+
+/// Nobody takes what this end says. The peer's last word may have come with that and still be unread: only it says why.
+async fn hear_out(shared: &Shared, mut reader: FrameReader, mut more_to_come: bool) {
+    let last_words = async {
+        while more_to_come {
+            let read = reader.next().await;
+            more_to_come = shared.lock().take_in(read);
+        }
+    };
+    let _ = timeout(END_WAIT, last_words).await;
+    let mut state = shared.lock();
+    state.stream.handle_abort(Cause::ServerLost);
+    state.wake();
 }
 
 impl AsyncRead for Carried {
@@ -322,7 +331,8 @@ impl Tunnel for Carried {
 
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
         let mut state = self.shared.lock();
-        if let Some(refusal) = state.over() {
+        // A clean end that came before the reset is delivered first; whoever writes on will hear of the reset.
+        if let Some(refusal) = state.over().filter(|_| !state.stream.has_end()) {
             return Poll::Ready(refusal);
         }
         state.watcher = Some(cx.waker().clone());

@@ -23,9 +23,9 @@ impl Admit for Admission {
         let Some(leaf) = peer.leaf else {
             return Some(Calls::anonymous(Enrol { broker, peer: peer.address }));
         };
-        // The trust anchor that verified the certificate has fixed its role; the domain is checked here because anchors may be shared.
-        if leaf.principal.trust_domain != broker.trust_domain {
-            tracing::warn!(peer = %peer.address, "certificate of another trust domain");
+        // A certificate outlives the identity that it was issued to: whoever was taken out of the configuration stays out.
+        if broker.identities.get(&leaf.principal) != Some(&leaf.email) {
+            tracing::warn!(peer = %peer.address, principal = %leaf.principal, "certificate of an identity that is not configured");
             return None;
         }
         match leaf.principal.role {

@@ -82,6 +82,11 @@ impl Server {
         let directory = config.audit_directory.as_path();
         let audit = AuditLog::open(directory, server_id)
             .map_err(while_doing(format!("opening the audit log in {}", directory.display())))?;
+        let identities = config.identities.iter().map(|identity| {
+            let (trust_domain, name) = (config.trust_domain.clone(), identity.name.clone());
+            (Principal { trust_domain, role: identity.role, name }, identity.email.clone())
+        });
+        let identities = identities.collect();
         let policy = Policy::new(config.rules);
         let policy_version = version(&policy);
         let started = Event::Started { version: Text::new(software_version()), policy: policy_version.clone() };
@@ -97,6 +102,7 @@ impl Server {
             server_id,
             epoch: epoch(now),
             trust_domain: config.trust_domain,
+            identities,
             policy,
             policy_version,
             directory: Box::new(InMemory::default()),

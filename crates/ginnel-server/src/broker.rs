@@ -23,6 +23,8 @@ pub(crate) struct Broker {
     /// Milliseconds since 1970 at which this process started.
     pub(crate) epoch: u64,
     pub(crate) trust_domain: TrustDomain,
+    /// Who may connect, with the service account that each must have.
+    pub(crate) identities: BTreeMap<Principal, String>,
     pub(crate) policy: Policy,
     pub(crate) policy_version: Text,
     pub(crate) directory: Box<dyn Directory>,

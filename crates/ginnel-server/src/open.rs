@@ -88,13 +88,11 @@ impl Opening {
 }
 
 /// Decides, records, and asks the agent.
-fn permit(seat: &Arc<ClientSeat>, open: &Open) -> Result<Permitted, Denied> {
+fn permit(seat: &Arc<ClientSeat>, open: &Open) -> Result<Permitted, Box<Denied>> {
     let broker = &seat.broker;
-    let deny = |hop, cause| Denied {
-        refusal: Refusal::new(hop, cause),
-        target: Text::new(&open.target),
-        agent: None,
-        rule: None,
+    let deny = |hop, cause| {
+        let target = Text::new(&open.target);
+        Box::new(Denied { refusal: Refusal::new(hop, cause), target, agent: None, rule: None })
     };
     let expired = seat.expired().ok_or_else(|| deny(Hop::Server, Cause::ProtocolError))?;
     if expired.is_cancelled() {
@@ -124,11 +122,10 @@ fn permit(seat: &Arc<ClientSeat>, open: &Open) -> Result<Permitted, Denied> {
             rule: Text::new(&rule.rule),
             policy: broker.policy_version.clone(),
         };
-        let denied = |cause| Denied {
-            refusal: Refusal::new(Hop::Server, cause),
-            target: Text::new(&target),
-            agent: Some(link.agent.clone()),
-            rule: Some(Text::new(&rule.rule)),
+        let denied = |cause| {
+            let refusal = Refusal::new(Hop::Server, cause);
+            let (agent, rule) = (Some(link.agent.clone()), Some(Text::new(&rule.rule)));
+            Box::new(Denied { refusal, target: Text::new(&target), agent, rule })
         };
         let slot = match link.control.try_reserve() {
             Ok(slot) => slot,

@@ -40,7 +40,8 @@ pub(crate) fn renew(
     let key = KeyPair::generate().map_err(|error| unusable(error.into()))?;
     let request = CertificateRequest {
         principal: principal.clone(),
-        email: format!("server@{server_name}"),
+        // Names may have underscores, e-mails of service accounts may not.
+        email: format!("server@{}", server_name.replace('_', "-")),
         spki_der: key.spki_der().to_vec(),
         server_names: vec![server_name.to_owned()],
     };

@@ -198,7 +198,7 @@ impl Call {
         let status = self.answered().await?;
         ensure!(status.is_none_or(|status| status == 0), "the call ended with status {status:?}");
         loop {
-            if let Some(message) = self.decoder.next()? {
+            if let Some(message) = self.decoder.next_message()? {
                 return Ok(message);
             }
             let received = self.received.as_mut().context("answered")?;

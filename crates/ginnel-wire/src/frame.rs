@@ -167,6 +167,9 @@ fn hop_from_number(number: u32) -> Option<Hop> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use prost::Message;
 
     use super::*;
     use crate::grpc::Decoder;
@@ -195,7 +198,7 @@ mod tests {
         let mut decoder = Decoder::new(4096);
         decoder.put(body.freeze());
         for frame in frames {
-            let read = decoder.next::<v1::Frame>().unwrap().unwrap();
+            let read = decoder.next_message::<v1::Frame>().unwrap().unwrap();
             assert_eq!(SessionFrame::try_from(read), Ok(frame));
         }
     }
@@ -215,6 +218,29 @@ mod tests {
         ];
         for (kind, error) in cases {
             assert_eq!(SessionFrame::try_from(v1::Frame { kind }), Err(error));
+        }
+    }
+
+    /// Bytes that are nearly frames: some field of some kind, with any bytes in it.
+    fn nearly_frames() -> impl Strategy<Value = Vec<u8>> {
+        (1_u8..10, vec((0_u8..64, any::<u8>()), 0..6), vec(any::<u8>(), 0..20)).prop_map(|(kind, fields, rest)| {
+            let mut inside: Vec<u8> = fields.into_iter().flat_map(|(tag, value)| [tag, value]).collect();
+            inside.extend(rest);
+            let length = u8::try_from(inside.len()).unwrap();
+            [vec![kind << 3 | 2, length], inside].concat()
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_bytes_do_harm_and_what_is_read_is_written_alike(bytes in prop_oneof![vec(any::<u8>(), 0..60), nearly_frames()]) {
+            if let Ok(message) = v1::Frame::decode(&bytes[..])
+                && let Ok(frame) = SessionFrame::try_from(message)
+            {
+                prop_assert_eq!(SessionFrame::try_from(v1::Frame::from(frame.clone())), Ok(frame));
+            }
         }
     }
 }

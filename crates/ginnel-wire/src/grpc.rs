@@ -51,7 +51,7 @@ impl Decoder {
         Self { buffer: BytesMut::new(), whole: Bytes::new(), message_max }
     }
 
-    /// Takes in the next bytes of the body. [`Self::next`] must have returned `None` before.
+    /// Takes in the next bytes of the body. [`Self::next_message`] must have returned `None` before.
     pub fn put(&mut self, bytes: Bytes) {
         debug_assert!(self.whole.is_empty(), "drained before the next bytes");
         self.whole = bytes;
@@ -61,7 +61,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`FramingError`]; the body cannot be read any further then.
-    pub fn next<M: Message + Default>(&mut self) -> Result<Option<M>, FramingError> {
+    pub fn next_message<M: Message + Default>(&mut self) -> Result<Option<M>, FramingError> {
         let Some(payload) = self.payload()? else { return Ok(None) };
         M::decode(payload).map(Some).map_err(FramingError::Message)
     }
@@ -73,11 +73,11 @@ impl Decoder {
 
     fn payload(&mut self) -> Result<Option<Bytes>, FramingError> {
         if self.buffer.is_empty() {
-            if let Some(length) = self.length(&self.whole)? {
-                if self.whole.len() >= PREFIX + length {
-                    self.whole.advance(PREFIX);
-                    return Ok(Some(self.whole.split_to(length)));
-                }
+            if let Some(length) = self.length(&self.whole)?
+                && self.whole.len() >= PREFIX + length
+            {
+                self.whole.advance(PREFIX);
+                return Ok(Some(self.whole.split_to(length)));
             }
             self.buffer.extend_from_slice(&std::mem::take(&mut self.whole));
             return Ok(None);
@@ -114,6 +114,9 @@ impl Decoder {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
     use crate::v1;
 
@@ -133,7 +136,7 @@ mod tests {
             let mut read = Vec::new();
             for piece in body.chunks(size) {
                 decoder.put(Bytes::copy_from_slice(piece));
-                while let Some(message) = decoder.next::<v1::Open>().unwrap() {
+                while let Some(message) = decoder.next_message::<v1::Open>().unwrap() {
                     read.push(message);
                 }
             }
@@ -152,7 +155,37 @@ mod tests {
         for (bytes, error) in cases {
             let mut decoder = Decoder::new(4096);
             decoder.put(Bytes::copy_from_slice(bytes));
-            assert_eq!(decoder.next::<v1::Open>().unwrap_err().to_string(), error);
+            assert_eq!(decoder.next_message::<v1::Open>().unwrap_err().to_string(), error);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_bytes_do_harm_however_they_are_cut(
+            messages in vec((prop_oneof![4 => Just(0_u8), 1 => any::<u8>()], 0_u32..400, vec(any::<u8>(), 0..300)), 0..6),
+            cuts in vec(0_usize..50, 1..20),
+        ) {
+            let mut body = BytesMut::new();
+            for (flag, length, bytes) in messages {
+                body.put_u8(flag);
+                body.put_u32(length);
+                body.extend_from_slice(&bytes);
+            }
+            let mut body = body.freeze();
+            let mut decoder = Decoder::new(256);
+            for cut in cuts.into_iter().cycle().take(1000) {
+                decoder.put(body.split_to(cut.min(body.len())));
+                loop {
+                    match decoder.next_message::<v1::Frame>() {
+                        Ok(None) => break,
+                        Ok(Some(_)) | Err(FramingError::Message(_)) => {}
+                        Err(FramingError::Compressed | FramingError::TooLong { .. }) => return Ok(()),
+                    }
+                }
+                prop_assert!(decoder.buffer.len() < PREFIX + 256 && decoder.whole.is_empty());
+            }
         }
     }
 }

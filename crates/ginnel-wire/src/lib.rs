@@ -15,7 +15,7 @@ pub mod inner;
 /// Types generated from `proto/ginnel/v1`.
 pub mod v1 {
     #![expect(missing_docs, reason = "the documentation of these types is in proto/")]
-    #![expect(clippy::all, unused_qualifications, reason = "generated code")]
+    #![expect(unused_qualifications, reason = "generated code")]
     include!("gen/ginnel.v1.rs");
 }
 

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::future::Future;
 
-use ginnel_config::LoadError;
+use ginnel_config::{Findings, LoadError};
 use ginnel_ops::telemetry;
 use tokio::runtime::Runtime;
 
@@ -28,6 +28,8 @@ pub(crate) enum Outcome {
 
 /// Why a command was not carried out.
 pub(crate) enum Failure {
+    /// A configuration is wrong; exit code 2. Each finding begins with its own place.
+    Findings(Findings),
     /// The input is wrong; exit code 2.
     Input(Box<dyn Error + Send + Sync>),
     /// It did not work; exit code 1.
@@ -47,7 +49,10 @@ impl Failure {
 /// Everything that is wrong with a configuration is wrong input, also that it is not there.
 impl From<LoadError> for Failure {
     fn from(error: LoadError) -> Self {
-        Self::input(error)
+        match error {
+            LoadError::Invalid(findings) => Self::Findings(findings),
+            LoadError::Read { .. } => Self::input(error),
+        }
     }
 }
 

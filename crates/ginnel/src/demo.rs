@@ -105,6 +105,8 @@ async fn start(
         let config = AgentConfig::parse(&configs::agent(address, listed), "agent.yaml", scratch, &none)?;
         tasks.spawn(Agent::new(config)?.run(shutdown.clone()));
     }
+    // A client that came first would be told, and the record would show, that there is no agent yet.
+    timeout(FETCH_DEADLINE, recorded(scratch, "linkUp", AGENTS)).await.map_err(|_| "the agents did not come up")?;
     let config = ClientConfig::parse(&configs::client(address), "client.yaml", scratch, &none)?;
     let client = Client::start(config).await?;
     let proxy = client.proxy_address().ok_or("the client has no proxy listener")?;
@@ -116,7 +118,7 @@ async fn start(
 async fn compare(target: &Target, proxy: SocketAddr) -> Result<bool, Failure> {
     let fetched = async {
         let direct = fetch::get(target, Fetch::Direct).await?;
-        let tunnelled = fetch::until_up(target, proxy).await?;
+        let tunnelled = fetch::get(target, Fetch::Through(proxy)).await?;
         Ok::<_, io::Error>((direct, tunnelled))
     };
     let failed = |error: io::Error| Failure::failed(format!("fetching http://{target}/: {error}"));
@@ -130,19 +132,21 @@ async fn compare(target: &Target, proxy: SocketAddr) -> Result<bool, Failure> {
     Ok(equal)
 }
 
+/// Waits until the audit log holds this many records of an event.
+async fn recorded(scratch: &Path, event: &str, count: usize) {
+    let filter = Filter { event: Some(event.to_owned()), ..Filter::default() };
+    let log = [scratch.join("audit")];
+    while show(&log, &filter, true, &mut io::sink()).is_ok_and(|summary| summary.shown < count as u64) {
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
 /// Prints the audit log once the sessions have left their last records, or when that takes too long.
 async fn show_record(scratch: &Path, sessions: usize) -> Result<(), Failure> {
-    let log = [scratch.join("audit")];
-    let ended = Filter { event: Some("ended".to_owned()), ..Filter::default() };
-    let all_ended = async {
-        while show(&log, &ended, true, &mut io::sink()).is_ok_and(|summary| summary.shown < sessions as u64) {
-            sleep(LOOK_AGAIN).await;
-        }
-    };
     // The log is worth showing either way.
-    let _ = timeout(RECORD_WAIT, all_ended).await;
+    let _ = timeout(RECORD_WAIT, recorded(scratch, "ended", sessions)).await;
     let mut records = Vec::new();
-    show(&log, &Filter::default(), false, &mut records).map_err(Failure::failed)?;
+    show(&[scratch.join("audit")], &Filter::default(), false, &mut records).map_err(Failure::failed)?;
     print(&format!("\nThe server's audit log so far:\n\n{}\n", String::from_utf8_lossy(&records)))
 }
 

@@ -28,6 +28,10 @@ fn main() -> ExitCode {
     match cmd::run(args) {
         Ok(Outcome::Yes) => ExitCode::SUCCESS,
         Ok(Outcome::No) => ExitCode::from(1),
+        Err(Failure::Findings(findings)) => {
+            say(&format!("{findings}\n"));
+            ExitCode::from(2)
+        }
         Err(Failure::Input(error)) => {
             report(&*error);
             ExitCode::from(2)
@@ -47,6 +51,10 @@ fn report(error: &(dyn Error + 'static)) {
         text.push_str(&format!("  because: {beneath}\n"));
         source = beneath.source();
     }
+    say(&text);
+}
+
+fn say(text: &str) {
     // If standard error is gone, the exit code has to do.
     let _ = std::io::stderr().write_all(text.as_bytes());
 }

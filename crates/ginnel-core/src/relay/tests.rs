@@ -163,8 +163,23 @@ fn a_side_that_has_not_heard_the_end_may_not_leave() {
     relay.handle_frame(Side::Agent, Frame::Fin { offset: 0 }).unwrap();
     relay.handle_frame(Side::Client, Frame::Fin { offset: 0 }).unwrap();
     relay.handle_abort(Side::Client, Cause::ServerLost);
-    assert_eq!(said(&mut relay, Side::Agent), [Frame::Reset { cause: Cause::ServerLost }]);
+    let reset = Frame::Reset { cause: Cause::ServerLost };
+    assert_eq!(said(&mut relay, Side::Agent), [Frame::Fin { offset: 0 }, reset]);
     assert_eq!(said(&mut relay, Side::Client), []);
+}
+
+#[test]
+fn a_clean_end_is_not_taken_back_by_a_reset_that_follows_it() {
+    for target in [Side::Agent, Side::Client] {
+        let mut relay = Relay::new();
+        relay.handle_frame(target, hostile::data(0, 5)).unwrap();
+        relay.handle_frame(target, Frame::Fin { offset: 5 }).unwrap();
+        relay.handle_frame(target, Frame::Reset { cause: Cause::Reset }).unwrap();
+        assert_eq!(relay.ending(), None, "something is still to be passed on");
+        let told = said(&mut relay, target.other());
+        assert_eq!(told, [hostile::data(0, 5), Frame::Fin { offset: 5 }, Frame::Reset { cause: Cause::Reset }]);
+        assert_eq!(relay.ending(), Some(Ending { hop: target.hop(), cause: Cause::Reset }));
+    }
 }
 
 #[test]

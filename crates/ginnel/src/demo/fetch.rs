@@ -1,22 +1,17 @@
 //! A plain HTTP GET, directly or through the client's proxy, for comparing what arrives.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use ginnel_core::target::{Host, Target};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::sleep;
 
 /// Most bytes of an answer that are compared.
 const ANSWER_MAX: u64 = 64 * 1024 * 1024;
 
 /// Most bytes of an answer's head.
 const HEAD_MAX: usize = 64 * 1024;
-
-/// Agents need some tens of milliseconds to enrol and attach; this is how often the first fetch looks whether they have.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The way to a target.
 #[derive(Clone, Copy)]
@@ -30,16 +25,6 @@ pub(super) struct Answer {
     pub(super) body: Vec<u8>,
     /// The request id that the proxy gave.
     pub(super) request_id: Option<String>,
-}
-
-/// Fetches through the proxy, again while it says that no agent is there yet. The caller bounds the time.
-pub(super) async fn until_up(target: &Target, proxy: SocketAddr) -> io::Result<Answer> {
-    loop {
-        match get(target, Fetch::Through(proxy)).await {
-            Err(error) if error.kind() == ErrorKind::NotConnected => sleep(LOOK_AGAIN).await,
-            outcome => return outcome,
-        }
-    }
 }
 
 /// Fetches `/`.
@@ -57,9 +42,8 @@ pub(super) async fn get(target: &Target, way: Fetch) -> io::Result<Answer> {
             let status = status(&head);
             if status != Some("200") {
                 let cause = header(&head, "ginnel-cause").unwrap_or("no cause");
-                let kind = if cause == "noLiveAgent" { ErrorKind::NotConnected } else { ErrorKind::Other };
                 let hop = header(&head, "ginnel-hop").unwrap_or("proxy");
-                return Err(io::Error::new(kind, format!("refused by the {hop}: {cause}")));
+                return Err(io::Error::other(format!("refused by the {hop}: {cause}")));
             }
             request_id = header(&head, "ginnel-request-id").map(str::to_owned);
             stream

@@ -35,14 +35,17 @@ impl Canary {
         let task = tokio::spawn(async move {
             let mut ticks = interval(Duration::from_millis(50));
             let mut sung = 0;
-            while stopped.try_recv().is_err() {
+            loop {
                 ticks.tick().await;
                 session.write_u32(sung).await?;
                 let heard = within("the canary", Duration::from_secs(5), session.read_u32()).await??;
                 ensure!(heard == sung, "the canary sang {sung} and heard {heard}");
                 sung += 1;
+                // Asked last, so that even the shortest life has one song.
+                if stopped.try_recv().is_ok() {
+                    return Ok(sung);
+                }
             }
-            Ok(sung)
         });
         Ok(Self { stop, task })
     }

@@ -132,7 +132,10 @@ impl End {
     fn reset(&mut self) {
         let cause = reset_cause(self.side);
         self.stream.reset(cause);
-        self.break_off(cause);
+        // Whoever has finished and has heard the other finish has nothing left to reset.
+        if !(self.finished && self.fin_arrived) {
+            self.break_off(cause);
+        }
     }
 
     fn break_off(&mut self, cause: Cause) {

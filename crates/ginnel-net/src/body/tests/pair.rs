@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{DuplexStream, duplex};
+use tokio::io::{DuplexStream, copy_bidirectional, duplex};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
@@ -38,25 +38,20 @@ pub(crate) fn encoded(frames: impl IntoIterator<Item = SessionFrame>) -> Bytes {
 /// The client's end of a connection by hyper.
 pub(crate) struct Caller {
     requests: SendRequest<FrameBody>,
-    connection: AbortHandle,
 }
 
 impl Caller {
     async fn new(io: DuplexStream) -> Self {
         let (requests, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.unwrap();
-        Self { requests, connection: tokio::spawn(connection).abort_handle() }
+        tokio::spawn(connection);
+        Self { requests }
     }
 
     pub(crate) fn call(&self) -> (FrameReader, FrameWriter) {
         let (writer, body) = FrameWriter::request();
         let request = Request::post(URI).body(body).unwrap();
         (FrameReader::pending(Box::pin(self.requests.clone().send_request(request))), writer)
-    }
-
-    /// Cuts the connection.
-    pub(crate) fn cut(&self) {
-        self.connection.abort();
     }
 }
 
@@ -91,17 +86,31 @@ impl Callee {
         soon(self.calls.recv()).await.expect("the connection lives")
     }
 
-    /// Cuts the connection.
-    pub(crate) fn cut(&self) {
+    /// Ends the server's end, which the client notices by itself.
+    pub(crate) fn stop(&self) {
         self.connection.abort();
     }
 }
 
+/// What a connection runs over.
+pub(crate) struct Cable(JoinHandle<()>);
+
+impl Cable {
+    /// Cuts the connection for both ends.
+    pub(crate) fn cut(self) {
+        self.0.abort();
+    }
+}
+
 /// Hyper at both ends.
-pub(crate) async fn pair() -> (Caller, Callee) {
-    let (near, far) = duplex(1 << 16);
+pub(crate) async fn pair() -> (Caller, Callee, Cable) {
+    let ((near, mut near_plug), (mut far_plug, far)) = (duplex(1 << 16), duplex(1 << 16));
+    let cable = tokio::spawn(async move {
+        // Ends when an end does.
+        let _ = copy_bidirectional(&mut near_plug, &mut far_plug).await;
+    });
     let callee = Callee::new(far);
-    (Caller::new(near).await, callee)
+    (Caller::new(near).await, callee, Cable(cable))
 }
 
 /// One stream of a bare HTTP/2 peer, which can do what no honest one does.
@@ -123,7 +132,7 @@ impl Raw {
 }
 
 /// A call by hyper that a bare server has accepted and answered.
-pub(crate) async fn before_raw_server() -> (Caller, (FrameReader, FrameWriter), Raw) {
+pub(crate) async fn before_raw_server(answer: Response<()>) -> (Caller, (FrameReader, FrameWriter), Raw) {
     let (near, far) = duplex(1 << 16);
     let (sender, mut accepted) = mpsc::channel(1);
     let connection = tokio::spawn(async move {
@@ -135,7 +144,7 @@ pub(crate) async fn before_raw_server() -> (Caller, (FrameReader, FrameWriter), 
     let caller = Caller::new(near).await;
     let call = caller.call();
     let (request, mut respond) = soon(accepted.recv()).await.unwrap();
-    let send = respond.send_response(Response::new(()), false).unwrap();
+    let send = respond.send_response(answer, false).unwrap();
     (caller, call, Raw { send, _receive: Some(request.into_body()), connection: connection.abort_handle() })
 }
 

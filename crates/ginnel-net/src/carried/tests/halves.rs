@@ -1,0 +1,93 @@
+//! The two halves of a session end one by one, and what a dropped end means.
+
+use super::*;
+
+/// More than all credits and windows together, so that a half that is open must really flow.
+const MUCH: usize = 5 * 1024 * 1024;
+
+/// Sends much from one end to the other, which reads to the end.
+async fn flows(from: &mut Carried, to: &mut Carried) {
+    let bytes = noise(MUCH);
+    let send = async {
+        from.write_all(&bytes).await.unwrap();
+        from.shutdown().await.unwrap();
+    };
+    let (_, read) = soon(async { tokio::join!(send, rest(to)) }).await;
+    assert!(read.unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn a_half_that_ended_leaves_the_other_open() {
+    for far_first in [false, true] {
+        let (caller, mut callee, _cable) = pair().await;
+        let (mut near, mut far) = session(&caller, &mut callee).await;
+        let (first, second) = if far_first { (&mut far, &mut near) } else { (&mut near, &mut far) };
+        soon(first.write_all(b"all of it")).await.unwrap();
+        soon(first.shutdown()).await.unwrap();
+        assert_eq!(rest(second).await.unwrap(), b"all of it");
+        flows(second, first).await;
+    }
+}
+
+#[tokio::test]
+async fn an_end_that_is_dropped_in_the_middle_resets_the_other() {
+    let half = |end: bool, read: bool| (end, read);
+    for (ended, read_to_end) in [half(false, false), half(true, false), half(false, true)] {
+        let (caller, mut callee, _cable) = pair().await;
+        let (mut near, mut far) = session(&caller, &mut callee).await;
+        if ended {
+            soon(near.shutdown()).await.unwrap();
+            assert_eq!(rest(&mut far).await, Ok(vec![]));
+        }
+        if read_to_end {
+            soon(far.shutdown()).await.unwrap();
+            assert_eq!(rest(&mut near).await, Ok(vec![]));
+        }
+        drop(near);
+        let broken = soon(poll_fn(|cx| far.poll_broken(cx))).await;
+        assert_eq!(broken.cause, Cause::Aborted, "ended {ended}, read to the end {read_to_end}");
+        assert!(soon(far.write(b"x")).await.is_err());
+        if !ended {
+            assert_eq!(rest(&mut far).await.unwrap_err().cause, Cause::Aborted);
+        }
+    }
+}
+
+#[tokio::test]
+async fn unread_bytes_count_as_the_middle() {
+    let (caller, mut callee, _cable) = pair().await;
+    let (mut near, mut far) = session(&caller, &mut callee).await;
+    soon(far.write_all(b"nobody reads this")).await.unwrap();
+    soon(near.read_exact(&mut [0; 1])).await.unwrap();
+    soon(near.shutdown()).await.unwrap();
+    drop(near);
+    assert_eq!(soon(poll_fn(|cx| far.poll_broken(cx))).await.cause, Cause::Aborted);
+}
+
+#[tokio::test]
+async fn an_end_that_is_dropped_after_both_halves_still_delivers_its_last_bytes() {
+    for far_leaves in [false, true] {
+        let (caller, mut callee, _cable) = pair().await;
+        let (near, far) = session(&caller, &mut callee).await;
+        let (mut leaver, mut stayer) = if far_leaves { (far, near) } else { (near, far) };
+        soon(stayer.shutdown()).await.unwrap();
+        assert_eq!(rest(&mut leaver).await, Ok(vec![]));
+        let bytes = noise(200_000);
+        soon(leaver.write_all(&bytes)).await.unwrap();
+        soon(leaver.shutdown()).await.unwrap();
+        drop(leaver);
+        assert!(rest(&mut stayer).await.unwrap() == bytes);
+    }
+}
+
+#[tokio::test]
+async fn a_session_is_over_for_good_when_both_halves_are() {
+    let (caller, mut callee, _cable) = pair().await;
+    let (mut near, mut far) = session(&caller, &mut callee).await;
+    flows(&mut near, &mut far).await;
+    flows(&mut far, &mut near).await;
+    drop(near);
+    callee.stop();
+    assert_eq!(rest(&mut far).await, Ok(vec![]));
+    assert_eq!(far.shared.lock().stream.over(), None);
+}

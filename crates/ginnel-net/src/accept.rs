@@ -31,7 +31,7 @@ use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 
 use crate::connect::tune;
-use crate::live::{Live, Pulse};
+use crate::live::Live;
 
 /// hyper gives a connection up when a ping is not answered within this time. Silence decides long before; see [`crate::live`].
 const PING_ANSWER: Duration = Duration::from_secs(60);
@@ -68,8 +68,8 @@ pub async fn serve<A: Admit>(listener: TcpListener, tls: Arc<ServerConfig>, admi
         let closed = shutdown.child_token();
         tasks.spawn(async move {
             let _slot = slot;
-            let Some((stream, pulse)) = handshake(tcp, address, acceptor, handshakes).await else { return };
-            converse(stream, pulse, address, admit, closed).await;
+            let Some(stream) = handshake(tcp, address, acceptor, handshakes).await else { return };
+            converse(stream, address, admit, closed).await;
         });
     }
     tasks.close();
@@ -105,15 +105,14 @@ async fn handshake(
     address: SocketAddr,
     acceptor: TlsAcceptor,
     handshakes: Arc<Semaphore>,
-) -> Option<(TlsStream<Live<TcpStream>>, Pulse)> {
-    let live = Live::new(tcp);
-    let pulse = live.pulse();
+) -> Option<TlsStream<Live<TcpStream>>> {
+    let live = Live::new(tcp, SILENCE_MAX);
     let attempt = async {
         let _slot = handshakes.acquire().await.map_err(io::Error::other)?;
         acceptor.accept(live).await
     };
     match timeout(HANDSHAKE_DEADLINE, attempt).await {
-        Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => Some((stream, pulse)),
+        Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => Some(stream),
         Ok(Ok(_)) => {
             tracing::debug!(peer = %address, "connection without HTTP/2");
             None
@@ -131,7 +130,6 @@ async fn handshake(
 
 async fn converse<A: Admit>(
     stream: TlsStream<Live<TcpStream>>,
-    pulse: Pulse,
     address: SocketAddr,
     admit: A,
     closed: CancellationToken,
@@ -169,7 +167,6 @@ async fn converse<A: Admit>(
         outcome = connection => if let Err(error) = outcome {
             tracing::debug!(peer = %address, error = &error as &dyn std::error::Error, "connection ended");
         },
-        () = pulse.stopped(SILENCE_MAX) => tracing::debug!(peer = %address, "silent for too long"),
         () = enrolled => tracing::debug!(peer = %address, "enrolment took too long"),
     }
 }

@@ -110,9 +110,7 @@ impl Endpoint {
         let tcp = TcpStream::connect((self.host.as_str(), self.port)).await;
         let tcp = tcp.map_err(|source| ConnectError::Tcp { address: address.clone(), source })?;
         tune(&tcp);
-        let live = Live::new(tcp);
-        let pulse = live.pulse();
-        let stream = TlsConnector::from(tls).connect(name, live).await;
+        let stream = TlsConnector::from(tls).connect(name, Live::new(tcp, SILENCE_MAX)).await;
         let stream = stream.map_err(|source| ConnectError::Tls { address: address.clone(), source })?;
         let (requests, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -130,11 +128,8 @@ impl Endpoint {
         // Owned by the connection's clones and streams: it ends with the last of them.
         tokio::spawn(async move {
             let _on_close = on_close;
-            tokio::select! {
-                outcome = connection => if let Err(error) = outcome {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "connection to the server ended");
-                },
-                () = pulse.stopped(SILENCE_MAX) => tracing::warn!("the server has been silent for too long"),
+            if let Err(error) = connection.await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the connection to the server broke");
             }
         });
         Ok(Connection { requests, origin, closed })

@@ -1,61 +1,52 @@
 //! Notices a silent peer: any received byte is life, and nothing else is.
 //!
 //! HTTP/2 pings ask a quiet peer for a sign of life, but a late answer to a ping is not what decides: behind a full send buffer it
-//! may be late while data pours in.
+//! may be late while data pours in. The verdict is an error of the byte stream itself, because that ends everything above it, also what an
+//! HTTP/2 library runs in tasks of its own.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep};
 
-/// A byte stream that remembers when it last received something.
+/// A byte stream that fails with [`io::ErrorKind::TimedOut`] once nothing was received for too long.
+///
+/// It notices while it is polled, for reading or for writing: a peer that does not read either must not hide behind a full buffer.
 #[derive(Debug)]
 pub struct Live<T> {
     inner: T,
-    pulse: Pulse,
-}
-
-/// When a [`Live`] stream last received something.
-#[derive(Clone, Debug)]
-pub struct Pulse {
-    start: Instant,
-    /// Milliseconds after `start`.
-    last_ms: Arc<AtomicU64>,
+    silence_max: Duration,
+    last: Instant,
+    timer: Pin<Box<Sleep>>,
 }
 
 impl<T> Live<T> {
     /// Wraps a stream, which counts as alive now.
-    pub fn new(inner: T) -> Self {
-        Self { inner, pulse: Pulse { start: Instant::now(), last_ms: Arc::default() } }
+    pub fn new(inner: T, silence_max: Duration) -> Self {
+        Self { inner, silence_max, last: Instant::now(), timer: Box::pin(sleep(silence_max)) }
     }
 
-    /// The handle that sees when it last received something.
-    pub fn pulse(&self) -> Pulse {
-        self.pulse.clone()
-    }
-}
-
-impl Pulse {
-    /// Resolves once nothing was received for `silence`.
-    pub async fn stopped(&self, silence: Duration) {
+    /// Ready with an error once the peer has been silent for too long.
+    fn poll_silent(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         loop {
-            let last = self.start + Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
-            let deadline = last + silence;
+            ready!(self.timer.as_mut().poll(cx));
+            let deadline = self.last + self.silence_max;
             if Instant::now() >= deadline {
-                return;
+                return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the peer has been silent for too long"));
             }
-            sleep_until(deadline).await;
+            // The timer is moved only when it fires, not at every byte.
+            self.timer.as_mut().reset(deadline);
         }
     }
 
-    fn beat(&self) {
-        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_ms.store(now, Ordering::Relaxed);
+    fn or_silent<R>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
+        match poll {
+            Poll::Ready(result) => Poll::Ready(result),
+            Poll::Pending => self.poll_silent(cx).map(Err),
+        }
     }
 }
 
@@ -64,15 +55,16 @@ impl<T: AsyncRead + Unpin> AsyncRead for Live<T> {
         let before = buf.filled().len();
         let poll = Pin::new(&mut self.inner).poll_read(cx, buf);
         if buf.filled().len() > before {
-            self.pulse.beat();
+            self.last = Instant::now();
         }
-        poll
+        self.or_silent(cx, poll)
     }
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Live<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
+        let poll = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.or_silent(cx, poll)
     }
 
     fn poll_write_vectored(
@@ -80,7 +72,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Live<T> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+        let poll = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        self.or_silent(cx, poll)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -88,38 +81,46 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Live<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let poll = Pin::new(&mut self.inner).poll_flush(cx);
+        self.or_silent(cx, poll)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        let poll = Pin::new(&mut self.inner).poll_shutdown(cx);
+        self.or_silent(cx, poll)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
 
+    const SILENCE: Duration = Duration::from_secs(9);
+
     #[tokio::test(start_paused = true)]
     async fn received_bytes_put_the_end_off_and_sent_ones_do_not() {
-        let (near, mut far) = tokio::io::duplex(64);
-        let mut live = Live::new(near);
-        let pulse = live.pulse();
+        let (near, mut far) = duplex(64);
+        let mut live = Live::new(near, SILENCE);
         let start = Instant::now();
-        let life = async {
-            tokio::time::sleep(Duration::from_secs(6)).await;
+        let peer = async {
+            sleep(Duration::from_secs(6)).await;
             far.write_all(b"x").await.unwrap();
-            live.read_u8().await.unwrap();
-            tokio::time::sleep(Duration::from_secs(6)).await;
-            live.write_all(b"y").await.unwrap();
-            std::future::pending::<()>().await;
+            far
         };
-        tokio::select! {
-            () = life => {}
-            () = pulse.stopped(Duration::from_secs(9)) => {}
-        }
-        assert_eq!(start.elapsed().as_secs(), 15);
+        let (read, _far) = tokio::join!(live.read_u8(), peer);
+        assert_eq!(read.unwrap(), b'x');
+        live.write_all(b"y").await.unwrap();
+        let error = live.read_u8().await.unwrap_err();
+        assert_eq!((error.kind(), start.elapsed().as_secs()), (io::ErrorKind::TimedOut, 15));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_does_not_read_cannot_hide_behind_a_full_buffer() {
+        let (near, _far) = duplex(4);
+        let mut live = Live::new(near, SILENCE);
+        let error = live.write_all(b"more than fits").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -5,23 +5,27 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::limits::DATA_MAX;
-use crate::stream::Stream;
 use crate::stream::tests::hostile;
 use crate::stream::tests::model::{Item, Middle, World, cut_cause, reset_cause};
 use crate::stream::tests::script::{Faults, scripts};
 
-/// A relay as a server drives it: each side's carrier is closed once the session is over and that side was told all.
+/// A relay as a server drives it: each side's carrier is closed once the session is over and that side was told all, and nothing is
+/// said to a side whose carrier broke.
 #[derive(Debug, Default)]
 struct Server {
     relay: Relay,
     closed: [bool; 2],
+    broken: [bool; 2],
 }
 
 impl Middle for Server {
     fn take(&mut self, from: Side, item: Item) {
         match item {
             Item::Frame(frame) => self.relay.handle_frame(from, frame).unwrap(),
-            Item::Gone(cause) => self.relay.handle_abort(from, cause),
+            Item::Gone(cause) => {
+                self.relay.handle_abort(from, cause);
+                self.broken[index(from)] = cause == cut_cause(from);
+            }
         }
         for direction in [&self.relay.to_agent, &self.relay.to_client] {
             assert!(direction.queue.len() as u64 <= CREDIT_INITIAL, "holds more than the receiver granted");
@@ -29,6 +33,9 @@ impl Middle for Server {
     }
 
     fn give(&mut self, to: Side, max: usize) -> Option<Item> {
+        if self.broken[index(to)] {
+            return None;
+        }
         let wanted = self.relay.wants_to_send(to);
         if !wanted && self.relay.ending().is_some() {
             return (!std::mem::replace(&mut self.closed[index(to)], true)).then_some(Item::Gone(Cause::Aborted));
@@ -180,6 +187,18 @@ fn a_clean_end_is_not_taken_back_by_a_reset_that_follows_it() {
         assert_eq!(told, [hostile::data(0, 5), Frame::Fin { offset: 5 }, Frame::Reset { cause: Cause::Reset }]);
         assert_eq!(relay.ending(), Some(Ending { hop: target.hop(), cause: Cause::Reset }));
     }
+}
+
+#[test]
+fn a_rest_that_nobody_can_take_does_not_keep_a_session() {
+    let mut relay = Relay::new();
+    relay.handle_frame(Side::Agent, hostile::data(0, 5)).unwrap();
+    relay.handle_frame(Side::Agent, Frame::Fin { offset: 5 }).unwrap();
+    relay.handle_frame(Side::Agent, Frame::Reset { cause: Cause::Reset }).unwrap();
+    assert_eq!(relay.ending(), None);
+    relay.handle_abort(Side::Client, Cause::ServerLost);
+    assert_eq!(relay.ending(), Some(Ending { hop: Hop::Agent, cause: Cause::Reset }));
+    assert!(!relay.wants_to_send(Side::Client));
 }
 
 #[test]

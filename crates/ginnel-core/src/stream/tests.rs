@@ -105,6 +105,17 @@ fn a_reset_after_the_last_end_changes_nothing() {
 }
 
 #[test]
+fn a_reset_follows_the_clean_end_before_it_even_if_there_is_no_room() {
+    let mut near = Stream::new();
+    near.write(b"answer");
+    near.finish();
+    near.reset(Cause::Reset);
+    assert_eq!(near.poll_frame(0), None);
+    let answer = Frame::Data { offset: 0, bytes: Bytes::from_static(b"answer") };
+    assert_eq!(said(&mut near), [answer, Frame::Fin { offset: 6 }, Frame::Reset { cause: Cause::Reset }]);
+}
+
+#[test]
 fn may_be_left_without_loss_only_when_both_halves_are_dealt_with() {
     let mut near = Stream::new();
     near.handle_frame(Frame::Data { offset: 0, bytes: Bytes::from_static(b"x") }).unwrap();

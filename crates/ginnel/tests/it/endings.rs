@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use ginnel_testkit::stream::{bytes, read_to_ending};
-use ginnel_testkit::{Ending, Part, World, within};
+use ginnel_testkit::{Cutter, Ending, Part, World, eventually, proxy, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
@@ -183,13 +183,35 @@ async fn reset_of_the_application_reaches_the_target() -> Result<()> {
     world.finish(&[])
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn silent_network_is_given_up_and_resets_both_ends() -> Result<()> {
-    let (world, app, target) = busy_session().await?;
-    world.agent_leg()?.freeze();
+/// Nothing passes on one leg any more, and nobody says so: both ends hear of it, and once the network is back, so is the tunnel.
+async fn gives_a_silent_leg_up(leg: impl Fn(&World) -> Result<&Cutter>) -> Result<()> {
+    let host = TcpListener::bind("127.0.0.1:0").await?;
+    let world = world().relayed().target(host.local_addr()?).start().await?;
+    let Pair { app, target, .. } = Pair::open(&world, &host).await?;
+    let (mut app, mut target) = (Busy::start(app), Busy::start(target));
+    app.flowing().await?;
+    target.flowing().await?;
+    leg(&world)?.freeze();
     let (app, target) = tokio::try_join!(app.ending("the application"), target.ending("the target"))?;
     ensure!((app, target) == (Some(Ending::Reset), Some(Ending::Reset)), "{app:?}, {target:?}");
+
+    leg(&world)?.thaw();
+    let address = host.local_addr()?.to_string();
+    let reopened = eventually("a session once the network is back", NOTICED, async || {
+        Ok(proxy::connect(world.proxy_addr(), &address).await?.opened().ok())
+    });
+    reopened.await?;
     world.finish(&[])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_agent_leg_is_given_up_and_comes_back() -> Result<()> {
+    gives_a_silent_leg_up(World::agent_leg).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_client_leg_is_given_up_and_comes_back() -> Result<()> {
+    gives_a_silent_leg_up(World::client_leg).await
 }
 
 /// Ends one half, and sends on the other half after that has arrived.

@@ -119,8 +119,10 @@ async fn ginnel_connect_names_hop_and_cause_on_standard_error() -> Result<()> {
     let output = output(connect).await?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.code() == Some(1) && output.stdout.is_empty(), "{output:?}");
-    let refused = world.audit_of("refused")?;
-    let id = refused.first().and_then(|record| record["requestId"].as_str()).context("a refusal")?;
+    let is_refusal = |record: &serde_json::Value| record["event"] == "refused";
+    let log = world.audit_until("the refusal in the audit", |log| log.iter().any(is_refusal)).await?;
+    let refusal = log.into_iter().find(is_refusal).context("a refusal")?;
+    let id = refusal["requestId"].as_str().context("a request id")?;
     ensure!(said.contains("noLiveAgent") && said.contains("server") && said.contains(id), "{said}");
     world.finish(&[])
 }

@@ -12,7 +12,8 @@ use bytes::Bytes;
 pub(crate) fn frames() -> impl Strategy<Value = Frame> {
     let offset = || prop_oneof![4 => Just(0_u64), 2 => 1_u64..4, 1 => CREDIT_INITIAL - 2..=CREDIT_INITIAL + 2, 1 => any::<u64>()];
     let len = prop_oneof![4 => 0_usize..4, 1 => Just(usize::try_from(CREDIT_INITIAL).unwrap()), 1 => 1_usize..300_000];
-    let limit = prop_oneof![3 => CREDIT_INITIAL..=CREDIT_INITIAL + 4, 1 => CREDIT_MAX - 1..=CREDIT_MAX + 1, 1 => any::<u64>()];
+    let limit =
+        prop_oneof![3 => CREDIT_INITIAL..=CREDIT_INITIAL + 4, 1 => CREDIT_MAX - 1..=CREDIT_MAX + 1, 1 => any::<u64>()];
     prop_oneof![
         (offset(), limit).prop_map(|(consumed, limit)| Frame::Credit { consumed, limit }),
         (offset(), len).prop_map(|(offset, len)| Frame::Data { offset, bytes: Bytes::from(vec![1; len]) }),
@@ -60,12 +61,17 @@ pub(crate) fn violations() -> Vec<(Vec<Frame>, Frame, Violation)> {
 fn every_breach_is_named_and_resets_the_session() {
     for (before, breach, violation) in violations() {
         let mut stream = Stream::new();
+        stream.write(b"owed to nobody who breaks the protocol");
+        stream.finish();
         for frame in before {
             assert_eq!(stream.handle_frame(frame), Ok(()));
         }
         assert_eq!(stream.handle_frame(breach.clone()), Err(violation), "{breach:?}");
         let cause = Cause::ProtocolError;
-        assert_eq!((stream.over(), stream.poll_frame(1), stream.poll_frame(1)), (Some(cause), Some(Frame::Reset { cause }), None));
+        assert_eq!(
+            (stream.over(), stream.poll_frame(1), stream.poll_frame(1)),
+            (Some(cause), Some(Frame::Reset { cause }), None)
+        );
         assert!(stream.is_done());
     }
 }

@@ -61,6 +61,7 @@ pub(crate) struct End {
     cut: bool,
     closed: bool,
     written: u64,
+    /// Whether it ended its half while the session was whole.
     finished: bool,
     framed: u64,
     fin_framed: bool,
@@ -72,6 +73,7 @@ pub(crate) struct End {
     /// How far the other end may send, by the credits that left here.
     granted: u64,
     broken: Option<Cause>,
+    has_reset: bool,
 }
 
 /// Bytes that tell where and whose they are.
@@ -112,6 +114,7 @@ impl End {
             read: 0,
             granted: CREDIT_INITIAL,
             broken: None,
+            has_reset: false,
         }
     }
 
@@ -132,6 +135,7 @@ impl End {
     fn reset(&mut self) {
         let cause = reset_cause(self.side);
         self.stream.reset(cause);
+        self.has_reset = true;
         // Whoever has finished and has heard the other finish has nothing left to reset.
         if !(self.finished && self.fin_arrived) {
             self.break_off(cause);
@@ -276,7 +280,7 @@ impl<M: Middle> World<M> {
     fn finish(&mut self, side: Side) {
         let end = self.end(side);
         end.stream.finish();
-        end.finished = true;
+        end.finished |= end.broken.is_none();
     }
 
     fn take(&mut self, from: Side) -> bool {
@@ -354,6 +358,12 @@ impl<M: Middle> World<M> {
         for end in ends {
             assert!(end.broken.is_some() || end.is_complete(), "the {:?} was not told", end.side);
             assert!(end.stream.is_done() && end.closed);
+        }
+        for (from, to) in [(&self.client, &self.agent), (&self.agent, &self.client)] {
+            // Only one's own reset or the loss of a carrier keeps a clean end away.
+            if from.finished && !from.cut && !to.cut && !to.has_reset {
+                assert_eq!((to.read, to.fin_arrived), (from.written, true), "the {:?} took its end back", from.side);
+            }
         }
     }
 

@@ -31,37 +31,52 @@ async fn a_half_that_ended_leaves_the_other_open() {
 
 #[tokio::test]
 async fn an_end_that_is_dropped_in_the_middle_resets_the_other() {
-    let half = |end: bool, read: bool| (end, read);
-    for (ended, read_to_end) in [half(false, false), half(true, false), half(false, true)] {
+    for (has_ended, has_read) in [(false, false), (true, false), (false, true)] {
         let (caller, mut callee, _cable) = pair().await;
         let (mut near, mut far) = session(&caller, &mut callee).await;
-        if ended {
+        if has_ended {
             soon(near.shutdown()).await.unwrap();
             assert_eq!(rest(&mut far).await, Ok(vec![]));
         }
-        if read_to_end {
+        if has_read {
             soon(far.shutdown()).await.unwrap();
             assert_eq!(rest(&mut near).await, Ok(vec![]));
         }
         drop(near);
-        let broken = soon(poll_fn(|cx| far.poll_broken(cx))).await;
-        assert_eq!(broken.cause, Cause::Aborted, "ended {ended}, read to the end {read_to_end}");
-        assert!(soon(far.write(b"x")).await.is_err());
-        if !ended {
+        if has_read {
             assert_eq!(rest(&mut far).await.unwrap_err().cause, Cause::Aborted);
+        } else {
+            assert_eq!(writes_until(&mut far).await.cause, Cause::Aborted);
         }
+        assert_eq!(
+            rest(&mut far).await.is_ok(),
+            has_ended,
+            "a clean end is not taken back, and nothing else looks like one"
+        );
     }
 }
 
 #[tokio::test]
-async fn unread_bytes_count_as_the_middle() {
+async fn a_dropped_end_that_left_bytes_unread_resets_the_other() {
     let (caller, mut callee, _cable) = pair().await;
     let (mut near, mut far) = session(&caller, &mut callee).await;
     soon(far.write_all(b"nobody reads this")).await.unwrap();
     soon(near.read_exact(&mut [0; 1])).await.unwrap();
     soon(near.shutdown()).await.unwrap();
     drop(near);
-    assert_eq!(soon(poll_fn(|cx| far.poll_broken(cx))).await.cause, Cause::Aborted);
+    assert_eq!(writes_until(&mut far).await.cause, Cause::Aborted);
+}
+
+#[tokio::test]
+async fn a_reset_does_not_overtake_the_clean_end_before_it() {
+    let (caller, mut callee, _cable) = pair().await;
+    let (mut near, mut far) = session(&caller, &mut callee).await;
+    let bytes = noise(200_000);
+    soon(near.write_all(&bytes)).await.unwrap();
+    soon(near.shutdown()).await.unwrap();
+    near.abort(Cause::Reset);
+    assert!(rest(&mut far).await.unwrap() == bytes);
+    assert_eq!(writes_until(&mut far).await.cause, Cause::Reset);
 }
 
 #[tokio::test]

@@ -128,11 +128,13 @@ impl Relay {
         self.reset_due[index(from)] = false;
     }
 
-    /// Ends the session from the middle, or in the name of `hop`. Does nothing to one that is over.
+    /// Ends the session from the middle, or in the name of `hop`: nothing more is passed on. One that is over keeps its ending.
     pub fn end(&mut self, hop: Hop, cause: Cause) {
         if self.ending.is_none() && !self.is_finished() {
             self.ending = Some(Ending { hop, cause });
             self.reset_due = [true; 2];
+        }
+        if self.ending.is_some() {
             self.to_agent.drop_rest();
             self.to_client.drop_rest();
         }

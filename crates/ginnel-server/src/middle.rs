@@ -110,10 +110,8 @@ impl Middle {
         match &step {
             Step::Sent | Step::Read(_, Ok(Some(_))) => {}
             Step::Read(side, Ok(None) | Err(_)) => self.leg(*side, |leg| leg.reading = false),
-            Step::Gone(side) => {
-                self.leg(*side, |leg| leg.writing = false);
-                self.relay.handle_abort(*side, Cause::Aborted);
-            }
+            // What the side said last may still be unread, and knows better why it left; reading comes to its end by itself.
+            Step::Gone(side) => self.leg(*side, |leg| leg.writing = false),
         }
         step
     }

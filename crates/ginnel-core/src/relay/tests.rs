@@ -202,6 +202,16 @@ fn a_rest_that_nobody_can_take_does_not_keep_a_session() {
 }
 
 #[test]
+fn nothing_is_passed_on_once_the_middle_has_ended_the_session() {
+    let mut relay = Relay::new();
+    relay.handle_frame(Side::Agent, hostile::data(0, 5)).unwrap();
+    relay.handle_frame(Side::Agent, Frame::Fin { offset: 5 }).unwrap();
+    relay.handle_frame(Side::Agent, Frame::Reset { cause: Cause::Reset }).unwrap();
+    relay.end(Hop::Server, Cause::CertificateExpired);
+    assert_eq!(said(&mut relay, Side::Client), [Frame::Reset { cause: Cause::Reset }]);
+}
+
+#[test]
 fn the_middle_ends_a_session_once() {
     let mut relay = Relay::new();
     relay.end(Hop::Server, Cause::CertificateExpired);

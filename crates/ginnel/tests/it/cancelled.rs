@@ -209,7 +209,8 @@ async fn session_of_one_link_cannot_be_taken_up_by_another() -> Result<()> {
     let thief = PlayedAgent::start(&world).await?;
     let mut stolen = thief.peer.call(path::CARRY).await?;
     stolen.say_frame(SessionFrame::Take(SessionId::from_bytes(&dial.session_id)?))?;
-    stolen.say_frame(SessionFrame::Opened(silent))?;
+    // It may have been turned away before this.
+    stolen.say_frame(SessionFrame::Opened(silent)).ok();
     let heard = within("the thief to be turned away", Duration::from_secs(10), stolen.hear_frame()).await?;
     ensure!(heard.is_err(), "the thief heard {heard:?}");
     let mut call = agent.peer.call(path::CARRY).await?;

@@ -94,7 +94,7 @@ causes! {
     AddressForbidden = 6, "addressForbidden";
     /// A rule allows this, but no agent that may carry it is connected.
     NoLiveAgent = 7, "noLiveAgent";
-    /// The connection to the agent was lost.
+    /// The agent, or the connection to it, was lost.
     AgentLost = 8, "agentLost";
     /// The client has no connection to the server.
     ServerUnreachable = 9, "serverUnreachable";

@@ -139,7 +139,13 @@ impl State {
     /// How the session was cut off, if it was: by the peer's word, or by the loss of the way to the server.
     fn over(&self) -> Option<Refusal> {
         self.stream.over().map(|cause| {
-            let hop = if cause == Cause::ServerLost { self.own_hop } else { Hop::Server };
+            let hop = if cause == Cause::ServerLost {
+                self.own_hop
+            } else if cause == Cause::AgentLost {
+                Hop::Agent
+            } else {
+                Hop::Server
+            };
             Refusal::new(hop, cause)
         })
     }

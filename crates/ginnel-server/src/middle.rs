@@ -90,10 +90,10 @@ impl Middle {
                     | SessionFrame::Refused(_)
                     | SessionFrame::Take(_),
                 )) => self.relay.end(from.hop(), Cause::ProtocolError),
-                Ok(None) => self.relay.handle_abort(from, Cause::Aborted),
+                Ok(None) => self.relay.handle_abort(from, lost(from)),
                 Err(error) => {
                     tracing::debug!(side = ?from, error = &error as &dyn std::error::Error, "a side broke off");
-                    self.relay.handle_abort(from, broken_off(&error));
+                    self.relay.handle_abort(from, broken_off(from, &error));
                 }
             }
         }
@@ -228,9 +228,17 @@ fn next_piece(relay: &mut Relay, to: Side, first: &mut Option<SessionFrame>) -> 
     (!piece.is_empty()).then(|| piece.freeze())
 }
 
-fn broken_off(error: &ReadError) -> Cause {
+/// What it is called when a side breaks off without a word.
+fn lost(side: Side) -> Cause {
+    match side {
+        Side::Client => Cause::Aborted,
+        Side::Agent => Cause::AgentLost,
+    }
+}
+
+fn broken_off(side: Side, error: &ReadError) -> Cause {
     match error {
-        ReadError::Broken(_) | ReadError::Status { .. } => Cause::Aborted,
+        ReadError::Broken(_) | ReadError::Status { .. } => lost(side),
         ReadError::Framing(_) | ReadError::Frame(_) => Cause::ProtocolError,
     }
 }

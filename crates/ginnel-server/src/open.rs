@@ -112,7 +112,8 @@ fn permit(seat: &Arc<ClientSeat>, open: &Open) -> Result<Permitted, Box<Denied>>
     loop {
         attempt += 1;
         let link = broker.directory.find(&choice.principal, choice.instance);
-        let link = link.ok_or_else(|| deny(Hop::Server, Cause::NoLiveAgent))?;
+        // The client knows of the agent from its roster, so that it was there a moment ago; another one may be there still.
+        let link = link.ok_or_else(|| deny(Hop::Server, Cause::AgentLost))?;
         let record = audit::Session {
             request_id: open.request,
             client: seat.client.clone(),
@@ -207,9 +208,6 @@ impl Running<'_> {
                 },
                 said = middle.next() => match said {
                     Said::Answer(answer) => break answer,
-                    Said::Over(Ending { hop: Hop::Agent, cause: Cause::Aborted }) => {
-                        return Err(Refusal::new(Hop::Server, Cause::AgentLost));
-                    }
                     Said::Over(Ending { hop, cause }) => return Err(Refusal::new(hop, cause)),
                 },
             }
@@ -237,10 +235,15 @@ impl Running<'_> {
     }
 
     async fn until_over(&self, middle: &mut Middle) -> Ending {
+        let mut is_cut = false;
         loop {
             tokio::select! {
                 biased;
-                refusal = self.cut() => middle.stop(refusal.hop, refusal.cause),
+                // Once is enough: what has ended stays so, and the sides have to hear of it.
+                refusal = self.cut(), if !is_cut => {
+                    is_cut = true;
+                    middle.stop(refusal.hop, refusal.cause);
+                }
                 said = middle.next() => match said {
                     Said::Over(ending) => return ending,
                     Said::Answer(_) => middle.stop(Hop::Agent, Cause::ProtocolError),
@@ -266,16 +269,13 @@ impl Running<'_> {
     }
 
     fn record_end(&self, middle: &Middle, ending: Ending) {
-        let cause = match ending {
-            Ending { hop: Hop::Agent, cause: Cause::Aborted } if self.link.closed.is_cancelled() => Cause::AgentLost,
-            Ending { cause, .. } => cause,
-        };
+        let Ending { hop, cause } = ending;
         let (bytes_up, bytes_down) = middle.bytes();
         let duration_ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         let request = self.record.request_id;
-        tracing::info!(%request, bytes_up, bytes_down, duration_ms, hop = %ending.hop, %cause, "ended");
+        tracing::info!(%request, bytes_up, bytes_down, duration_ms, %hop, %cause, "ended");
         let session = self.record.clone();
-        self.seat.broker.note(Event::Ended { session, bytes_up, bytes_down, duration_ms, hop: ending.hop, cause });
+        self.seat.broker.note(Event::Ended { session, bytes_up, bytes_down, duration_ms, hop, cause });
     }
 }
 

@@ -53,7 +53,8 @@ impl AgentLink {
 
     fn take(&self, dial: Dial, connection: &Connection, identity: &Identity) {
         let slot = Arc::clone(&self.slots).try_acquire_owned().ok();
-        let caller = Caller { owner: Arc::clone(&self.owner), connection: connection.clone(), identity: identity.clone() };
+        let caller =
+            Caller { owner: Arc::clone(&self.owner), connection: connection.clone(), identity: identity.clone() };
         let stopping = self.stopping.clone();
         self.sessions.spawn(async move {
             let has_slot = slot.is_some();

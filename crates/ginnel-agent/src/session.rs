@@ -35,13 +35,8 @@ pub(crate) async fn run(caller: Caller, order: Dial, has_slot: bool) {
     if let Err(refusal) = acceptable(&caller.owner, &order, has_slot) {
         return refuse(&order, carried, refusal);
     }
-    let handshake = async {
-        if order.inner_tls {
-            secure(&caller, carried, &order).await
-        } else {
-            Ok(Session::Clear(carried))
-        }
-    };
+    let handshake =
+        async { if order.inner_tls { secure(&caller, carried, &order).await } else { Ok(Session::Clear(carried)) } };
     let connect = async {
         match dial(&order.target, &caller.owner.allow).await {
             Ok(connected) => {

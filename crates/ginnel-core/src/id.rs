@@ -106,7 +106,13 @@ mod tests {
 
     #[test]
     fn refuses_other_spellings() {
-        for text in ["", "1", "0123456789ABCDEF0000000000000001", "+123456789abcdef00000000000000001", "0123456789abcdef000000000000000g"] {
+        for text in [
+            "",
+            "1",
+            "0123456789ABCDEF0000000000000001",
+            "+123456789abcdef00000000000000001",
+            "0123456789abcdef000000000000000g",
+        ] {
             assert_eq!(text.parse::<RequestId>(), Err(InvalidId), "{text}");
         }
         assert_eq!(RequestId::from_bytes(&[0; 15]), Err(InvalidId));

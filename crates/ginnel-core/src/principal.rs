@@ -150,7 +150,8 @@ impl FromStr for Principal {
     fn from_str(text: &str) -> Result<Self, InvalidPrincipal> {
         let rest = text.strip_prefix("spiffe://").ok_or(InvalidPrincipal::Uri)?;
         let mut parts = rest.split('/');
-        let (Some(domain), Some(role), Some(name), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        let (Some(domain), Some(role), Some(name), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
             return Err(InvalidPrincipal::Uri);
         };
         Ok(Self { trust_domain: domain.parse()?, role: role.parse()?, name: name.parse()? })

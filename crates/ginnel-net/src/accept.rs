@@ -50,7 +50,9 @@ pub struct Peer {
 /// Decides what a connection may do.
 pub trait Admit: Clone + Send + Sync + 'static {
     /// Answers the calls of one connection.
-    type Service: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + Send + 'static;
+    type Service: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send>
+        + Send
+        + 'static;
 
     /// The service for this peer; `None` closes the connection.
     fn admit(&self, peer: Peer) -> Option<Self::Service>;

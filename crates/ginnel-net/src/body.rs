@@ -105,7 +105,8 @@ impl FrameReader {
 }
 
 fn accepted(response: Response<Incoming>) -> Result<Incoming, ReadError> {
-    let grpc = response.headers().get("grpc-status").map(|status| String::from_utf8_lossy(status.as_bytes()).into_owned());
+    let grpc =
+        response.headers().get("grpc-status").map(|status| String::from_utf8_lossy(status.as_bytes()).into_owned());
     let fine = grpc.as_deref().is_none_or(|status| status == "0");
     if response.status().is_success() && fine {
         return Ok(response.into_body());

@@ -97,14 +97,19 @@ impl Endpoint {
     }
 
     fn address(&self) -> String {
-        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 
     async fn attempt(&self, tls: Arc<ClientConfig>) -> Result<Connection, ConnectError> {
         let address = self.address();
         let bad_name = || ConnectError::Name(self.server_name.clone());
         let name = ServerName::try_from(self.server_name.clone()).map_err(|_| bad_name())?;
-        let authority = if self.server_name.contains(':') { format!("[{}]", self.server_name) } else { self.server_name.clone() };
+        let authority =
+            if self.server_name.contains(':') { format!("[{}]", self.server_name) } else { self.server_name.clone() };
         let origin = Uri::builder().scheme("https").authority(authority).path_and_query("/").build();
         let origin = origin.map_err(|_| bad_name())?;
         let tcp = TcpStream::connect((self.host.as_str(), self.port)).await;

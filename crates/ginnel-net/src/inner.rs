@@ -59,7 +59,8 @@ pub enum InnerError {
 /// # Errors
 /// [`InnerError`]; the session is reset then.
 pub async fn initiate(carried: Carried, tls: Arc<ClientConfig>, hello: &InnerHello) -> Result<Session, InnerError> {
-    let tls = TlsConnector::from(tls).connect(inner_server_name(), carried).into_fallible().await.map_err(unverified)?;
+    let tls =
+        TlsConnector::from(tls).connect(inner_server_name(), carried).into_fallible().await.map_err(unverified)?;
     let mut tls = TlsStream::Client(tls);
     tls.write_all(&hello.encode()).await.map_err(InnerError::Handshake)?;
     tls.flush().await.map_err(InnerError::Handshake)?;

@@ -73,8 +73,7 @@ impl Server {
         let opened = EmbeddedIssuer::open(directory, &config.trust_domain, issuer.certificate_lifetime, now);
         let issuer = opened.map_err(while_doing(format!("opening the issuer in {}", directory.display())))?;
         let current = CurrentIdentity::default();
-        let trust =
-            OuterTrust { agent: issuer.roots(Role::Agent), client: issuer.roots(Role::Client), server: None };
+        let trust = OuterTrust { agent: issuer.roots(Role::Agent), client: issuer.roots(Role::Client), server: None };
         let tls = outer_server(&current, trust).map_err(while_doing("setting TLS up"))?;
         let principal = own::principal(&config.trust_domain, &server_name);
         let (renew_after, issued) = own::renew(&issuer, &principal, &server_name, &current)
@@ -95,8 +94,7 @@ impl Server {
             recorded.await.map_err(while_doing("writing to the audit log"))?;
         }
         let address = config.server.listen;
-        let listener =
-            TcpListener::bind(address).await.map_err(while_doing(format!("listening on {address}")))?;
+        let listener = TcpListener::bind(address).await.map_err(while_doing(format!("listening on {address}")))?;
         let address = listener.local_addr().map_err(while_doing("asking for the address"))?;
         let broker = Broker {
             server_id,
@@ -154,13 +152,12 @@ fn enroller(config: &ServerConfig, now: SystemTime) -> Result<Enroller, StartErr
     for identity in &config.identities {
         let mut keys = Vec::new();
         for path in &identity.public_keys {
-            keys.push(PublicKey::read(path).map_err(while_doing(format!("reading the public key of {}", identity.name)))?);
+            keys.push(
+                PublicKey::read(path).map_err(while_doing(format!("reading the public key of {}", identity.name)))?,
+            );
         }
-        let principal = Principal {
-            trust_domain: config.trust_domain.clone(),
-            role: identity.role,
-            name: identity.name.clone(),
-        };
+        let principal =
+            Principal { trust_domain: config.trust_domain.clone(), role: identity.role, name: identity.name.clone() };
         identities.push(EnrolIdentity { principal, email: identity.email.clone(), keys });
     }
     Enroller::new(config.enrolment_audience.clone(), identities, now).map_err(while_doing("reading the identities"))

@@ -56,7 +56,10 @@ impl AgentSeat {
                 tracing::warn!(agent = %seat.leaf.principal, "an agent's call did not begin with Take");
                 return;
             };
-            let taken = seat.link.get().is_some_and(|attached| attached.link.take_up(session, Carrier { reader, writer }).is_ok());
+            let taken = seat
+                .link
+                .get()
+                .is_some_and(|attached| attached.link.take_up(session, Carrier { reader, writer }).is_ok());
             if !taken {
                 // The usual reason is a client that gave up meanwhile.
                 tracing::debug!(agent = %seat.leaf.principal, "an agent took up a session that nobody awaits");
@@ -97,10 +100,7 @@ impl AgentSeat {
 impl AgentLinkCalls for AgentSeat {
     type AttachStream = ReceiverStream<Result<ServerMessage, Status>>;
 
-    async fn attach(
-        &self,
-        request: Request<Streaming<AgentMessage>>,
-    ) -> Result<Response<Self::AttachStream>, Status> {
+    async fn attach(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::AttachStream>, Status> {
         let mut said = request.into_inner();
         let hello = first_message(&mut said).await?;
         let (link, messages) = self.link_up(hello).await?;

@@ -63,11 +63,8 @@ impl Leases {
         if same_principal >= INSTANCES_PER_PRINCIPAL_MAX {
             return Err(TooManyInstances);
         }
-        let lease = Arc::new(Lease {
-            connections: Mutex::default(),
-            changed: Notify::new(),
-            ended: CancellationToken::new(),
-        });
+        let lease =
+            Arc::new(Lease { connections: Mutex::default(), changed: Notify::new(), ended: CancellationToken::new() });
         let share = lease.share(deadline);
         leases.insert(key.clone(), Arc::clone(&lease));
         // Ends with the lease: every connection's deadline is finite, and dropping its share takes it out.

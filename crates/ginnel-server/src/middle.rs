@@ -85,10 +85,7 @@ impl Middle {
                     return Said::Answer(answer);
                 }
                 Ok(Some(
-                    SessionFrame::Open(_)
-                    | SessionFrame::Opened(_)
-                    | SessionFrame::Refused(_)
-                    | SessionFrame::Take(_),
+                    SessionFrame::Open(_) | SessionFrame::Opened(_) | SessionFrame::Refused(_) | SessionFrame::Take(_),
                 )) => self.relay.end(from.hop(), Cause::ProtocolError),
                 Ok(None) => self.relay.handle_abort(from, lost(from)),
                 Err(error) => {

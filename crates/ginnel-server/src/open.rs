@@ -107,7 +107,8 @@ fn permit(seat: &Arc<ClientSeat>, open: &Open) -> Result<Permitted, Box<Denied>>
         return Err(deny(Hop::Server, Cause::NotAllowed));
     }
     let choice = open.agent.as_ref().ok_or_else(|| deny(Hop::Server, Cause::NoLiveAgent))?;
-    let rule = broker.policy.decide(client, &target, &choice.principal.name).map_err(|cause| deny(Hop::Server, cause))?;
+    let rule =
+        broker.policy.decide(client, &target, &choice.principal.name).map_err(|cause| deny(Hop::Server, cause))?;
     let mut attempt = 0;
     loop {
         attempt += 1;

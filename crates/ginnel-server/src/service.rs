@@ -46,7 +46,8 @@ impl Calls {
     }
 
     pub(crate) fn client(seat: Arc<ClientSeat>) -> Self {
-        let service = ClientLinkServer::new(ClientCalls(Arc::clone(&seat))).max_decoding_message_size(CONTROL_MESSAGE_MAX);
+        let service =
+            ClientLinkServer::new(ClientCalls(Arc::clone(&seat))).max_decoding_message_size(CONTROL_MESSAGE_MAX);
         Self::Client(seat, service)
     }
 }
@@ -79,10 +80,8 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
 
 /// Answers a call that carries bytes: headers at once, then whatever the session says.
 fn carrying(request: Request<Incoming>, start: impl FnOnce(FrameReader, FrameWriter)) -> Answer {
-    let is_grpc = request
-        .headers()
-        .get(CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+    let is_grpc =
+        request.headers().get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
     if request.method() != Method::POST || !is_grpc {
         return refuse(&Status::invalid_argument("not a gRPC call"));
     }

@@ -122,7 +122,8 @@ async fn compare(target: &Target, proxy: SocketAddr) -> Result<bool, Failure> {
         Ok::<_, io::Error>((direct, tunnelled))
     };
     let failed = |error: io::Error| Failure::failed(format!("fetching http://{target}/: {error}"));
-    let late = |_| Failure::failed(format!("fetching http://{target}/ took longer than {} s", FETCH_DEADLINE.as_secs()));
+    let late =
+        |_| Failure::failed(format!("fetching http://{target}/ took longer than {} s", FETCH_DEADLINE.as_secs()));
     let (direct, tunnelled) = timeout(FETCH_DEADLINE, fetched).await.map_err(late)?.map_err(failed)?;
     let Answer { body, .. } = &tunnelled;
     let equal = direct.body == *body;

@@ -37,6 +37,15 @@ impl Side {
             Self::Agent => Hop::Agent,
         }
     }
+
+    /// The hop that something which this side says goes back to: a reset is never its own, it passes one on.
+    pub fn origin(self, cause: Cause) -> Hop {
+        match self {
+            Self::Client if cause == Cause::Reset => Hop::Application,
+            Self::Agent if cause == Cause::Reset => Hop::Target,
+            Self::Client | Self::Agent => self.hop(),
+        }
+    }
 }
 
 /// How a session ended: the cause, and the hop it came from.
@@ -118,7 +127,7 @@ impl Relay {
     fn leave(&mut self, from: Side, cause: Cause) {
         let had_finished = self.towards(from.other()).fin.is_some();
         if self.ending.is_none() && !self.is_finished() {
-            self.ending = Some(Ending { hop: from.hop(), cause });
+            self.ending = Some(Ending { hop: from.origin(cause), cause });
             self.reset_due = [true; 2];
             self.towards(from).drop_rest();
             if !had_finished {

@@ -10,6 +10,12 @@ use zeroize::Zeroizing;
 /// Why a file could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
+    /// Configuration: a key is never written over what is there.
+    #[error("{} exists already and is never overwritten; choose another path, or move it away", path.display())]
+    Exists {
+        /// Which file.
+        path: PathBuf,
+    },
     /// The environment: the operating system refused.
     #[error("cannot {} {}", action, path.display())]
     Io {
@@ -46,6 +52,18 @@ pub enum FileError {
 }
 
 impl FileError {
+    /// Names the file that could not be created, and says so plainly if something is there already.
+    fn create(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| {
+            if source.kind() == io::ErrorKind::AlreadyExists {
+                Self::Exists { path }
+            } else {
+                Self::Io { action: "create", path, source }
+            }
+        }
+    }
+
     /// Names what was tried on which file when the operating system refused.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
@@ -93,7 +111,7 @@ pub fn create(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
         .create_new(true)
         .mode(mode & 0o600)
         .open(path)
-        .map_err(FileError::io("create", path))?;
+        .map_err(FileError::create(path))?;
     let written = file
         .write_all(content)
         .and_then(|()| file.set_permissions(fs::Permissions::from_mode(mode)))
@@ -149,7 +167,7 @@ mod tests {
         }
         assert!(matches!(read_private(&path, 5), Err(FileError::Size { .. })));
         assert!(matches!(read_private(directory.path(), 64), Err(FileError::NotAFile { .. })));
-        assert!(matches!(create_private(&path, b"other"), Err(FileError::Io { .. })));
+        assert!(matches!(create_private(&path, b"other"), Err(FileError::Exists { .. })));
         assert_eq!(fs::read(&path).expect("read"), b"secret");
     }
 }

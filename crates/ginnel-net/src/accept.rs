@@ -58,22 +58,33 @@ pub trait Admit: Clone + Send + Sync + 'static {
     fn admit(&self, peer: Peer) -> Option<Self::Service>;
 }
 
-/// Accepts connections until `shutdown`, then waits until the last one is gone.
-pub async fn serve<A: Admit>(listener: TcpListener, tls: Arc<ServerConfig>, admit: A, shutdown: CancellationToken) {
+/// When a server stops: first it accepts no more, later it closes what is open.
+#[derive(Clone, Debug, Default)]
+pub struct Stops {
+    /// Nothing is accepted any more.
+    pub accepting: CancellationToken,
+    /// Every connection is closed.
+    pub connections: CancellationToken,
+}
+
+/// Accepts connections until the first of the `stops`, and is done when the last connection is gone.
+pub async fn serve<A: Admit>(listener: TcpListener, tls: Arc<ServerConfig>, admit: A, stops: Stops) {
     let acceptor = TlsAcceptor::from(tls);
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let tasks = TaskTracker::new();
-    while let Some((tcp, address, slot)) = next_connection(&listener, &connections, &shutdown).await {
+    while let Some((tcp, address, slot)) = next_connection(&listener, &connections, &stops.accepting).await {
         tune(&tcp);
         let (acceptor, admit, handshakes) = (acceptor.clone(), admit.clone(), Arc::clone(&handshakes));
-        let closed = shutdown.child_token();
+        let closed = stops.connections.child_token();
         tasks.spawn(async move {
             let _slot = slot;
             let Some(stream) = handshake(tcp, address, acceptor, handshakes).await else { return };
             converse(stream, address, admit, closed).await;
         });
     }
+    // Closed at once: whoever comes now is refused by the system instead of waiting for nothing.
+    drop(listener);
     tasks.close();
     tasks.wait().await;
 }
@@ -81,7 +92,7 @@ pub async fn serve<A: Admit>(listener: TcpListener, tls: Arc<ServerConfig>, admi
 async fn next_connection(
     listener: &TcpListener,
     connections: &Arc<Semaphore>,
-    shutdown: &CancellationToken,
+    stop: &CancellationToken,
 ) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let next = async {
         let slot = Arc::clone(connections).acquire_owned().await.ok()?;
@@ -97,7 +108,7 @@ async fn next_connection(
     };
     tokio::select! {
         biased;
-        () = shutdown.cancelled() => None,
+        () = stop.cancelled() => None,
         next = next => next,
     }
 }

@@ -51,7 +51,9 @@ struct State {
     writer: Option<Waker>,
     asker: Option<Waker>,
     watcher: Option<Waker>,
-    own_hop: Hop,
+    /// The hop of this end, and the one beyond the other end.
+    own: Hop,
+    far: Hop,
 }
 
 /// What the other end said to `Open`.
@@ -66,15 +68,21 @@ enum Answer {
 impl Carried {
     /// The client's end: says `open` and awaits the answer.
     pub fn opening(open: SessionFrame, reader: FrameReader, writer: FrameWriter) -> Self {
-        Self::start(open, Answer::Awaited, Hop::Client, reader, writer)
+        Self::start(open, Answer::Awaited, [Hop::Client, Hop::Target], reader, writer)
     }
 
     /// The agent's end: says `take`; [`Answers::say`] gives the answer.
     pub fn taking(take: SessionFrame, reader: FrameReader, writer: FrameWriter) -> Self {
-        Self::start(take, Answer::NotExpected, Hop::Agent, reader, writer)
+        Self::start(take, Answer::NotExpected, [Hop::Agent, Hop::Application], reader, writer)
     }
 
-    fn start(first: SessionFrame, answer: Answer, own_hop: Hop, reader: FrameReader, writer: FrameWriter) -> Self {
+    fn start(
+        first: SessionFrame,
+        answer: Answer,
+        [own, far]: [Hop; 2],
+        reader: FrameReader,
+        writer: FrameWriter,
+    ) -> Self {
         let state = State {
             stream: Stream::new(),
             first: vec![first],
@@ -83,7 +91,8 @@ impl Carried {
             writer: None,
             asker: None,
             watcher: None,
-            own_hop,
+            own,
+            far,
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Notify::new() });
         tokio::spawn(drive(Arc::clone(&shared), reader, writer));
@@ -140,9 +149,11 @@ impl State {
     fn over(&self) -> Option<Refusal> {
         self.stream.over().map(|cause| {
             let hop = if cause == Cause::ServerLost {
-                self.own_hop
+                self.own
             } else if cause == Cause::AgentLost {
                 Hop::Agent
+            } else if cause == Cause::Reset {
+                self.far
             } else {
                 Hop::Server
             };

@@ -12,7 +12,7 @@ use http::{HeaderValue, Method, Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::ClientConfig;
+use rustls::{CertificateError, ClientConfig};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -52,7 +52,21 @@ pub enum ConnectError {
         #[source]
         source: std::io::Error,
     },
-    /// The TLS handshake failed: somebody else answers, or a certificate is not accepted (peer, environment).
+    /// Whoever answers has a certificate of a trusted issuer for another name (configuration, peer).
+    #[error("whoever answers at {address} is not {expected}: its certificate is for another name; check server.name")]
+    WrongName {
+        /// What was dialled.
+        address: String,
+        /// The name that was expected.
+        expected: String,
+    },
+    /// Whoever answers has a certificate that no trusted root has issued (configuration, peer).
+    #[error("whoever answers at {address} has no certificate of a trusted issuer; check trust.server")]
+    UnknownIssuer {
+        /// What was dialled.
+        address: String,
+    },
+    /// The TLS handshake failed otherwise: no TLS there, or a certificate is not accepted (peer, environment).
     #[error("TLS with {address} failed")]
     Tls {
         /// What was dialled.
@@ -104,6 +118,22 @@ impl Endpoint {
         }
     }
 
+    /// Puts the two mistakes that people make into words of their own.
+    fn tls_error(&self, source: std::io::Error) -> ConnectError {
+        let address = self.address();
+        let tls = source.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+        let Some(rustls::Error::InvalidCertificate(certificate)) = tls else {
+            return ConnectError::Tls { address, source };
+        };
+        if matches!(certificate, CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }) {
+            return ConnectError::WrongName { address, expected: self.server_name.clone() };
+        }
+        if *certificate == CertificateError::UnknownIssuer {
+            return ConnectError::UnknownIssuer { address };
+        }
+        ConnectError::Tls { address, source }
+    }
+
     async fn attempt(&self, tls: Arc<ClientConfig>) -> Result<Connection, ConnectError> {
         let address = self.address();
         let bad_name = || ConnectError::Name(self.server_name.clone());
@@ -116,7 +146,7 @@ impl Endpoint {
         let tcp = tcp.map_err(|source| ConnectError::Tcp { address: address.clone(), source })?;
         tune(&tcp);
         let stream = TlsConnector::from(tls).connect(name, Live::new(tcp, SILENCE_MAX)).await;
-        let stream = stream.map_err(|source| ConnectError::Tls { address: address.clone(), source })?;
+        let stream = stream.map_err(|source| self.tls_error(source))?;
         let (requests, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)

@@ -79,9 +79,9 @@ pub enum EnrolError {
     /// The server could not be reached.
     #[error("could not reach the server to enrol")]
     Connect(#[from] ConnectError),
-    /// The server refused; it tells nobody why but its own audit log.
-    #[error("the server refused the enrolment")]
-    Refused(#[source] tonic::Status),
+    /// The server refused, or cannot enrol now. Why somebody was refused it tells nobody but its own audit log.
+    #[error("the server refused the enrolment ({}); its audit log says why", .0.message())]
+    Refused(tonic::Status),
     /// What the server answered is no certificate for the key that was made.
     #[error("the server's answer is no usable certificate")]
     Certificate(#[source] Box<dyn Error + Send + Sync>),

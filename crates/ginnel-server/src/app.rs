@@ -14,7 +14,7 @@ use ginnel_core::principal::{Principal, Role};
 use ginnel_enrol::{EmbeddedIssuer, EnrolIdentity, Enroller, Issuer, PublicKey};
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::{CurrentIdentity, OuterTrust, outer_server};
-use ginnel_net::accept::serve;
+use ginnel_net::accept::{Stops, serve};
 use ginnel_ops::audit::AuditLog;
 use ginnel_wire::hello::software_version;
 use tokio::net::TcpListener;
@@ -126,15 +126,15 @@ impl Server {
         tracing::info!(listener = "server", %address, "listening");
         let renewals = own::keep(Arc::clone(&broker), server_name, current, renew_after);
         // Connections go when sessions have left their records, so they hang on a token of their own.
-        let connections = CancellationToken::new();
-        let serving = serve(listener, tls, Admission(Arc::clone(&broker)), connections.clone());
+        let stops = Stops { accepting: broker.shutdown.clone(), connections: CancellationToken::new() };
+        let serving = serve(listener, tls, Admission(Arc::clone(&broker)), stops.clone());
         let stopping = async {
             broker.shutdown.cancelled().await;
             broker.tasks.close();
             if timeout(STOP_WAIT, broker.tasks.wait()).await.is_err() {
                 tracing::warn!("not every session ended in time");
             }
-            connections.cancel();
+            stops.connections.cancel();
         };
         tokio::join!(renewals, serving, stopping);
         let audit = broker.audit.clone();

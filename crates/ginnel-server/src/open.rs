@@ -29,6 +29,9 @@ use crate::roster::ClientSeat;
 /// How long a call may take to say `Open`.
 const FIRST_FRAME_WAIT: Duration = Duration::from_secs(5);
 
+/// How long a refusal waits for its record.
+const REFUSAL_WAIT: Duration = Duration::from_secs(1);
+
 /// Links of one process that are tried when each was replaced just before it was asked.
 const REPLACED_MAX: usize = 3;
 
@@ -73,7 +76,7 @@ impl Opening {
         let mut middle = Middle::new(self.reader, self.writer);
         match permit(&seat, &open) {
             Err(denied) => {
-                record_refusal(&seat, open.request, &denied);
+                record_refusal(&seat, open.request, &denied).await;
                 middle.answer(SessionFrame::Refused(denied.refusal));
                 middle.stop(denied.refusal.hop, denied.refusal.cause);
             }
@@ -151,10 +154,11 @@ fn permit(seat: &Arc<ClientSeat>, open: &Open) -> Result<Permitted, Box<Denied>>
     }
 }
 
-fn record_refusal(seat: &ClientSeat, request: RequestId, denied: &Denied) {
+/// Records a refusal and waits for the disk, so that whoever was refused can be shown the record; but not for long.
+async fn record_refusal(seat: &ClientSeat, request: RequestId, denied: &Denied) {
     let Refusal { hop, cause } = denied.refusal;
     tracing::info!(%request, client = %seat.client.principal, %hop, %cause, "refused");
-    seat.broker.note(Event::Refused {
+    let recorded = seat.broker.audit.record(Event::Refused {
         request_id: request,
         client: seat.client.clone(),
         agent: denied.agent.clone(),
@@ -165,6 +169,10 @@ fn record_refusal(seat: &ClientSeat, request: RequestId, denied: &Denied) {
         rule: denied.rule.clone(),
         policy: seat.broker.policy_version.clone(),
     });
+    // A log that cannot be written says so itself; the refusal stands either way.
+    if let Ok(durable) = recorded {
+        let _ = timeout(REFUSAL_WAIT, durable).await;
+    }
 }
 
 /// A session between `allowed` and its end.
@@ -184,7 +192,7 @@ impl Running<'_> {
                 agent: Some(self.record.agent.clone()),
                 rule: Some(self.record.rule.clone()),
             };
-            record_refusal(self.seat, self.record.request_id, &denied);
+            record_refusal(self.seat, self.record.request_id, &denied).await;
             middle.answer(SessionFrame::Refused(refusal));
             middle.stop(refusal.hop, refusal.cause);
             return;

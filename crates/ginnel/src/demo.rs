@@ -59,7 +59,7 @@ pub(crate) async fn run(once: bool, targets: Vec<Target>) -> Result<Outcome, Fai
     let started = start(scratch.path(), &listed, &shutdown, &mut tasks).await;
     let proxy = started.map_err(Failure::Failed)?;
     print(&format!(
-        "One process, three networks: a tunnel server, {AGENTS} agents and a client have met over TLS on loopback.\n\
+        "One process, three networks: a tunnel server, {AGENTS} agents and a client, which meet over TLS on loopback.\n\
          The client's proxy listens on {proxy} (HTTP CONNECT, plain HTTP, SOCKS5).\n\n"
     ))?;
     let mut all_equal = true;
@@ -154,10 +154,10 @@ async fn show_record(scratch: &Path, sessions: usize) -> Result<(), Failure> {
 fn advice(proxy: SocketAddr, target: &Target) -> String {
     format!(
         "It stays up until you press Ctrl-C. Try in another terminal:\n\n\
-         \x20 curl -p -x http://{proxy} http://{target}/          # HTTP CONNECT\n\
-         \x20 curl -x socks5h://{proxy} http://{target}/        # SOCKS5, the name resolved by the agent\n\
-         \x20 curl -i -x http://{proxy} http://example.com/       # refused, and it says by whom and why\n\
-         \x20 ginnel connect --proxy {proxy} HOST PORT            # standard input and output; for SSH's ProxyCommand\n\n\
+         \x20 curl -p -x http://{proxy} http://{target}/      # HTTP CONNECT\n\
+         \x20 curl -x socks5h://{proxy} http://{target}/      # SOCKS5, the name resolved by the agent\n\
+         \x20 curl -i -x http://{proxy} http://example.com/   # refused, and it says by whom and why\n\
+         \x20 ginnel connect --proxy {proxy} HOST PORT        # standard input and output; for SSH's ProxyCommand\n\n\
          Settings for the tools of your application, once your own hosts are in the rules:\n\n\
          \x20 git -c http.proxy=http://{proxy} clone https://gitlab.acme.internal/group/project.git\n\
          \x20 ssh -o ProxyCommand='ginnel connect --proxy {proxy} %h %p' git@gitlab.acme.internal\n\

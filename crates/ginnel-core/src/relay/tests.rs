@@ -69,7 +69,7 @@ proptest! {
         world.end_somehow();
         let Ending { hop, cause } = world.middle.relay.ending().unwrap();
         let to_blame = [Side::Client, Side::Agent].into_iter().find(|side| [reset_cause(*side), cut_cause(*side)].contains(&cause));
-        assert_eq!(Some(hop), to_blame.map(Side::hop).or((cause == Cause::Finished).then_some(Hop::Application)));
+        assert_eq!(Some(hop), to_blame.map(|side| side.origin(cause)).or((cause == Cause::Finished).then_some(Hop::Application)));
     }
 
     #[test]
@@ -185,7 +185,7 @@ fn a_clean_end_is_not_taken_back_by_a_reset_that_follows_it() {
         assert_eq!(relay.ending(), None, "something is still to be passed on");
         let told = said(&mut relay, target.other());
         assert_eq!(told, [hostile::data(0, 5), Frame::Fin { offset: 5 }, Frame::Reset { cause: Cause::Reset }]);
-        assert_eq!(relay.ending(), Some(Ending { hop: target.hop(), cause: Cause::Reset }));
+        assert_eq!(relay.ending(), Some(Ending { hop: target.origin(Cause::Reset), cause: Cause::Reset }));
     }
 }
 
@@ -197,7 +197,7 @@ fn a_rest_that_nobody_can_take_does_not_keep_a_session() {
     relay.handle_frame(Side::Agent, Frame::Reset { cause: Cause::Reset }).unwrap();
     assert_eq!(relay.ending(), None);
     relay.handle_abort(Side::Client, Cause::ServerLost);
-    assert_eq!(relay.ending(), Some(Ending { hop: Hop::Agent, cause: Cause::Reset }));
+    assert_eq!(relay.ending(), Some(Ending { hop: Hop::Target, cause: Cause::Reset }));
     assert!(!relay.wants_to_send(Side::Client));
 }
 

@@ -39,7 +39,7 @@ fn reads_back_what_it_creates() {
 fn never_replaces_a_file() {
     let (_directory, path, _) = created();
     let before = fs::read(&path).expect("read");
-    assert!(matches!(ServiceAccountKey::create(EMAIL, &path), Err(CredentialError::File(FileError::Io { .. }))));
+    assert!(matches!(ServiceAccountKey::create(EMAIL, &path), Err(CredentialError::File(FileError::Exists { .. }))));
     assert_eq!(fs::read(&path).expect("read"), before);
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::{BufWriter, Write, stderr, stdout};
 
+use ginnel_core::audit::Event;
 use ginnel_ops::audit::show::{Filter, show};
 
 use super::{Failure, Outcome};
@@ -14,6 +15,9 @@ pub(super) fn run(audit: Audit) -> Result<Outcome, Failure> {
 }
 
 fn run_show(args: Show) -> Result<Outcome, Failure> {
+    if let Some(event) = args.event.as_deref().filter(|event| !Event::WORDS.contains(event)) {
+        return Err(Failure::input(format!("{event:?} is no event; the events are {}", Event::WORDS.join(", "))));
+    }
     let filter = Filter {
         event: args.event,
         request: args.request,

@@ -36,7 +36,8 @@ pub struct WorldBuilder {
     allow: Vec<String>,
     forwards: Vec<String>,
     certificate_lifetime: String,
-    inner_tls: bool,
+    agents_inner_tls: bool,
+    client_inner_tls: bool,
     relayed: bool,
     client_key: &'static str,
 }
@@ -86,8 +87,21 @@ impl WorldBuilder {
 
     /// Switches the encryption between client and agent off.
     #[must_use]
-    pub fn danger_disable_inner_tls(mut self) -> Self {
-        self.inner_tls = false;
+    pub fn danger_disable_inner_tls(self) -> Self {
+        self.danger_disable_inner_tls_of_agents().danger_disable_inner_tls_of_client()
+    }
+
+    /// Switches it off at the agents.
+    #[must_use]
+    pub fn danger_disable_inner_tls_of_agents(mut self) -> Self {
+        self.agents_inner_tls = false;
+        self
+    }
+
+    /// Switches it off at the client.
+    #[must_use]
+    pub fn danger_disable_inner_tls_of_client(mut self) -> Self {
+        self.client_inner_tls = false;
         self
     }
 
@@ -177,7 +191,8 @@ impl World {
             allow: Vec::new(),
             forwards: Vec::new(),
             certificate_lifetime: "24h".to_owned(),
-            inner_tls: true,
+            agents_inner_tls: true,
+            client_inner_tls: true,
             relayed: false,
             client_key: files::CLIENT,
         }

@@ -52,7 +52,7 @@ pub(super) fn agent(dir: &Path, world: &WorldBuilder, server: SocketAddr) -> Res
         "credential": {"serviceAccountKeyFile": "agent.json"},
         "allow": world.allow,
     });
-    if !world.inner_tls {
+    if !world.agents_inner_tls {
         config["dangerDisableInnerTls"] = json!(true);
     }
     write(dir, AGENT, &config)
@@ -67,7 +67,7 @@ pub(super) fn client(dir: &Path, world: &WorldBuilder, server: SocketAddr) -> Re
         "credential": {"serviceAccountKeyFile": format!("{}.json", world.client_key)},
         "listen": {"proxy": "127.0.0.1:0", "forwards": forwards},
     });
-    if !world.inner_tls {
+    if !world.client_inner_tls {
         config["dangerDisableInnerTls"] = json!(true);
     }
     write(dir, CLIENT, &config)

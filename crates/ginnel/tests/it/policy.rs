@@ -68,6 +68,18 @@ async fn loopback_by_name_is_dialled_once_its_addresses_are_listed() -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn encryption_that_one_side_switched_off_is_refused_and_never_dropped() -> Result<()> {
+    let host = TcpHost::echo().await?;
+    let worlds = [world().danger_disable_inner_tls_of_agents(), world().danger_disable_inner_tls_of_client()];
+    for world in worlds {
+        let world = world.target(host.address()).start().await?;
+        refused(&world, &host.address().to_string(), 502, "peerNotVerified", &["agent"]).await?;
+        world.finish(&[])?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_live_agent_a_permitted_target_is_unavailable() -> Result<()> {
     let host = TcpHost::echo().await?;
     let world = world().agents(0).target(host.address()).start().await?;

@@ -24,12 +24,16 @@ use crate::session::{self, Caller};
 /// How long sessions may take to reset their targets at the end.
 const STOP_WAIT: Duration = Duration::from_secs(2);
 
+/// Refusals for want of a session slot that are told at once.
+const REFUSALS_MAX: usize = 64;
+
 /// The agent's work on its connections.
 #[derive(Clone)]
 pub(crate) struct AgentLink {
     owner: Arc<Owner>,
     sessions: TaskTracker,
     slots: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
     stopping: CancellationToken,
 }
 
@@ -39,6 +43,7 @@ impl AgentLink {
             owner,
             sessions: TaskTracker::new(),
             slots: Arc::new(Semaphore::new(SESSIONS_PER_AGENT_MAX)),
+            refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
             stopping: CancellationToken::new(),
         }
     }
@@ -52,12 +57,19 @@ impl AgentLink {
     }
 
     fn take(&self, dial: Dial, connection: &Connection, identity: &Identity) {
-        let slot = Arc::clone(&self.slots).try_acquire_owned().ok();
+        let mut slot = Arc::clone(&self.slots).try_acquire_owned().ok();
+        let has_slot = slot.is_some();
+        if !has_slot {
+            // A refusal costs a call as well. Beyond these the server is left to its own deadline.
+            slot = Arc::clone(&self.refusals).try_acquire_owned().ok();
+            if slot.is_none() {
+                return tracing::warn!(request = %dial.request, "overloaded: a dial goes unanswered");
+            }
+        }
         let caller =
             Caller { owner: Arc::clone(&self.owner), connection: connection.clone(), identity: identity.clone() };
         let stopping = self.stopping.clone();
         self.sessions.spawn(async move {
-            let has_slot = slot.is_some();
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => {}

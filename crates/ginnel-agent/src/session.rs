@@ -1,10 +1,11 @@
 //! Carries one session: takes it up, dials while the inner handshake runs, and copies bytes once both are done.
 
-use std::error::Error;
+use std::pin::pin;
 use std::sync::Arc;
 
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::limits::INNER_DEADLINE;
+use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Identity;
 use ginnel_identity::tls::inner_server;
 use ginnel_net::carried::Carried;
@@ -78,16 +79,21 @@ fn acceptable(owner: &Owner, order: &Dial, has_slot: bool) -> Result<(), Refusal
 async fn secure(caller: &Caller, carried: Carried, order: &Dial) -> Result<Session, Refusal> {
     let refusal = Refusal::new(Hop::Agent, Cause::PeerNotVerified);
     let tls = inner_server(&caller.owner.client_roots, &caller.identity).map_err(|error| {
-        tracing::error!(error = &error as &dyn Error, "could not set inner TLS up");
+        tracing::error!(error = %Chain(&error), "could not set inner TLS up");
         Refusal::new(Hop::Agent, Cause::Internal)
     })?;
-    match timeout(INNER_DEADLINE, respond(carried, tls, order)).await {
+    let answers = carried.answers();
+    let mut responding = pin!(respond(carried, tls, order));
+    match timeout(INNER_DEADLINE, &mut responding).await {
         Ok(Ok(session)) => Ok(session),
         Ok(Err(error)) => {
-            tracing::debug!(request = %order.request, error = &error as &dyn Error, "no inner session");
+            tracing::debug!(request = %order.request, error = %Chain(&error), "no inner session");
             Err(refusal)
         }
-        Err(_) => Err(refusal),
+        Err(_) => {
+            answers.abort(Cause::TimedOut);
+            Err(Refusal::new(Hop::Client, Cause::TimedOut))
+        }
     }
 }
 

@@ -1,8 +1,11 @@
 //! The connection to the server and the roster that comes on it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use ginnel_core::cause::Cause;
 use ginnel_core::id::InstanceId;
-use ginnel_core::limits::CONTROL_MESSAGE_MAX;
+use ginnel_core::limits::ROSTER_MESSAGE_MAX;
 use ginnel_core::principal::Principal;
 use ginnel_core::roster::Roster;
 use ginnel_identity::certificate::Identity;
@@ -40,11 +43,13 @@ impl Live {
 pub(crate) struct ClientLink {
     instance: InstanceId,
     live: watch::Sender<Option<Live>>,
+    /// Connections so far: a number is never used again, so that a late word of an old connection cannot pass for a newer one's.
+    numbers: Arc<AtomicU64>,
 }
 
 impl ClientLink {
     pub(crate) fn new(instance: InstanceId) -> Self {
-        Self { instance, live: watch::Sender::new(None) }
+        Self { instance, live: watch::Sender::new(None), numbers: Arc::default() }
     }
 
     /// What is live; `None` while there is no connection.
@@ -54,11 +59,8 @@ impl ClientLink {
 
     /// Puts a new connection to use; gives its number.
     fn begin(&self, connection: Connection, identity: Identity, roster: Roster) -> u64 {
-        let mut number = 0;
-        self.live.send_modify(|live| {
-            number = live.as_ref().map_or(0, |live| live.number) + 1;
-            *live = Some(Live { connection, identity, roster, number });
-        });
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
+        self.live.send_replace(Some(Live { connection, identity, roster, number }));
         number
     }
 
@@ -77,7 +79,7 @@ impl ClientLink {
 impl Link for ClientLink {
     async fn run(self, connection: Connection, identity: Identity, up: oneshot::Sender<()>) -> Cause {
         let mut client = ClientLinkClient::with_origin(connection.clone(), connection.origin())
-            .max_decoding_message_size(CONTROL_MESSAGE_MAX);
+            .max_decoding_message_size(ROSTER_MESSAGE_MAX);
         let request = RosterRequest { hello: Some(Hello::new(self.instance).into()) };
         let mut heard = match client.roster(request).await {
             Ok(response) => response.into_inner(),
@@ -91,7 +93,11 @@ impl Link for ClientLink {
         let cause = loop {
             let message = match heard.message().await {
                 Ok(Some(message)) => message,
-                Ok(None) | Err(_) => break Cause::ServerLost,
+                Ok(None) => break Cause::ServerLost,
+                Err(status) => {
+                    tracing::warn!(code = ?status.code(), reason = status.message(), "the roster broke off");
+                    break Cause::ServerLost;
+                }
             };
             let roster = match roster(message) {
                 Ok(roster) => roster,
@@ -121,7 +127,6 @@ impl Link for ClientLink {
 }
 
 fn roster(message: RosterMessage) -> Result<Roster, WireError> {
-    let entries: Result<Vec<_>, _> =
-        message.entries.into_iter().map(|entry| RosterEntry::try_from(entry).map(|entry| entry.entry)).collect();
-    entries.map(Roster::new)
+    let entries: Result<Vec<_>, _> = message.entries.into_iter().map(RosterEntry::try_from).collect();
+    entries.map(|entries| Roster::new(entries.into_iter().flat_map(RosterEntry::into_entries).collect()))
 }

@@ -2,13 +2,14 @@
 //! success.
 
 use std::collections::BTreeSet;
-use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::{InstanceId, RequestId};
-use ginnel_core::limits::{ATTEMPTS_MAX, INNER_DEADLINE, OPEN_DEADLINE, SERVER_WAIT};
+use ginnel_core::limits::{ATTEMPTS_MAX, OPEN_DEADLINE, REQUEST_DEADLINE, SERVER_WAIT};
+use ginnel_core::report::Chain;
 use ginnel_core::target::Target;
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::inner_client;
@@ -23,6 +24,9 @@ use tokio::time::timeout;
 
 use crate::link::Live;
 use crate::open::Opener;
+
+/// One attempt: the server gives an agent [`OPEN_DEADLINE`], and its word needs some time to come back.
+const ATTEMPT_DEADLINE: Duration = OPEN_DEADLINE.saturating_add(Duration::from_secs(2));
 
 /// Opens sessions over whatever connection is live.
 pub(crate) struct Sessions {
@@ -57,25 +61,29 @@ impl Sessions {
         let (reader, writer) = live.connection.call(path::OPEN);
         let carried = Carried::opening(SessionFrame::Open(open), reader, writer);
         let answers = carried.answers();
-        let Some(choice) = choice.filter(|_| self.inner_tls) else {
+        let Some(choice) = choice else {
+            // Asked only for its reason. A server that opens a session to nobody would be given the application's bytes.
+            answers.answer().await?;
+            return Err(Refusal::new(Hop::Client, Cause::PeerNotVerified));
+        };
+        if !self.inner_tls {
             answers.answer().await?;
             return Ok(Session::Clear(carried));
-        };
+        }
         let tls = inner_client(&self.agent_roots, &choice.principal, &live.identity).map_err(|error| {
-            tracing::error!(error = &error as &dyn Error, "could not set inner TLS up");
+            tracing::error!(error = %Chain(&error), "could not set inner TLS up");
             Refusal::new(Hop::Client, Cause::Internal)
         })?;
         let hello = InnerHello { request, target: target.clone() };
         let handshake = async {
-            match timeout(INNER_DEADLINE + OPEN_DEADLINE, initiate(carried, tls, &hello)).await {
-                Ok(Ok(session)) => Ok(session),
-                Ok(Err(error)) => {
-                    tracing::debug!(%request, error = &error as &dyn Error, "no inner session");
+            match initiate(carried, tls, &hello).await {
+                Ok(session) => Ok(session),
+                Err(error) => {
+                    tracing::debug!(%request, error = %Chain(&error), "no inner session");
                     // If the session was refused, that is the reason; the answer tells.
                     answers.answer().await?;
                     Err(Refusal::new(Hop::Client, Cause::PeerNotVerified))
                 }
-                Err(_) => Err(Refusal::new(Hop::Agent, Cause::TimedOut)),
             }
         };
         let (session, _) = tokio::try_join!(handshake, answers.answer())?;
@@ -88,6 +96,13 @@ impl Opener for Arc<Sessions> {
 
     async fn open(&self, request: RequestId, target: Target, from: SocketAddr) -> Result<Session, Refusal> {
         tracing::debug!(%request, %from, %target, "opening");
+        let late = |_| Err(Refusal::new(Hop::Client, Cause::TimedOut));
+        timeout(REQUEST_DEADLINE, self.try_agents(request, target)).await.unwrap_or_else(late)
+    }
+}
+
+impl Sessions {
+    async fn try_agents(&self, request: RequestId, target: Target) -> Result<Session, Refusal> {
         let mut tried: BTreeSet<InstanceId> = BTreeSet::new();
         let mut last = None;
         for attempt in 1..=ATTEMPTS_MAX {
@@ -99,9 +114,10 @@ impl Opener for Arc<Sessions> {
             // Without a fitting entry the server is asked all the same: its word, and its record, say why there is none.
             let choice = entry.map(|entry| Choice { principal: live.agent(&entry.agent), instance: entry.instance });
             let instance = choice.as_ref().map(|choice| choice.instance);
-            match self.attempt(&live, request, &target, choice).await {
+            let attempted = timeout(ATTEMPT_DEADLINE, self.attempt(&live, request, &target, choice)).await;
+            match attempted.unwrap_or(Err(Refusal::new(Hop::Agent, Cause::TimedOut))) {
                 Ok(session) => return Ok(session),
-                Err(refusal) if refusal.cause.another_agent_may_help() => {
+                Err(refusal) if refusal.another_agent_may_help() => {
                     tracing::debug!(%request, attempt, hop = %refusal.hop, cause = %refusal.cause, "attempt failed");
                     // After the loss of the server the same agent is as good as any.
                     if refusal.cause != Cause::ServerLost {

@@ -129,10 +129,38 @@ causes! {
 }
 
 impl Cause {
-    /// Whether another live agent may do better, so that a dial that failed this way moves on.
-    ///
-    /// A verdict of the server holds whichever agent is asked; everything that happened at or behind one agent does not.
-    pub fn another_agent_may_help(self) -> bool {
+    /// Whether a peer may give this to the server as its reason for refusing or resetting a session. The other words are the server's own,
+    /// and a peer that uses one of them breaks the protocol.
+    pub fn is_a_peers_word(self) -> bool {
+        match self {
+            Self::Unknown
+            | Self::Reset
+            | Self::NotOnAllowList
+            | Self::AddressForbidden
+            | Self::NameNotResolved
+            | Self::ConnectionRefused
+            | Self::TargetUnreachable
+            | Self::TimedOut
+            | Self::PeerNotVerified
+            | Self::Overloaded
+            | Self::ProtocolError
+            | Self::Aborted
+            | Self::ShuttingDown
+            | Self::Internal => true,
+            Self::Finished
+            | Self::Malformed
+            | Self::NotAllowed
+            | Self::NoLiveAgent
+            | Self::AgentLost
+            | Self::ServerUnreachable
+            | Self::ServerLost
+            | Self::AuditUnavailable
+            | Self::CertificateExpired
+            | Self::EnrolmentRefused => false,
+        }
+    }
+
+    fn another_agent_may_help(self) -> bool {
         match self {
             Self::NotOnAllowList
             | Self::AddressForbidden
@@ -208,6 +236,13 @@ impl Refusal {
     /// A refusal by `hop` for `cause`.
     pub fn new(hop: Hop, cause: Cause) -> Self {
         Self { hop, cause }
+    }
+
+    /// Whether another live agent may do better, so that a dial that failed this way moves on.
+    ///
+    /// A verdict of the server holds whichever agent is asked; everything that happened at or behind one agent does not.
+    pub fn another_agent_may_help(self) -> bool {
+        self.cause.another_agent_may_help() || (self.hop == Hop::Agent && self.cause == Cause::CertificateExpired)
     }
 }
 

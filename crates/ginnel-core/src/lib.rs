@@ -19,6 +19,7 @@
 //! | [`renewal`], [`backoff`] | when to renew, when to try again |
 //! | [`cause`] | the closed vocabulary of refusals and endings |
 //! | [`audit`] | the records that are kept |
+//! | [`report`] | how an error is written on one line |
 //! | [`limits`] | every bound with its reason |
 
 pub mod address;
@@ -33,6 +34,7 @@ pub mod policy;
 pub mod principal;
 pub mod relay;
 pub mod renewal;
+pub mod report;
 pub mod roster;
 pub mod stream;
 pub mod target;

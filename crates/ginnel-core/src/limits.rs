@@ -27,8 +27,11 @@ pub const SEND_BUFFER_MAX: u64 = 2 * DATA_MAX as u64;
 /// Chunks below this are copied together, so that a queue of small chunks cannot pin the large buffers they were cut from.
 pub const COPY_BELOW: usize = 4096;
 
-/// Most bytes of a message on a control stream: a roster of some thousand agents fits.
-pub const CONTROL_MESSAGE_MAX: usize = 1024 * 1024;
+/// Most bytes of a message on a control stream other than a roster: a dial has some hundred.
+pub const CONTROL_MESSAGE_MAX: usize = 64 * 1024;
+
+/// Most bytes of a roster: 100,000 targets of 80 characters, or as many agent processes. The server checks before it sends.
+pub const ROSTER_MESSAGE_MAX: usize = 16 * 1024 * 1024;
 
 /// Most bytes of an enrolment request, which anybody may send: an 8 KiB token and a 4 KiB request with room to spare.
 pub const ENROL_MESSAGE_MAX: usize = 16 * 1024;
@@ -85,6 +88,9 @@ pub const OPEN_DEADLINE: Duration = Duration::from_secs(20);
 
 /// From the agent's answer to the end of the inner handshake and its first message.
 pub const INNER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// One request of an application, all attempts and agents together. Most programs give up after as long.
+pub const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long a dial waits for a connection to the server that is about to come back.
 pub const SERVER_WAIT: Duration = Duration::from_secs(5);

@@ -13,6 +13,7 @@ use ginnel_core::limits::{
     ACCEPT_REST, CONNECTION_WINDOW, CONNECTIONS_MAX, ENROL_DEADLINE, HANDSHAKE_DEADLINE, HANDSHAKES_MAX,
     HEADER_LIST_MAX, PING_AFTER, SILENCE_MAX, STREAM_WINDOW, STREAMS_PER_CONNECTION_MAX,
 };
+use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Leaf;
 use ginnel_identity::tls::peer_leaf;
 use http::{Request, Response};
@@ -150,7 +151,7 @@ async fn converse<A: Admit>(
     let leaf = match peer_leaf(stream.get_ref().1.peer_certificates()) {
         Ok(leaf) => leaf,
         Err(error) => {
-            tracing::warn!(peer = %address, error = &error as &dyn std::error::Error, "unreadable client certificate");
+            tracing::warn!(peer = %address, error = %Chain(&error), "unreadable client certificate");
             return;
         }
     };
@@ -178,7 +179,7 @@ async fn converse<A: Admit>(
         biased;
         () = closed.cancelled() => {}
         outcome = connection => if let Err(error) = outcome {
-            tracing::debug!(peer = %address, error = &error as &dyn std::error::Error, "connection ended");
+            tracing::debug!(peer = %address, error = %Chain(&error), "connection ended");
         },
         () = enrolled => tracing::debug!(peer = %address, "enrolment took too long"),
     }

@@ -15,11 +15,12 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::limits::{DATA_MAX, FRAME_MAX};
+use ginnel_core::report::Chain;
 use ginnel_core::stream::{Frame, Read, Stream};
 use ginnel_wire::frame::SessionFrame;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::body::{FrameReader, FrameWriter, ReadError};
 use crate::tunnel::{Tunnel, broken};
@@ -54,6 +55,8 @@ struct State {
     /// The hop of this end, and the one beyond the other end.
     own: Hop,
     far: Hop,
+    /// Whether it was this end that reset the session.
+    reset_here: bool,
 }
 
 /// What the other end said to `Open`.
@@ -93,6 +96,7 @@ impl Carried {
             watcher: None,
             own,
             far,
+            reset_here: false,
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Notify::new() });
         tokio::spawn(drive(Arc::clone(&shared), reader, writer));
@@ -117,6 +121,11 @@ impl Answers {
         self.shared.changed.notify_one();
     }
 
+    /// Resets the session, whoever has it in hand.
+    pub fn abort(&self, cause: Cause) {
+        self.shared.reset(cause);
+    }
+
     /// The client's end: waits for the answer.
     ///
     /// # Errors
@@ -138,6 +147,15 @@ impl Answers {
 }
 
 impl Shared {
+    /// Resets the session from this end.
+    fn reset(&self, cause: Cause) {
+        let mut state = self.lock();
+        state.reset_here |= state.stream.over().is_none();
+        state.stream.reset(cause);
+        drop(state);
+        self.changed.notify_one();
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // The machine has no half-done states that a panic elsewhere could leave behind.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -148,7 +166,7 @@ impl State {
     /// How the session was cut off, if it was: by the peer's word, or by the loss of the way to the server.
     fn over(&self) -> Option<Refusal> {
         self.stream.over().map(|cause| {
-            let hop = if cause == Cause::ServerLost {
+            let hop = if cause == Cause::ServerLost || self.reset_here {
                 self.own
             } else if cause == Cause::AgentLost {
                 Hop::Agent
@@ -191,7 +209,7 @@ impl State {
                 false
             }
             Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "session broke off");
+                tracing::debug!(error = %Chain(&error), "session broke off");
                 self.stream.handle_abort(Cause::ServerLost);
                 false
             }
@@ -240,14 +258,16 @@ impl State {
 async fn drive(shared: Arc<Shared>, mut reader: FrameReader, writer: FrameWriter) {
     let mut more_to_come = true;
     loop {
-        let wants_to_send = {
+        let (wants_to_send, is_over) = {
             let state = shared.lock();
             if state.stream.is_done() && !state.wants_to_send() {
                 break;
             }
-            state.wants_to_send()
+            (state.wants_to_send(), state.stream.over().is_some())
         };
         tokio::select! {
+            // The peer has this long to hear of a reset; if it takes nothing for longer, dropping the call says it as well.
+            () = sleep(END_WAIT), if is_over => return,
             read = reader.next(), if more_to_come => more_to_come = shared.lock().take_in(read),
             room = writer.ready(), if wants_to_send => match room {
                 Ok(room) => {
@@ -342,8 +362,7 @@ impl AsyncWrite for Carried {
 
 impl Tunnel for Carried {
     fn abort(&mut self, cause: Cause) {
-        self.shared.lock().stream.reset(cause);
-        self.shared.changed.notify_one();
+        self.shared.reset(cause);
     }
 
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
@@ -359,11 +378,11 @@ impl Tunnel for Carried {
 
 impl Drop for Carried {
     fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        if !state.stream.is_settled() {
-            state.stream.reset(Cause::Aborted);
+        let is_settled = self.shared.lock().stream.is_settled();
+        if is_settled {
+            self.shared.changed.notify_one();
+        } else {
+            self.shared.reset(Cause::Aborted);
         }
-        drop(state);
-        self.shared.changed.notify_one();
     }
 }

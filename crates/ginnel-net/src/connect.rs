@@ -7,6 +7,7 @@ use std::time::Duration;
 use ginnel_core::limits::{
     CONNECT_DEADLINE, CONNECTION_WINDOW, HEADER_LIST_MAX, PING_AFTER, SILENCE_MAX, STREAM_WINDOW,
 };
+use ginnel_core::report::Chain;
 use http::header::{CONTENT_TYPE, TE};
 use http::{HeaderValue, Method, Request, Response, Uri};
 use hyper::body::Incoming;
@@ -164,7 +165,7 @@ impl Endpoint {
         tokio::spawn(async move {
             let _on_close = on_close;
             if let Err(error) = connection.await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the connection to the server broke");
+                tracing::warn!(error = %Chain(&error), "the connection to the server broke");
             }
         });
         Ok(Connection { requests, origin, closed })

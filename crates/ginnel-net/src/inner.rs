@@ -75,15 +75,22 @@ pub async fn respond(carried: Carried, tls: Arc<ServerConfig>, dial: &Dial) -> R
     let tls = TlsAcceptor::from(tls).accept(carried).into_fallible().await.map_err(unverified)?;
     let client = peer_principal(&tls);
     let mut tls = TlsStream::Server(tls);
-    let hello = read_hello(&mut tls).await?;
+    if let Err(error) = greet(&mut tls, client, dial).await {
+        tls.get_mut().0.abort(Cause::PeerNotVerified);
+        return Err(error);
+    }
+    Ok(Session::Inner(Box::new(Inner { tls, welcome: Welcome::Done, closed_inside: false })))
+}
+
+/// Hears the client's first message, compares it with what the server said, and answers.
+async fn greet(tls: &mut TlsStream<Carried>, client: Option<Principal>, dial: &Dial) -> Result<(), InnerError> {
+    let hello = read_hello(tls).await?;
     let said_outside = (&dial.request, &dial.target, Some(&dial.client));
     if (&hello.request, &hello.target, client.as_ref()) != said_outside {
-        tls.get_mut().0.abort(Cause::PeerNotVerified);
         return Err(InnerError::Hello("request, target or client differ from what the server said"));
     }
     tls.write_all(&encode_welcome()).await.map_err(InnerError::Handshake)?;
-    tls.flush().await.map_err(InnerError::Handshake)?;
-    Ok(Session::Inner(Box::new(Inner { tls, welcome: Welcome::Done, closed_inside: false })))
+    tls.flush().await.map_err(InnerError::Handshake)
 }
 
 /// Tells the other end why there will be no session: a handshake that failed has verified nobody.

@@ -7,11 +7,13 @@
 
 use std::error::Error;
 use std::future::Future;
+use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
 use ginnel_core::backoff::Backoff;
 use ginnel_core::cause::Cause;
 use ginnel_core::renewal::renew_after;
+use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Identity;
 use ginnel_identity::credential::ServiceAccountKey;
 use ginnel_identity::key::KeyPair;
@@ -35,8 +37,12 @@ const ENROL_WAIT: Duration = Duration::from_secs(15);
 /// A new connection that is not up within this time has failed.
 const UP_WAIT: Duration = Duration::from_secs(10);
 
-/// A connection that held this long was a good one: the next attempt starts without delay.
+/// A connection that held this long was a good one: the attempts after it start with short delays again.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
+
+/// No renewal comes sooner after the last one, whatever lifetime a certificate has by this machine's clock: the shortest that a server
+/// can be told to give is two seconds.
+const RENEW_FLOOR: Duration = Duration::from_secs(1);
 
 /// Replaced connections that still finish their sessions. With a renewal every eight hours that is three weeks of history.
 const RETIRED_MAX: usize = 64;
@@ -80,7 +86,7 @@ pub enum EnrolError {
     #[error("could not reach the server to enrol")]
     Connect(#[from] ConnectError),
     /// The server refused, or cannot enrol now. Why somebody was refused it tells nobody but its own audit log.
-    #[error("the server refused the enrolment ({}); its audit log says why", .0.message())]
+    #[error("the server refused the enrolment (gRPC status {}); its audit log says why", i32::from(.0.code()))]
     Refused(tonic::Status),
     /// What the server answered is no certificate for the key that was made.
     #[error("the server's answer is no usable certificate")]
@@ -101,12 +107,17 @@ impl Admitted {
     fn new(identity: Identity) -> Self {
         let now = Instant::now();
         let lifetime = identity.leaf().not_after.duration_since(SystemTime::now()).unwrap_or_default();
-        let renew = now + renew_after(lifetime, &mut SystemRandom);
+        let renew = now + renew_after(lifetime, &mut SystemRandom).max(RENEW_FLOOR);
         Self { identity, renew, expires: now + lifetime }
     }
 
     fn is_valid(&self) -> bool {
         Instant::now() < self.expires
+    }
+
+    /// Whether the wall clock says so too. It may be wrong; but the monotonic clock stands still while a machine is suspended.
+    fn is_current(&self) -> bool {
+        SystemTime::now() < self.identity.leaf().not_after
     }
 }
 
@@ -118,21 +129,22 @@ impl Upstream {
         // Connections that were replaced and finish their sessions.
         let mut retired = JoinSet::new();
         loop {
-            let begun = Instant::now();
             match self.valid(admitted.take()).await {
-                Err(error) => tracing::warn!(error = &error as &dyn Error, "enrolment failed"),
+                Err(error) => tracing::warn!(error = %Chain(&error), "enrolment failed"),
                 Ok(certificate) => match self.bring_up(&certificate, &link).await {
                     Err(error) => {
-                        tracing::warn!(error = &*error, "no connection to the server");
-                        admitted = Some(certificate);
+                        tracing::warn!(error = %Chain(&*error), "no connection to the server");
+                        // A certificate that does not connect and has expired by the wall clock is not tried again.
+                        admitted = Some(certificate).filter(Admitted::is_current);
                     }
                     Ok(running) => {
+                        let up = Instant::now();
                         admitted = Some(self.stay(certificate, running, &link, &mut retired).await);
+                        if up.elapsed() > STABLE_AFTER {
+                            backoff.reset();
+                        }
                     }
                 },
-            }
-            if begun.elapsed() > STABLE_AFTER {
-                backoff.reset();
             }
             sleep(backoff.next(&mut SystemRandom)).await;
         }
@@ -155,32 +167,41 @@ impl Upstream {
     ) -> Admitted {
         let mut retry = Backoff::RECONNECT;
         loop {
-            tokio::select! {
-                ended = &mut running => {
-                    let cause = ended.unwrap_or(Cause::Internal);
-                    tracing::info!(%cause, "connection to the server ended");
-                    return current;
+            let renewed = {
+                let mut renewing = pin!(self.renew(link, current.renew, retired.len()));
+                loop {
+                    // A connection that is lost while a renewal is under way comes back at once, with the certificate that there is.
+                    tokio::select! {
+                        ended = &mut running => {
+                            let cause = ended.unwrap_or(Cause::Internal);
+                            tracing::info!(%cause, "connection to the server ended");
+                            return current;
+                        }
+                        Some(_) = retired.join_next() => {}
+                        renewed = &mut renewing => break renewed,
+                    }
                 }
-                Some(_) = retired.join_next() => {}
-                () = sleep_until(current.renew) => match self.renew(link, retired).await {
-                    Ok((renewed, renewed_running)) => {
-                        tracing::info!(serial = renewed.identity.leaf().serial, "certificate renewed");
-                        let old = std::mem::replace(&mut running, renewed_running);
-                        retired.spawn(async move { drop(old.await) });
-                        current = renewed;
-                        retry.reset();
-                    }
-                    Err(error) => {
-                        tracing::warn!(error = &*error, "renewal failed; the certificate stays in use");
-                        current.renew = Instant::now() + retry.next(&mut SystemRandom);
-                    }
-                },
+            };
+            match renewed {
+                Ok((renewed, renewed_running)) => {
+                    tracing::info!(serial = renewed.identity.leaf().serial, "certificate renewed");
+                    let old = std::mem::replace(&mut running, renewed_running);
+                    retired.spawn(async move { drop(old.await) });
+                    current = renewed;
+                    retry.reset();
+                }
+                Err(error) => {
+                    tracing::warn!(error = %Chain(&*error), "renewal failed; the certificate stays in use");
+                    current.renew = Instant::now() + retry.next(&mut SystemRandom);
+                }
             }
         }
     }
 
-    async fn renew<L: Link>(&self, link: &L, retired: &JoinSet<()>) -> Result<(Admitted, Running), Failure> {
-        if retired.len() >= RETIRED_MAX {
+    /// Gets the next certificate when it is time, and a connection that uses it.
+    async fn renew<L: Link>(&self, link: &L, at: Instant, retired: usize) -> Result<(Admitted, Running), Failure> {
+        sleep_until(at).await;
+        if retired >= RETIRED_MAX {
             return Err("too many connections are still finishing their sessions".into());
         }
         let renewed = Admitted::new(self.enrol().await?);

@@ -11,6 +11,7 @@ use ginnel_core::audit::{Event, Text};
 use ginnel_core::id::InstanceId;
 use ginnel_core::policy::Policy;
 use ginnel_core::principal::{Principal, Role};
+use ginnel_core::report::Chain;
 use ginnel_enrol::{EmbeddedIssuer, EnrolIdentity, Enroller, Issuer, PublicKey};
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::{CurrentIdentity, OuterTrust, outer_server};
@@ -141,8 +142,8 @@ impl Server {
         // Closing waits for the disk.
         match tokio::task::spawn_blocking(move || audit.close()).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(error = &error as &dyn Error, "the audit log did not close well"),
-            Err(error) => tracing::error!(error = &error as &dyn Error, "the audit log could not be closed"),
+            Ok(Err(error)) => tracing::error!(error = %Chain(&error), "the audit log did not close well"),
+            Err(error) => tracing::error!(error = %Chain(&error), "the audit log could not be closed"),
         }
     }
 }

@@ -67,32 +67,66 @@ impl AgentSeat {
         });
     }
 
-    async fn link_up(&self, hello: Hello) -> Result<(Arc<AgentLink>, mpsc::Receiver<ServerMessage>), Status> {
-        let share = self
-            .broker
-            .leases
-            .join(&self.leaf, hello.instance)
-            .map_err(|_| Status::resource_exhausted("too many processes of this principal"))?;
+    /// Makes the connection's link, with its part in the lease.
+    fn link(&self, hello: &Hello) -> Result<(Arc<AgentLink>, mpsc::Receiver<ServerMessage>), Status> {
+        let too_many = |_| Status::resource_exhausted("too many processes of this principal");
+        let share = self.broker.leases.join(&self.leaf, hello.instance).map_err(too_many)?;
         let agent = audit::Agent {
             principal: self.leaf.principal.clone(),
             email: Text::new(&self.leaf.email),
             instance: hello.instance,
         };
         let (control, messages) = mpsc::channel(CONTROL_QUEUE_MAX);
-        let link = AgentLink::new(agent.clone(), control, self.closed.clone(), share.ended().clone());
-        let link = Arc::new(link);
-        if self.link.set(Attached { link: Arc::clone(&link), _share: share }).is_err() {
-            return Err(Status::failed_precondition("this connection has a link already"));
+        let link = Arc::new(AgentLink::new(agent, control, self.closed.clone(), share.ended().clone()));
+        match self.link.set(Attached { link: Arc::clone(&link), _share: share }) {
+            Ok(()) => Ok((link, messages)),
+            Err(_) => Err(Status::failed_precondition("this connection has a link already")),
         }
-        let event = Event::LinkUp {
-            agent,
+    }
+
+    fn link_up(&self, link: &AgentLink, hello: &Hello) -> Event {
+        Event::LinkUp {
+            agent: link.agent.clone(),
             peer: self.peer,
             version: Text::new(&hello.software_version),
             serial: Text::new(&self.leaf.serial),
-        };
-        let recorded = async { self.broker.audit.record(event)?.await };
-        recorded.await.map_err(|_| Status::unavailable("the audit log cannot be written"))?;
-        Ok((link, messages))
+        }
+    }
+}
+
+/// Everything that a link does, from its record of coming up to that of going down.
+struct Attachment {
+    broker: Arc<Broker>,
+    link: Arc<AgentLink>,
+    messages: mpsc::Receiver<ServerMessage>,
+    said: Streaming<AgentMessage>,
+    out: mpsc::Sender<Result<ServerMessage, Status>>,
+}
+
+impl Attachment {
+    async fn run(self, link_up: Event) {
+        let Self { broker, link, messages, said, out } = self;
+        let recorded = async { broker.audit.record(link_up)?.await };
+        if recorded.await.is_err() {
+            // Nobody reads this if the agent is gone already.
+            let _ = out.send(Err(Status::unavailable("the audit log cannot be written"))).await;
+            link.closed.cancel();
+            return;
+        }
+        let welcome = server_message::Kind::Welcome(broker.welcome());
+        let welcome = ServerMessage { kind: Some(welcome) };
+        broker.directory.join(Arc::clone(&link));
+        tracing::info!(agent = %link.agent.principal, instance = %link.agent.instance, "link up");
+        let cause = forward(&link, welcome, messages, &out, said, &broker.shutdown).await;
+        broker.directory.leave(&link);
+        if cause != Cause::Finished {
+            link.gone.cancel();
+        }
+        if matches!(cause, Cause::CertificateExpired | Cause::ProtocolError) {
+            link.closed.cancel();
+        }
+        tracing::info!(agent = %link.agent.principal, instance = %link.agent.instance, %cause, "link down");
+        broker.note(Event::LinkDown { agent: link.agent.clone(), cause });
     }
 }
 
@@ -101,23 +135,17 @@ impl AgentLinkCalls for AgentSeat {
     type AttachStream = ReceiverStream<Result<ServerMessage, Status>>;
 
     async fn attach(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::AttachStream>, Status> {
+        if self.broker.shutdown.is_cancelled() {
+            return Err(Status::unavailable("the server is shutting down"));
+        }
         let mut said = request.into_inner();
         let hello = first_message(&mut said).await?;
-        let (link, messages) = self.link_up(hello).await?;
+        let (link, messages) = self.link(&hello)?;
+        let link_up = self.link_up(&link, &hello);
         let (out, stream) = mpsc::channel(1);
-        let welcome = server_message::Kind::Welcome(self.broker.welcome());
-        if out.try_send(Ok(ServerMessage { kind: Some(welcome) })).is_err() {
-            return Err(Status::internal("the stream is full before it began"));
-        }
-        self.broker.directory.join(Arc::clone(&link));
-        tracing::info!(agent = %link.agent.principal, instance = %link.agent.instance, "link up");
-        let broker = Arc::clone(&self.broker);
-        self.broker.tasks.spawn(async move {
-            let cause = forward(&link, messages, &out, said, &broker.shutdown).await;
-            broker.directory.leave(&link);
-            tracing::info!(agent = %link.agent.principal, instance = %link.agent.instance, %cause, "link down");
-            broker.note(Event::LinkDown { agent: link.agent.clone(), cause });
-        });
+        // A task of its own from here on: this call is dropped when the agent cancels it, and what came up has to go down on record.
+        let attachment = Attachment { broker: Arc::clone(&self.broker), link, messages, said, out };
+        self.broker.tasks.spawn(attachment.run(link_up));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
@@ -134,44 +162,39 @@ async fn first_message(said: &mut Streaming<AgentMessage>) -> Result<Hello, Stat
 }
 
 /// Passes messages on until the link ends, and says why it did: [`Cause::Finished`] when another link of the process replaced it.
+///
+/// An agent that does not read its messages holds up nothing but them: every other reason to end is heard all the same.
 async fn forward(
     link: &AgentLink,
+    welcome: ServerMessage,
     mut messages: mpsc::Receiver<ServerMessage>,
     out: &mpsc::Sender<Result<ServerMessage, Status>>,
     mut said: Streaming<AgentMessage>,
     shutdown: &CancellationToken,
 ) -> Cause {
-    let cause = loop {
+    let mut unsent = Some(welcome);
+    loop {
         tokio::select! {
             biased;
-            () = link.expired.cancelled() => break Cause::CertificateExpired,
-            () = link.closed.cancelled() => break Cause::AgentLost,
-            () = shutdown.cancelled() => break Cause::ShuttingDown,
+            () = link.expired.cancelled() => return Cause::CertificateExpired,
+            () = link.closed.cancelled() => return Cause::AgentLost,
+            () = shutdown.cancelled() => return Cause::ShuttingDown,
             more = said.message() => match more {
                 Ok(Some(AgentMessage { kind: None })) => {}
-                Ok(Some(_)) => break Cause::ProtocolError,
-                Ok(None) | Err(_) => break Cause::AgentLost,
+                Ok(Some(_)) => return Cause::ProtocolError,
+                Ok(None) | Err(_) => return Cause::AgentLost,
             },
-            message = messages.recv() => {
-                let Some(message) = message else { break Cause::Internal };
-                if out.send(Ok(message)).await.is_err() {
-                    break Cause::AgentLost;
-                }
-            }
-            () = link.replaced.cancelled() => break Cause::Finished,
-        }
-    };
-    // Nothing that was queued may be lost when a link is replaced; whoever comes later finds the new one.
-    messages.close();
-    while cause == Cause::Finished
-        && let Some(message) = messages.recv().await
-    {
-        if out.send(Ok(message)).await.is_err() {
-            return Cause::AgentLost;
+            room = out.reserve(), if unsent.is_some() => match (room, unsent.take()) {
+                (Ok(room), Some(message)) => room.send(Ok(message)),
+                (Ok(_), None) => {}
+                (Err(_), _) => return Cause::AgentLost,
+            },
+            // Closed and empty only after the arm below: whoever comes later finds the link that replaced this one.
+            message = messages.recv(), if unsent.is_none() => match message {
+                Some(message) => unsent = Some(message),
+                None => return Cause::Finished,
+            },
+            () = link.replaced.cancelled(), if !messages.is_closed() => messages.close(),
         }
     }
-    if cause == Cause::CertificateExpired {
-        link.closed.cancel();
-    }
-    cause
 }

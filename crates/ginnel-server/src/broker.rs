@@ -7,6 +7,7 @@ use ginnel_core::audit::{Event, Text};
 use ginnel_core::id::InstanceId;
 use ginnel_core::policy::Policy;
 use ginnel_core::principal::{Principal, TrustDomain};
+use ginnel_core::report::Chain;
 use ginnel_enrol::{Enroller, Issuer};
 use ginnel_ops::audit::AuditLog;
 use ginnel_wire::hello::{INNER_TLS, PROTOCOL_VERSION, software_version};
@@ -41,25 +42,42 @@ pub(crate) struct Broker {
 /// The roster stream of each client process, so that a newer one can replace an older one.
 #[derive(Debug, Default)]
 pub(crate) struct Rosters {
-    streams: Mutex<BTreeMap<(Principal, InstanceId), CancellationToken>>,
+    streams: Mutex<Streams>,
+}
+
+#[derive(Debug, Default)]
+struct Streams {
+    next: u64,
+    held: BTreeMap<(Principal, InstanceId), (u64, CancellationToken)>,
+}
+
+/// One roster stream.
+#[derive(Debug)]
+pub(crate) struct RosterStream {
+    number: u64,
+    /// Cancelled when another stream of the same process replaced this one.
+    pub(crate) replaced: CancellationToken,
 }
 
 impl Rosters {
-    /// Takes a stream in; the token is cancelled when another stream of the same process replaces it.
-    pub(crate) fn join(&self, client: &Principal, instance: InstanceId) -> CancellationToken {
-        let token = CancellationToken::new();
+    /// Takes a stream in; it replaces an older one of the same process.
+    pub(crate) fn join(&self, client: &Principal, instance: InstanceId) -> RosterStream {
+        let replaced = CancellationToken::new();
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(old) = streams.insert((client.clone(), instance), token.clone()) {
+        let number = streams.next;
+        streams.next += 1;
+        if let Some((_, old)) = streams.held.insert((client.clone(), instance), (number, replaced.clone())) {
             old.cancel();
         }
-        token
+        RosterStream { number, replaced }
     }
 
     /// Takes a stream out, unless another one has replaced it.
-    pub(crate) fn leave(&self, client: &Principal, instance: InstanceId, token: &CancellationToken) {
-        if !token.is_cancelled() {
-            let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-            streams.remove(&(client.clone(), instance));
+    pub(crate) fn leave(&self, client: &Principal, instance: InstanceId, stream: &RosterStream) {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (client.clone(), instance);
+        if streams.held.get(&key).is_some_and(|(number, _)| *number == stream.number) {
+            streams.held.remove(&key);
         }
     }
 }
@@ -81,7 +99,7 @@ impl Broker {
     /// Records what has happened already: if that fails, the log itself refuses what comes next.
     pub(crate) fn note(&self, event: Event) {
         if let Err(error) = self.audit.record(event) {
-            tracing::error!(error = &error as &dyn std::error::Error, "could not record an event");
+            tracing::error!(error = %Chain(&error), "could not record an event");
         }
     }
 }

@@ -31,8 +31,10 @@ pub(crate) struct AgentLink {
     pub(crate) agent: audit::Agent,
     /// Messages for the agent.
     pub(crate) control: mpsc::Sender<ServerMessage>,
-    /// Cancelled when the connection is gone.
+    /// Cancelled when the connection is gone; cancelling it closes the connection.
     pub(crate) closed: CancellationToken,
+    /// Cancelled when the link is of no more use, unless another one has taken over what it was asked for.
+    pub(crate) gone: CancellationToken,
     /// Cancelled when the lease of the process ended.
     pub(crate) expired: CancellationToken,
     /// Cancelled when another link of the same process took over.
@@ -60,7 +62,15 @@ impl AgentLink {
         closed: CancellationToken,
         expired: CancellationToken,
     ) -> Self {
-        Self { agent, control, closed, expired, replaced: CancellationToken::new(), awaited: Mutex::default() }
+        Self {
+            agent,
+            control,
+            closed,
+            gone: CancellationToken::new(),
+            expired,
+            replaced: CancellationToken::new(),
+            awaited: Mutex::default(),
+        }
     }
 
     /// Makes the link expect `Carry` for this session.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use ginnel_core::audit::{Event, Text, Timestamp};
+use ginnel_core::report::Chain;
 use ginnel_enrol::{CertificateRequest, Issued};
 use ginnel_wire::v1::enrolment_server::Enrolment;
 use ginnel_wire::v1::{EnrolRequest, EnrolResponse};
@@ -43,7 +44,7 @@ impl Enrolment for Enrol {
             server_names: Vec::new(),
         };
         let issued = broker.issuer.issue(&wanted, now).map_err(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "could not issue a certificate");
+            tracing::error!(error = %Chain(&error), "could not issue a certificate");
             Status::unavailable("no certificate can be issued now")
         })?;
         let Issued { chain, not_after, serial } = issued;
@@ -57,7 +58,7 @@ impl Enrolment for Enrol {
         };
         let recorded = async { broker.audit.record(event)?.await };
         recorded.await.map_err(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "could not record an enrolment");
+            tracing::error!(error = %Chain(&error), "could not record an enrolment");
             Status::unavailable("no certificate can be issued now")
         })?;
         let certificate_chain = chain.into_iter().map(|certificate| certificate.to_vec()).collect();

@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use ginnel_core::cause::{Cause, Hop};
 use ginnel_core::limits::DATA_MAX;
 use ginnel_core::relay::{Ending, Relay, Side};
+use ginnel_core::report::Chain;
 use ginnel_core::stream::Frame;
 use ginnel_net::body::{FrameReader, FrameWriter, Gone, ReadError, Room};
 use ginnel_wire::frame::SessionFrame;
@@ -89,7 +90,7 @@ impl Middle {
                 )) => self.relay.end(from.hop(), Cause::ProtocolError),
                 Ok(None) => self.relay.handle_abort(from, lost(from)),
                 Err(error) => {
-                    tracing::debug!(side = ?from, error = &error as &dyn std::error::Error, "a side broke off");
+                    tracing::debug!(side = ?from, error = %Chain(&error), "a side broke off");
                     self.relay.handle_abort(from, broken_off(from, &error));
                 }
             }
@@ -97,6 +98,8 @@ impl Middle {
     }
 
     fn take(&mut self, from: Side, frame: Frame) {
+        let claims_another_word = matches!(&frame, Frame::Reset { cause } if !cause.is_a_peers_word());
+        let frame = if claims_another_word { Frame::Reset { cause: Cause::ProtocolError } } else { frame };
         if let Err(violation) = self.relay.handle_frame(from, frame) {
             tracing::warn!(side = ?from, %violation, "a side broke the protocol");
         }

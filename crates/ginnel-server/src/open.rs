@@ -15,7 +15,7 @@ use ginnel_core::relay::Ending;
 use ginnel_core::target::Target;
 use ginnel_identity::random::SystemRandom;
 use ginnel_net::body::{FrameReader, FrameWriter};
-use ginnel_ops::audit::Durable;
+use ginnel_ops::audit::{AuditError, Durable};
 use ginnel_wire::frame::{Open, SessionFrame};
 use ginnel_wire::hello::Dial;
 use ginnel_wire::v1::{ServerMessage, server_message};
@@ -139,7 +139,16 @@ fn permit(seat: &Arc<ClientSeat>, open: &Open) -> Result<Permitted, Box<Denied>>
             Err(TrySendError::Full(())) => return Err(denied(Cause::Overloaded)),
         };
         let allowed = broker.audit.record(Event::Allowed { session: record.clone() });
-        let allowed = allowed.map_err(|_| denied(Cause::AuditUnavailable))?;
+        let allowed = allowed.map_err(|error| match error {
+            AuditError::Overloaded => denied(Cause::Overloaded),
+            AuditError::Closed
+            | AuditError::Directory { .. }
+            | AuditError::InUse { .. }
+            | AuditError::NotALog { .. }
+            | AuditError::Open { .. }
+            | AuditError::Thread(_)
+            | AuditError::Unavailable => denied(Cause::AuditUnavailable),
+        })?;
         let session = SessionId::random(&mut SystemRandom);
         let awaited = link.expect(session);
         let dial = Dial {
@@ -209,7 +218,7 @@ impl Running<'_> {
             tokio::select! {
                 biased;
                 refusal = self.cut() => return Err(refusal),
-                () = self.link.closed.cancelled() => return Err(Refusal::new(Hop::Server, Cause::AgentLost)),
+                () = self.link.gone.cancelled() => return Err(Refusal::new(Hop::Server, Cause::AgentLost)),
                 () = sleep_until(deadline) => return Err(Refusal::new(Hop::Agent, Cause::TimedOut)),
                 carrier = taken_up(&mut awaited) => match carrier {
                     Some(carrier) => middle.join(carrier.reader, carrier.writer),
@@ -223,7 +232,9 @@ impl Running<'_> {
         };
         let address = match answer {
             SessionFrame::Opened(address) => address,
-            SessionFrame::Refused(Refusal { hop: hop @ (Hop::Agent | Hop::Target), cause }) => {
+            SessionFrame::Refused(Refusal { hop: hop @ (Hop::Agent | Hop::Target), cause })
+                if cause.is_a_peers_word() =>
+            {
                 return Err(Refusal::new(hop, cause));
             }
             SessionFrame::Refused(_) | SessionFrame::Open(_) | SessionFrame::Stream(_) | SessionFrame::Take(_) => {

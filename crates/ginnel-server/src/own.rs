@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use ginnel_core::audit::{Event, Text, Timestamp};
 use ginnel_core::principal::{Name, Principal, Role};
 use ginnel_core::renewal::renew_after;
+use ginnel_core::report::Chain;
 use ginnel_enrol::{CertificateRequest, IssueError, Issuer};
 use ginnel_identity::certificate::Identity;
 use ginnel_identity::key::KeyPair;
@@ -56,7 +57,7 @@ pub(crate) fn renew(
         not_after: Timestamp::from(issued.not_after),
         spki_sha256,
     };
-    Ok((renew_after(lifetime, &mut SystemRandom), event))
+    Ok((renew_after(lifetime, &mut SystemRandom).max(RETRY_AFTER), event))
 }
 
 /// The principal of a server: its name is the first label of `server.name`, which is a legal one.
@@ -86,7 +87,7 @@ pub(crate) async fn keep(broker: Arc<Broker>, server_name: String, current: Curr
                 next
             }
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "could not renew the server's certificate");
+                tracing::error!(error = %Chain(&error), "could not renew the server's certificate");
                 RETRY_AFTER
             }
         };

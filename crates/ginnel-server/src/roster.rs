@@ -1,17 +1,20 @@
 //! Tells clients of the live agents that they may use.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use ginnel_core::audit::{self, Event, Text};
 use ginnel_core::cause::Cause;
 use ginnel_core::id::InstanceId;
-use ginnel_core::roster::Entry;
+use ginnel_core::limits::ROSTER_MESSAGE_MAX;
+use ginnel_core::principal::Principal;
 use ginnel_identity::certificate::Leaf;
 use ginnel_net::body::{FrameReader, FrameWriter};
 use ginnel_wire::hello::{Hello, RosterEntry};
 use ginnel_wire::v1::client_link_server::ClientLink;
 use ginnel_wire::v1::{self, RosterMessage, RosterRequest};
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -55,13 +58,14 @@ impl ClientSeat {
     }
 
     fn entries(&self) -> Vec<v1::RosterEntry> {
-        let reach = self.broker.policy.reach(&self.client.principal.name);
-        let links = self.broker.directory.links();
-        let entries = links.into_iter().filter_map(|link| {
-            let targets = reach.get(&link.agent.principal.name)?.clone();
-            let agent = link.agent.principal.clone();
-            let entry = Entry { agent: agent.name.clone(), instance: link.agent.instance, targets, draining: false };
-            Some(RosterEntry { agent, entry }.into())
+        let mut reach = self.broker.policy.reach(&self.client.principal.name);
+        let mut instances: BTreeMap<Principal, Vec<_>> = BTreeMap::new();
+        for link in self.broker.directory.links() {
+            instances.entry(link.agent.principal.clone()).or_default().push((link.agent.instance, false));
+        }
+        let entries = instances.into_iter().filter_map(|(agent, instances)| {
+            let targets = reach.remove(&agent.name)?;
+            Some(RosterEntry { agent, targets, instances }.into())
         });
         entries.collect()
     }
@@ -77,20 +81,15 @@ impl ClientSeat {
     }
 
     /// Sends the roster whenever it changes, until the stream ends; says why it did.
+    ///
+    /// A client that does not read holds up nothing but its roster: every other reason to end is heard all the same.
     async fn push(&self, out: &mpsc::Sender<Result<RosterMessage, Status>>, replaced: &CancellationToken) -> Cause {
         let Some(process) = self.process.get() else { return Cause::Internal };
         let mut changes = self.broker.directory.changes();
         let mut welcome = Some(self.broker.welcome());
         let mut sent = None;
+        let mut stale = true;
         loop {
-            changes.mark_unchanged();
-            let entries = self.entries();
-            if sent.as_ref() != Some(&entries) {
-                sent = Some(entries.clone());
-                if out.send(Ok(RosterMessage { welcome: welcome.take(), entries })).await.is_err() {
-                    return Cause::Aborted;
-                }
-            }
             tokio::select! {
                 biased;
                 () = process.share.ended().cancelled() => {
@@ -101,12 +100,36 @@ impl ClientSeat {
                 () = out.closed() => return Cause::Aborted,
                 () = self.broker.shutdown.cancelled() => return Cause::ShuttingDown,
                 () = replaced.cancelled() => return Cause::Finished,
-                changed = changes.changed() => if changed.is_err() {
-                    return Cause::Internal;
+                changed = changes.changed() => match changed {
+                    Ok(()) => stale = true,
+                    Err(_) => return Cause::Internal,
                 },
+                room = out.reserve(), if stale => {
+                    let Ok(room) = room else { return Cause::Aborted };
+                    stale = false;
+                    let entries = self.entries();
+                    if sent.as_ref() != Some(&entries) {
+                        sent = Some(entries.clone());
+                        room.send(bounded(RosterMessage { welcome: welcome.take(), entries }));
+                    }
+                }
             }
         }
     }
+}
+
+/// A roster that the client would not take must not cut it off without a word.
+fn bounded(message: RosterMessage) -> Result<RosterMessage, Status> {
+    let length = message.encoded_len();
+    if length <= ROSTER_MESSAGE_MAX {
+        return Ok(message);
+    }
+    tracing::error!(
+        length,
+        allowed = ROSTER_MESSAGE_MAX,
+        "the rules give a client more targets than a roster can hold"
+    );
+    Err(Status::resource_exhausted("the rules give this client more targets than a roster can hold"))
 }
 
 /// The calls of a client's connection that are not sessions.
@@ -117,6 +140,9 @@ impl ClientLink for ClientCalls {
     type RosterStream = ReceiverStream<Result<RosterMessage, Status>>;
 
     async fn roster(&self, request: Request<RosterRequest>) -> Result<Response<Self::RosterStream>, Status> {
+        if self.0.broker.shutdown.is_cancelled() {
+            return Err(Status::unavailable("the server is shutting down"));
+        }
         let hello = request.into_inner().hello.ok_or_else(|| Status::invalid_argument("no hello"))?;
         let hello = Hello::try_from(hello).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let Self(seat) = self;
@@ -129,15 +155,15 @@ impl ClientLink for ClientCalls {
             return Err(Status::failed_precondition("this connection has a roster already"));
         }
         seat.broker.note(seat.client_up(&hello));
-        let replaced = seat.broker.rosters.join(&seat.client.principal, hello.instance);
+        let stream_held = seat.broker.rosters.join(&seat.client.principal, hello.instance);
         let (out, stream) = mpsc::channel(1);
         let tasks = seat.broker.tasks.clone();
         let seat = Arc::clone(seat);
         tasks.spawn(async move {
-            let cause = seat.push(&out, &replaced).await;
+            let cause = seat.push(&out, &stream_held.replaced).await;
             let (client, rosters) = (seat.client.clone(), &seat.broker.rosters);
             if let Some(Process { instance, .. }) = seat.process.get() {
-                rosters.leave(&client.principal, *instance, &replaced);
+                rosters.leave(&client.principal, *instance, &stream_held);
                 seat.broker.note(Event::ClientDown { client, instance: *instance, cause });
             }
         });

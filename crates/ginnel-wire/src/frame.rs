@@ -68,14 +68,16 @@ impl TryFrom<v1::Frame> for SessionFrame {
             Kind::Data(v1::Data { offset, bytes }) => Self::Stream(Frame::Data { offset, bytes }),
             Kind::Credit(v1::Credit { consumed, limit }) => Self::Stream(Frame::Credit { consumed, limit }),
             Kind::Fin(v1::Fin { offset }) => Self::Stream(Frame::Fin { offset }),
-            Kind::Reset(v1::Reset { cause }) => Self::Stream(Frame::Reset { cause: Cause::from_number(cause) }),
+            Kind::Reset(v1::Reset { cause }) => {
+                Self::Stream(Frame::Reset { cause: cause_of_failure(cause, "reset.cause")? })
+            }
             Kind::Open(open) => Self::Open(open.try_into()?),
             Kind::Opened(v1::Opened { address }) => {
                 Self::Opened(address.parse().map_err(|_| WireError::Field("opened.address"))?)
             }
             Kind::Refused(v1::Refused { cause, hop }) => {
                 let hop = hop_from_number(hop).ok_or(WireError::Field("refused.hop"))?;
-                Self::Refused(Refusal::new(hop, Cause::from_number(cause)))
+                Self::Refused(Refusal::new(hop, cause_of_failure(cause, "refused.cause")?))
             }
             Kind::Take(v1::Take { session_id }) => {
                 Self::Take(SessionId::from_bytes(&session_id).map_err(|_| WireError::Field("take.session_id"))?)
@@ -148,6 +150,12 @@ impl From<Open> for v1::Open {
     }
 }
 
+/// A reset or refusal that calls itself a clean end is a lie.
+fn cause_of_failure(number: u32, field: &'static str) -> Result<Cause, WireError> {
+    let cause = Cause::from_number(number);
+    if cause == Cause::Finished { Err(WireError::Field(field)) } else { Ok(cause) }
+}
+
 fn hop_number(hop: Hop) -> u32 {
     match hop {
         Hop::Application => 1,
@@ -213,7 +221,9 @@ mod tests {
             (Some(Kind::Open(v1::Open { agent: "x".into(), ..open.clone() })), WireError::Field("open.agent")),
             (Some(Kind::Open(v1::Open { agent_instance: vec![1], ..open })), WireError::Field("open.agent")),
             (Some(Kind::Opened(v1::Opened { address: "localhost:1".into() })), WireError::Field("opened.address")),
-            (Some(Kind::Refused(v1::Refused { cause: 1, hop: 9 })), WireError::Field("refused.hop")),
+            (Some(Kind::Refused(v1::Refused { cause: 2, hop: 9 })), WireError::Field("refused.hop")),
+            (Some(Kind::Refused(v1::Refused { cause: 1, hop: 4 })), WireError::Field("refused.cause")),
+            (Some(Kind::Reset(v1::Reset { cause: 1 })), WireError::Field("reset.cause")),
             (Some(Kind::Take(v1::Take { session_id: vec![0; 15] })), WireError::Field("take.session_id")),
         ];
         for (kind, error) in cases {

@@ -120,13 +120,28 @@ impl From<Dial> for v1::Dial {
     }
 }
 
-/// One entry of a roster with the agent's full principal.
+/// An agent on a roster, with all of its live processes: its targets are said once, however many there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RosterEntry {
     /// Who the agent is.
     pub agent: Principal,
-    /// The entry as the roster keeps it.
-    pub entry: Entry,
+    /// What the client may reach through it.
+    pub targets: Vec<TargetPattern>,
+    /// Its live processes, and whether each is draining.
+    pub instances: Vec<(InstanceId, bool)>,
+}
+
+impl RosterEntry {
+    /// The entries as a roster keeps them, one for each process.
+    pub fn into_entries(self) -> impl Iterator<Item = Entry> {
+        let Self { agent, targets, instances } = self;
+        instances.into_iter().map(move |(instance, draining)| Entry {
+            agent: agent.name.clone(),
+            instance,
+            targets: targets.clone(),
+            draining,
+        })
+    }
 }
 
 impl TryFrom<v1::RosterEntry> for RosterEntry {
@@ -135,9 +150,14 @@ impl TryFrom<v1::RosterEntry> for RosterEntry {
     fn try_from(entry: v1::RosterEntry) -> Result<Self, WireError> {
         let agent: Principal = entry.agent.parse().map_err(|_| WireError::Field("entry.agent"))?;
         let targets: Result<Vec<TargetPattern>, _> = entry.targets.iter().map(|target| target.parse()).collect();
-        let instance = InstanceId::from_bytes(&entry.instance_id).map_err(|_| WireError::Field("entry.instance_id"))?;
         let targets = targets.map_err(|_| WireError::Field("entry.targets"))?;
-        Ok(Self { entry: Entry { agent: agent.name.clone(), instance, targets, draining: entry.draining }, agent })
+        let instances: Result<Vec<_>, _> = entry
+            .instances
+            .iter()
+            .map(|instance| InstanceId::from_bytes(&instance.instance_id).map(|id| (id, instance.draining)))
+            .collect();
+        let instances = instances.map_err(|_| WireError::Field("entry.instances"))?;
+        Ok(Self { agent, targets, instances })
     }
 }
 
@@ -145,9 +165,15 @@ impl From<RosterEntry> for v1::RosterEntry {
     fn from(entry: RosterEntry) -> Self {
         Self {
             agent: entry.agent.to_string(),
-            instance_id: entry.entry.instance.to_bytes().to_vec(),
-            targets: entry.entry.targets.iter().map(ToString::to_string).collect(),
-            draining: entry.entry.draining,
+            targets: entry.targets.iter().map(ToString::to_string).collect(),
+            instances: entry
+                .instances
+                .iter()
+                .map(|(instance, draining)| v1::RosterInstance {
+                    instance_id: instance.to_bytes().to_vec(),
+                    draining: *draining,
+                })
+                .collect(),
         }
     }
 }
@@ -171,6 +197,20 @@ mod tests {
         for (wire, field) in cases {
             assert_eq!(Hello::try_from(wire), Err(WireError::Field(field)));
         }
+    }
+
+    #[test]
+    fn roster_reads_back_with_an_entry_for_each_process() {
+        let id = |n| InstanceId::from_bytes(&[n; 16]).unwrap();
+        let entry = RosterEntry {
+            agent: "spiffe://acme.example/agent/acme".parse().unwrap(),
+            targets: vec!["*.acme.internal:443".parse().unwrap(), "10.0.0.0/8:22".parse().unwrap()],
+            instances: vec![(id(1), false), (id(2), true)],
+        };
+        assert_eq!(RosterEntry::try_from(v1::RosterEntry::from(entry.clone())), Ok(entry.clone()));
+        let entries: Vec<_> =
+            entry.into_entries().map(|entry| (entry.instance, entry.draining, entry.targets.len())).collect();
+        assert_eq!(entries, [(id(1), false, 2), (id(2), true, 2)]);
     }
 
     #[test]

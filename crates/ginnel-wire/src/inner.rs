@@ -5,7 +5,7 @@ use ginnel_core::target::Target;
 use prost::Message;
 
 use crate::frame::WireError;
-use crate::hello::{PROTOCOL_VERSION, PROTOCOL_VERSIONS};
+use crate::hello::{INNER_TLS, PROTOCOL_VERSION, PROTOCOL_VERSIONS};
 use crate::v1;
 
 /// Most bytes of such a message.
@@ -25,7 +25,7 @@ impl InnerHello {
     pub fn encode(&self) -> Vec<u8> {
         prefixed(&v1::InnerHello {
             protocol_version: PROTOCOL_VERSION,
-            capabilities: Vec::new(),
+            capabilities: vec![INNER_TLS.to_owned()],
             request_id: self.request.to_bytes().to_vec(),
             target: self.target.to_string(),
         })
@@ -49,7 +49,7 @@ impl InnerHello {
 
 /// The agent's answer, with its length.
 pub fn encode_welcome() -> Vec<u8> {
-    prefixed(&v1::InnerWelcome { protocol_version: PROTOCOL_VERSION, capabilities: Vec::new() })
+    prefixed(&v1::InnerWelcome { protocol_version: PROTOCOL_VERSION, capabilities: vec![INNER_TLS.to_owned()] })
 }
 
 /// Reads the agent's answer without its length.

@@ -105,17 +105,23 @@ pub struct RosterMessage {
     #[prost(message, repeated, tag = "2")]
     pub entries: ::prost::alloc::vec::Vec<RosterEntry>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+/// An agent and its live processes.
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RosterEntry {
     /// URI of the agent's principal.
     #[prost(string, tag = "1")]
     pub agent: ::prost::alloc::string::String,
-    #[prost(bytes = "vec", tag = "2")]
-    pub instance_id: ::prost::alloc::vec::Vec<u8>,
     /// Target patterns, as in rules.
-    #[prost(string, repeated, tag = "3")]
+    #[prost(string, repeated, tag = "2")]
     pub targets: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    #[prost(bool, tag = "4")]
+    #[prost(message, repeated, tag = "3")]
+    pub instances: ::prost::alloc::vec::Vec<RosterInstance>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RosterInstance {
+    #[prost(bytes = "vec", tag = "1")]
+    pub instance_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bool, tag = "2")]
     pub draining: bool,
 }
 /// What Open and Carry say, in both directions.

@@ -45,6 +45,9 @@ pub const ENROL_DEADLINE: Duration = Duration::from_secs(5);
 /// TLS handshakes under way at once. Each costs about a millisecond of CPU; more of them would only wait inside the process.
 pub const HANDSHAKES_MAX: usize = 256;
 
+/// From a finished TLS handshake with a certificate to the hello on it.
+pub const HELLO_WAIT: Duration = Duration::from_secs(10);
+
 /// Accepted connections at once, all roles together.
 pub const CONNECTIONS_MAX: usize = 4096;
 

@@ -8,6 +8,7 @@
 use std::error::Error;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use ginnel_core::backoff::Backoff;
@@ -167,15 +168,21 @@ impl Upstream {
     ) -> Admitted {
         let mut retry = Backoff::RECONNECT;
         loop {
+            let connecting = AtomicBool::new(false);
+            let mut is_over = false;
             let renewed = {
-                let mut renewing = pin!(self.renew(link, current.renew, retired.len()));
+                let mut renewing = pin!(self.renew(link, current.renew, retired.len(), &connecting));
                 loop {
-                    // A connection that is lost while a renewal is under way comes back at once, with the certificate that there is.
                     tokio::select! {
-                        ended = &mut running => {
-                            let cause = ended.unwrap_or(Cause::Internal);
-                            tracing::info!(%cause, "connection to the server ended");
-                            return current;
+                        ended = &mut running, if !is_over => {
+                            is_over = true;
+                            // The server ends the old link as soon as the new one is up, which may be heard first. But a connection that is
+                            // lost while a certificate is still being waited for comes back at once, with the certificate that there is.
+                            if !connecting.load(Ordering::Relaxed) {
+                                let cause = ended.unwrap_or(Cause::Internal);
+                                tracing::info!(%cause, "connection to the server ended");
+                                return current;
+                            }
                         }
                         Some(_) = retired.join_next() => {}
                         renewed = &mut renewing => break renewed,
@@ -186,9 +193,15 @@ impl Upstream {
                 Ok((renewed, renewed_running)) => {
                     tracing::info!(serial = renewed.identity.leaf().serial, "certificate renewed");
                     let old = std::mem::replace(&mut running, renewed_running);
-                    retired.spawn(async move { drop(old.await) });
+                    if !is_over {
+                        retired.spawn(async move { drop(old.await) });
+                    }
                     current = renewed;
                     retry.reset();
+                }
+                Err(error) if is_over => {
+                    tracing::warn!(error = %Chain(&*error), "the connection was lost while it was being renewed");
+                    return current;
                 }
                 Err(error) => {
                     tracing::warn!(error = %Chain(&*error), "renewal failed; the certificate stays in use");
@@ -198,13 +211,20 @@ impl Upstream {
         }
     }
 
-    /// Gets the next certificate when it is time, and a connection that uses it.
-    async fn renew<L: Link>(&self, link: &L, at: Instant, retired: usize) -> Result<(Admitted, Running), Failure> {
+    /// Gets the next certificate when it is time, and a connection that uses it; tells when it comes to the second.
+    async fn renew<L: Link>(
+        &self,
+        link: &L,
+        at: Instant,
+        retired: usize,
+        connecting: &AtomicBool,
+    ) -> Result<(Admitted, Running), Failure> {
         sleep_until(at).await;
         if retired >= RETIRED_MAX {
             return Err("too many connections are still finishing their sessions".into());
         }
         let renewed = Admitted::new(self.enrol().await?);
+        connecting.store(true, Ordering::Relaxed);
         let running = self.bring_up(&renewed, link).await?;
         Ok((renewed, running))
     }

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use ginnel_core::limits::HELLO_WAIT;
 use ginnel_core::principal::Role;
 use ginnel_net::accept::{Admit, Peer};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use crate::attach::AgentSeat;
 use crate::broker::Broker;
@@ -29,9 +32,38 @@ impl Admit for Admission {
             return None;
         }
         match leaf.principal.role {
-            Role::Agent => Some(Calls::agent(Arc::new(AgentSeat::new(broker, peer.address, leaf, peer.closed)))),
-            Role::Client => Some(Calls::client(Arc::new(ClientSeat::new(broker, peer.address, leaf, peer.closed)))),
+            Role::Agent => {
+                let seat = Arc::new(AgentSeat::new(Arc::clone(&broker), peer.address, leaf, peer.closed.clone()));
+                expect_hello(&broker, &seat, peer.closed, AgentSeat::has_said_hello);
+                Some(Calls::agent(seat))
+            }
+            Role::Client => {
+                let seat = Arc::new(ClientSeat::new(Arc::clone(&broker), peer.address, leaf, peer.closed.clone()));
+                expect_hello(&broker, &seat, peer.closed, ClientSeat::has_said_hello);
+                Some(Calls::client(seat))
+            }
             Role::Server => None,
         }
     }
+}
+
+/// Closes a connection that does not say who is calling: only a hello gives it a lease, and with that an end.
+fn expect_hello<S: Send + Sync + 'static>(
+    broker: &Broker,
+    seat: &Arc<S>,
+    closed: CancellationToken,
+    has_said_hello: fn(&S) -> bool,
+) {
+    let seat = Arc::downgrade(seat);
+    let shutdown = broker.shutdown.clone();
+    broker.tasks.spawn(async move {
+        tokio::select! {
+            () = closed.cancelled() => return,
+            () = shutdown.cancelled() => return,
+            () = sleep(HELLO_WAIT) => {}
+        }
+        if seat.upgrade().is_some_and(|seat| !has_said_hello(&seat)) {
+            closed.cancel();
+        }
+    });
 }

@@ -47,6 +47,10 @@ impl AgentSeat {
         Self { broker, peer, leaf, closed, link: OnceLock::new() }
     }
 
+    pub(crate) fn has_said_hello(&self) -> bool {
+        self.link.get().is_some()
+    }
+
     /// Takes a call that wants to take a session up.
     pub(crate) fn carry(self: &Arc<Self>, mut reader: FrameReader, writer: FrameWriter) {
         let seat = Arc::clone(self);

@@ -51,6 +51,10 @@ impl ClientSeat {
         self.process.get().map(|process| process.share.ended())
     }
 
+    pub(crate) fn has_said_hello(&self) -> bool {
+        self.process.get().is_some()
+    }
+
     /// Takes a call that wants a session.
     pub(crate) fn open(self: &Arc<Self>, reader: FrameReader, writer: FrameWriter) {
         let opening = Opening::new(Arc::clone(self), reader, writer);

@@ -64,7 +64,10 @@ impl PlayedClient {
         roster.end()?;
         let message: RosterMessage = roster.hear().await?;
         let entry = message.entries.first().context("an empty roster")?;
-        let choice = Choice { principal: entry.agent.parse()?, instance: InstanceId::from_bytes(&entry.instances[0].instance_id)? };
+        let choice = Choice {
+            principal: entry.agent.parse()?,
+            instance: InstanceId::from_bytes(&entry.instances[0].instance_id)?,
+        };
         Ok(Self { peer, choice, _roster: roster })
     }
 

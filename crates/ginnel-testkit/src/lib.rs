@@ -1,8 +1,9 @@
 //! Worlds to test in: real processes, hosts and faults on loopback.
 //!
 //! A [`World`] is one server, some agents and one client, each a process of its own started from the real binary. The
-//! [`hosts`] are what a customer keeps in a private network; a [`Cutter`] is the network between the processes. Nothing
-//! here has a fixed port, and everything that is started ends when its owner is dropped.
+//! [`hosts`] are what a customer keeps in a private network; a [`Cutter`] is the network between the processes, and a
+//! [`Relay`] the server once it has turned hostile. Nothing here has a fixed port, and everything that is started ends when
+//! its owner is dropped.
 
 pub mod command;
 pub mod cutter;
@@ -11,6 +12,7 @@ pub mod hosts;
 pub mod memory;
 pub mod peer;
 pub mod proxy;
+pub mod relay;
 pub mod stream;
 pub mod wait;
 pub mod world;
@@ -19,6 +21,7 @@ pub use cutter::Cutter;
 pub use daemon::Daemon;
 pub use peer::Peer;
 pub use proxy::{Answer, Opened, Refused};
+pub use relay::Relay;
 pub use stream::Ending;
 pub use wait::{eventually, within};
 pub use world::{Part, World, WorldBuilder};

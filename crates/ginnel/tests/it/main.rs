@@ -9,6 +9,7 @@ mod hostile;
 mod packages;
 mod pair;
 mod policy;
+mod relay;
 mod renewal;
 mod secrecy;
 

@@ -1,16 +1,23 @@
 //! From a target to a TCP connection: the owner's allow-list on the name, one lookup, the list again on every address, and a dial to an
 //! address that passed.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
 
 use ginnel_core::allow::AllowList;
 use ginnel_core::cause::{Cause, Hop, Refusal};
-use ginnel_core::limits::{DIAL_DEADLINE, RESOLVE_DEADLINE};
+use ginnel_core::limits::{DIAL_DEADLINE, LOOKUPS_MAX, RESOLVE_DEADLINE};
+use ginnel_core::report::Chain;
 use ginnel_core::target::{Host, Target};
+use ginnel_net::tcp::first_to_answer;
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::{Instant, timeout};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::Instrument;
+
+/// Turns at the system's resolver. One for the process, as are the threads that they stand for.
+static LOOKUPS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(LOOKUPS_MAX)));
 
 /// A connected target.
 #[derive(Debug)]
@@ -34,43 +41,57 @@ async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, Cause> {
     let port = target.port.get();
     match &target.host {
         Host::Address(address) => Ok(vec![SocketAddr::new(*address, port)]),
-        Host::Name(name) => match timeout(RESOLVE_DEADLINE, lookup_host((name.as_str(), port))).await {
-            Ok(Ok(addresses)) => Ok(addresses.collect()),
-            Ok(Err(_)) | Err(_) => Err(Cause::NameNotResolved),
-        },
+        Host::Name(name) => {
+            let name = name.as_str().to_owned();
+            let lookup = async move { Ok(lookup_host((name, port)).await?.collect()) };
+            bounded(&LOOKUPS, lookup).await
+        }
     }
 }
 
-/// Tries the addresses in turn; each gets an equal share of the time that is left.
+/// Waits for a lookup, and for its turn, for [`RESOLVE_DEADLINE`] in all.
+async fn bounded<T: Send + 'static>(
+    lookups: &Arc<Semaphore>,
+    lookup: impl Future<Output = io::Result<T>> + Send + 'static,
+) -> Result<T, Cause> {
+    let deadline = Instant::now() + RESOLVE_DEADLINE;
+    let turn = timeout_at(deadline, Arc::clone(lookups).acquire_owned()).await;
+    let Ok(Ok(turn)) = turn else { return Err(Cause::Overloaded) };
+    // A task of its own, because nothing stops the system's resolver: the turn is over when the thread is free again, not when the caller has
+    // lost patience.
+    let lookup = tokio::spawn(async move {
+        let _turn = turn;
+        lookup.await
+    });
+    match timeout_at(deadline, lookup).await {
+        Ok(Ok(Ok(found))) => Ok(found),
+        Ok(Ok(Err(_)) | Err(_)) | Err(_) => Err(Cause::NameNotResolved),
+    }
+}
+
+/// Connects to the first of the addresses that answers.
 async fn connect(addresses: &[SocketAddr]) -> Result<Connected, Refusal> {
-    let deadline = Instant::now() + DIAL_DEADLINE;
-    let mut failure = Refusal::new(Hop::Agent, Cause::NameNotResolved);
-    for (tried, &address) in addresses.iter().enumerate() {
-        let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-        let share = deadline.saturating_duration_since(Instant::now()) / left;
-        failure = match attempt(address, share).await {
-            Ok(stream) => return Ok(Connected { stream, address }),
-            Err(failure) => failure,
-        };
+    let first = first_to_answer(addresses, |address| attempt(address).in_current_span());
+    match timeout(DIAL_DEADLINE, first).await {
+        Ok(outcome) => outcome.map_err(|failure| failure.unwrap_or(Refusal::new(Hop::Agent, Cause::NameNotResolved))),
+        Err(_) => Err(Refusal::new(Hop::Target, Cause::TimedOut)),
     }
-    Err(failure)
 }
 
-async fn attempt(address: SocketAddr, within: Duration) -> Result<TcpStream, Refusal> {
-    let stream = match timeout(within, TcpStream::connect(address)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {
+async fn attempt(address: SocketAddr) -> Result<Connected, Refusal> {
+    let stream = match TcpStream::connect(address).await {
+        Ok(stream) => stream,
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
             return Err(Refusal::new(Hop::Target, Cause::ConnectionRefused));
         }
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "could not connect to an address of the target");
+        Err(error) => {
+            tracing::debug!(error = %Chain(&error), "could not connect to an address of the target");
             return Err(Refusal::new(Hop::Agent, Cause::TargetUnreachable));
         }
-        Err(_) => return Err(Refusal::new(Hop::Target, Cause::TimedOut)),
     };
     // Somebody between agent and target who answers for another address is not what the list permits.
     match stream.peer_addr() {
-        Ok(peer) if peer == address => Ok(stream),
+        Ok(peer) if peer == address => Ok(Connected { stream, address }),
         Ok(_) | Err(_) => Err(Refusal::new(Hop::Agent, Cause::AddressForbidden)),
     }
 }
@@ -108,5 +129,25 @@ mod tests {
             let outcome = outcome.map(|connected| connected.address).map_err(|refusal| (refusal.hop, refusal.cause));
             assert_eq!(outcome, expected, "{target} with {patterns:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lookup_that_hangs_keeps_its_turn_although_nobody_waits_for_it_any_more() {
+        let lookups = Arc::new(Semaphore::new(1));
+        let (answer, answered) = tokio::sync::oneshot::channel::<u8>();
+        let hanging = async { answered.await.map_err(io::Error::other) };
+        let cases = [
+            (bounded(&lookups, hanging).await, Err(Cause::NameNotResolved)),
+            (bounded(&lookups, async { Ok(2) }).await, Err(Cause::Overloaded)),
+        ];
+        for (outcome, expected) in cases {
+            assert_eq!(outcome, expected);
+        }
+        answer.send(1).unwrap();
+        assert_eq!(bounded(&lookups, async { Ok(3) }).await, Ok(3));
+        assert_eq!(
+            bounded::<u8>(&lookups, async { Err(ErrorKind::NotFound.into()) }).await,
+            Err(Cause::NameNotResolved)
+        );
     }
 }

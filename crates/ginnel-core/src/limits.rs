@@ -42,13 +42,14 @@ pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// Life of a connection without a client certificate: it carries one enrolment and nothing else.
 pub const ENROL_DEADLINE: Duration = Duration::from_secs(5);
 
-/// TLS handshakes under way at once. Each costs about a millisecond of CPU; more of them would only wait inside the process.
-pub const HANDSHAKES_MAX: usize = 256;
+/// TLS handshakes under way at once. Each costs about a millisecond of CPU; more of them would only wait inside the process. Twice what one
+/// source may have pending, so that no source holds every slot by beginning handshakes that it does not finish.
+pub const HANDSHAKES_MAX: usize = 2 * PENDING_PER_SOURCE_MAX;
 
 /// From a finished TLS handshake with a certificate to the hello on it.
 pub const HELLO_WAIT: Duration = Duration::from_secs(10);
 
-/// Accepted connections at once, all roles together.
+/// Connections with a certificate at once, all roles together. Those without one are counted apart, so that strangers cannot use these up.
 pub const CONNECTIONS_MAX: usize = 4096;
 
 /// How long the accept loop rests after an accept failed for want of descriptors or memory, instead of spinning.
@@ -110,7 +111,43 @@ pub const INSTANCES_PER_PRINCIPAL_MAX: usize = 256;
 /// Grace between the notAfter of the last certificate of a lease and the end of its sessions, for clocks that differ.
 pub const LEASE_GRACE: Duration = Duration::from_secs(1);
 
+/// Connections at once that have shown no certificate: silent ones, handshakes under way, enrolments. A place costs a descriptor and a few
+/// kilobytes for at most [`HANDSHAKE_DEADLINE`] and [`ENROL_DEADLINE`], so that this is room for a hundred newcomers a second at their slowest.
+pub const PENDING_MAX: usize = 1024;
+
+/// The same from one source: an IPv4 /24 or an IPv6 /56, which is about what one site is given.
+pub const PENDING_PER_SOURCE_MAX: usize = 256;
+
+/// Connections at once with one principal's certificates: all its instances, each with the old connection and the new one of a renewal.
+pub const CONNECTIONS_PER_PRINCIPAL_MAX: usize = 2 * INSTANCES_PER_PRINCIPAL_MAX;
+
+/// How often the log says that connections are turned away. What strangers can cause at will must not fill a disk.
+pub const TURNED_AWAY_LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// How often a connection asks its socket whether input waits that nobody reads: at each of so many parts of [`SILENCE_MAX`]. A byte that
+/// arrived unread counts from the next of these moments, so more parts find a dead peer earlier.
+pub const SILENCE_PARTS: u32 = 9;
+
+/// Bytes that may stand unsent in the kernel for one connection of the tunnel. Whatever is urgent (a ping, its answer) waits behind them: 6 s
+/// at 20 kB/s, within [`SILENCE_MAX`]. They need not fill the line, because what is under way does not count.
+pub const UNSENT_MAX: u32 = 128 * 1024;
+
+/// How long the kernel keeps bytes of a connection that the peer does not take. Silence decides long before while the connection is in use;
+/// this frees what a closed one has left. Far above [`SILENCE_MAX`], because Linux also counts the time in which a living peer's window is shut.
+pub const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(60);
+
+/// Head start of one address over the next when a name has several (RFC 8305, section 8). With the deadlines above it also bounds how many
+/// attempts are under way: 40.
+pub const CONNECT_STAGGER: Duration = Duration::from_millis(250);
+
+/// Lookups of target names under way at once in one agent process. The system's resolver cannot be stopped, and each lookup has a thread of the
+/// 512 that the runtime has for blocking work, files included.
+pub const LOOKUPS_MAX: usize = 64;
+
 const _: () = assert!(CREDIT_INITIAL <= CREDIT_MAX);
 const _: () = assert!(CREDIT_MAX < STREAM_WINDOW as u64, "credits decide, HTTP/2 windows do not");
 const _: () = assert!(STREAM_WINDOW < CONNECTION_WINDOW);
 const _: () = assert!(RESOLVE_DEADLINE.as_secs() + DIAL_DEADLINE.as_secs() < OPEN_DEADLINE.as_secs());
+const _: () = assert!(HANDSHAKES_MAX <= PENDING_MAX);
+const _: () = assert!(CONNECTIONS_PER_PRINCIPAL_MAX < CONNECTIONS_MAX);
+const _: () = assert!(SILENCE_MAX.as_secs() < UNACKNOWLEDGED_MAX.as_secs());

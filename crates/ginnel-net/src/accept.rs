@@ -1,17 +1,18 @@
 //! The server's accept loop.
 //!
-//! TCP, then TLS within a deadline and a bound on handshakes under way, then HTTP/2. A connection without a client certificate may live
-//! only as long as one enrolment takes. When accepting fails for want of descriptors the loop rests instead of spinning.
+//! TCP, then TLS within a deadline and a bound on handshakes under way, then HTTP/2. A connection that says nothing waits for its first byte
+//! outside of that bound. Who has shown no certificate is counted apart from who has: strangers may crowd each other out, never those who are
+//! known. A connection without a client certificate may live only as long as one enrolment takes. When accepting fails for want of
+//! descriptors the loop rests instead of spinning.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ginnel_core::limits::{
-    ACCEPT_REST, CONNECTION_WINDOW, CONNECTIONS_MAX, ENROL_DEADLINE, HANDSHAKE_DEADLINE, HANDSHAKES_MAX,
-    HEADER_LIST_MAX, PING_AFTER, SILENCE_MAX, STREAM_WINDOW, STREAMS_PER_CONNECTION_MAX,
+    ACCEPT_REST, CONNECTION_WINDOW, ENROL_DEADLINE, HANDSHAKE_DEADLINE, HANDSHAKES_MAX, HEADER_LIST_MAX, PING_AFTER,
+    SILENCE_MAX, STREAM_WINDOW, STREAMS_PER_CONNECTION_MAX,
 };
 use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Leaf;
@@ -23,19 +24,23 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 
-use crate::connect::tune;
+use crate::accept::certified::Certified;
+use crate::accept::complaint::Complaint;
+use crate::accept::pending::{Pending, Place};
+use crate::connect::{PING_ANSWER, tune};
 use crate::live::Live;
 
-/// hyper gives a connection up when a ping is not answered within this time. Silence decides long before; see [`crate::live`].
-const PING_ANSWER: Duration = Duration::from_secs(60);
+mod certified;
+mod complaint;
+mod pending;
 
 /// A connection whose TLS handshake is done.
 #[derive(Clone, Debug)]
@@ -70,18 +75,30 @@ pub struct Stops {
 
 /// Accepts connections until the first of the `stops`, and is done when the last connection is gone.
 pub async fn serve<A: Admit>(listener: TcpListener, tls: Arc<ServerConfig>, admit: A, stops: Stops) {
-    let acceptor = TlsAcceptor::from(tls);
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let gate = Arc::new(Gate::new(tls));
     let tasks = TaskTracker::new();
-    while let Some((tcp, address, slot)) = next_connection(&listener, &connections, &stops.accepting).await {
+    while let Some((tcp, address)) = next_connection(&listener, &stops.accepting).await {
+        let Some(place) = gate.pending.enter(address.ip()) else {
+            gate.turn_stranger_away();
+            continue;
+        };
         tune(&tcp);
-        let (acceptor, admit, handshakes) = (acceptor.clone(), admit.clone(), Arc::clone(&handshakes));
+        let (gate, admit) = (Arc::clone(&gate), admit.clone());
         let closed = stops.connections.child_token();
         tasks.spawn(async move {
-            let _slot = slot;
-            let Some(stream) = handshake(tcp, address, acceptor, handshakes).await else { return };
-            converse(stream, address, admit, closed).await;
+            let handshake = gate.handshake(tcp, address, &place);
+            let stream = tokio::select! {
+                biased;
+                () = closed.cancelled() => None,
+                () = place.gave_way() => {
+                    gate.turn_stranger_away();
+                    None
+                }
+                stream = handshake => stream,
+            };
+            if let Some(stream) = stream {
+                converse(stream, address, place, &gate, admit, closed).await;
+            }
         });
     }
     // Closed at once: whoever comes now is refused by the system instead of waiting for nothing.
@@ -90,18 +107,13 @@ pub async fn serve<A: Admit>(listener: TcpListener, tls: Arc<ServerConfig>, admi
     tasks.wait().await;
 }
 
-async fn next_connection(
-    listener: &TcpListener,
-    connections: &Arc<Semaphore>,
-    stop: &CancellationToken,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+async fn next_connection(listener: &TcpListener, stop: &CancellationToken) -> Option<(TcpStream, SocketAddr)> {
     let next = async {
-        let slot = Arc::clone(connections).acquire_owned().await.ok()?;
         loop {
             match listener.accept().await {
-                Ok((tcp, address)) => return Some((tcp, address, slot)),
+                Ok(connection) => return connection,
                 Err(error) => {
-                    tracing::warn!(%error, "could not accept a connection");
+                    tracing::warn!(error = %Chain(&error), "could not accept a connection");
                     tokio::time::sleep(ACCEPT_REST).await;
                 }
             }
@@ -110,34 +122,66 @@ async fn next_connection(
     tokio::select! {
         biased;
         () = stop.cancelled() => None,
-        next = next => next,
+        next = next => Some(next),
     }
 }
 
-async fn handshake(
-    tcp: TcpStream,
-    address: SocketAddr,
+/// What all connections have to pass.
+struct Gate {
     acceptor: TlsAcceptor,
-    handshakes: Arc<Semaphore>,
-) -> Option<TlsStream<Live<TcpStream>>> {
-    let live = Live::new(tcp, SILENCE_MAX);
-    let attempt = async {
-        let _slot = handshakes.acquire().await.map_err(io::Error::other)?;
-        acceptor.accept(live).await
-    };
-    match timeout(HANDSHAKE_DEADLINE, attempt).await {
-        Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => Some(stream),
-        Ok(Ok(_)) => {
-            tracing::debug!(peer = %address, "connection without HTTP/2");
-            None
+    handshakes: Semaphore,
+    pending: Pending,
+    certified: Certified,
+    strangers_turned_away: Complaint,
+    certified_turned_away: Complaint,
+}
+
+impl Gate {
+    fn new(tls: Arc<ServerConfig>) -> Self {
+        Self {
+            acceptor: TlsAcceptor::from(tls),
+            handshakes: Semaphore::new(HANDSHAKES_MAX),
+            pending: Pending::default(),
+            certified: Certified::default(),
+            strangers_turned_away: Complaint::default(),
+            certified_turned_away: Complaint::default(),
         }
-        Ok(Err(error)) => {
-            tracing::debug!(peer = %address, %error, "TLS handshake failed");
-            None
+    }
+
+    fn turn_stranger_away(&self) {
+        if let Some(count) = self.strangers_turned_away.count(Instant::now()) {
+            tracing::warn!(count, "turned connections away: too many have shown no certificate");
         }
-        Err(_) => {
-            tracing::debug!(peer = %address, "TLS handshake took too long");
-            None
+    }
+
+    async fn handshake(
+        &self,
+        tcp: TcpStream,
+        address: SocketAddr,
+        place: &Place,
+    ) -> Option<TlsStream<Live<TcpStream>>> {
+        let attempt = async {
+            // A slot is for those who have begun: whoever only connects must not hold one. The end of the input counts as nothing said.
+            if tcp.peek(&mut [0]).await? == 0 || !place.speaks() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let _slot = self.handshakes.acquire().await.map_err(io::Error::other)?;
+            self.acceptor.accept(Live::new(tcp, SILENCE_MAX)).await
+        };
+        match timeout(HANDSHAKE_DEADLINE, attempt).await {
+            Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => Some(stream),
+            Ok(Ok(_)) => {
+                tracing::debug!(peer = %address, "connection without HTTP/2");
+                None
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(peer = %address, error = %Chain(&error), "TLS handshake failed");
+                None
+            }
+            Err(_) => {
+                tracing::debug!(peer = %address, "TLS handshake took too long");
+                None
+            }
         }
     }
 }
@@ -145,6 +189,8 @@ async fn handshake(
 async fn converse<A: Admit>(
     stream: TlsStream<Live<TcpStream>>,
     address: SocketAddr,
+    place: Place,
+    gate: &Gate,
     admit: A,
     closed: CancellationToken,
 ) {
@@ -153,6 +199,21 @@ async fn converse<A: Admit>(
         Err(error) => {
             tracing::warn!(peer = %address, error = %Chain(&error), "unreadable client certificate");
             return;
+        }
+    };
+    // A stranger keeps its place among the strangers; who is known leaves it and takes a seat.
+    let (_place, _seat) = match &leaf {
+        None => (Some(place), None),
+        Some(leaf) => {
+            let Some(seat) = gate.certified.seat(&leaf.principal) else {
+                if let Some(count) = gate.certified_turned_away.count(Instant::now()) {
+                    let principal = &leaf.principal;
+                    tracing::warn!(count, %principal, "turned certified connections away: too many are open");
+                }
+                return;
+            };
+            drop(place);
+            (None, Some(seat))
         }
     };
     let anonymous = leaf.is_none();
@@ -184,3 +245,6 @@ async fn converse<A: Admit>(
         () = enrolled => tracing::debug!(peer = %address, "enrolment took too long"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ginnel_core::limits::{
-    CONNECT_DEADLINE, CONNECTION_WINDOW, HEADER_LIST_MAX, PING_AFTER, SILENCE_MAX, STREAM_WINDOW,
+    CONNECT_DEADLINE, CONNECTION_WINDOW, HEADER_LIST_MAX, PING_AFTER, SILENCE_MAX, STREAM_WINDOW, UNACKNOWLEDGED_MAX,
+    UNSENT_MAX,
 };
 use ginnel_core::report::Chain;
 use http::header::{CONTENT_TYPE, TE};
@@ -15,7 +16,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::{CertificateError, ClientConfig};
 use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
@@ -23,9 +24,11 @@ use tonic::body::Body;
 
 use crate::body::{FrameReader, FrameWriter};
 use crate::live::Live;
+use crate::tcp::first_to_answer;
 
-/// hyper gives a connection up when a ping is not answered within this time. Silence decides long before; see [`crate::live`].
-const PING_ANSWER: Duration = Duration::from_secs(60);
+/// hyper gives a connection up when a ping is not answered within this time, whatever else arrives meanwhile. Silence decides long before (see
+/// [`crate::live`]), and a ping may stand behind minutes of data on a line with large buffers, so that this must never be what decides.
+pub(crate) const PING_ANSWER: Duration = Duration::from_secs(600);
 
 /// Where a server is, and who it must be.
 #[derive(Clone, Debug)]
@@ -93,7 +96,7 @@ pub enum ConnectError {
     },
 }
 
-/// A connection to a server; cheap to clone. The connection itself lives until its last clone and its last stream are gone.
+/// A connection to a server; cheap to clone. It closes by itself once the last clone is dropped and its last stream is done.
 #[derive(Clone)]
 pub struct Connection {
     requests: http2::SendRequest<Body>,
@@ -135,6 +138,12 @@ impl Endpoint {
         ConnectError::Tls { address, source }
     }
 
+    async fn tcp(&self) -> std::io::Result<TcpStream> {
+        let addresses: Vec<_> = lookup_host((self.host.as_str(), self.port)).await?.collect();
+        let connected = first_to_answer(&addresses, TcpStream::connect).await;
+        connected.map_err(|failure| failure.unwrap_or_else(|| std::io::Error::other("the name has no address")))
+    }
+
     async fn attempt(&self, tls: Arc<ClientConfig>) -> Result<Connection, ConnectError> {
         let address = self.address();
         let bad_name = || ConnectError::Name(self.server_name.clone());
@@ -143,8 +152,7 @@ impl Endpoint {
             if self.server_name.contains(':') { format!("[{}]", self.server_name) } else { self.server_name.clone() };
         let origin = Uri::builder().scheme("https").authority(authority).path_and_query("/").build();
         let origin = origin.map_err(|_| bad_name())?;
-        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await;
-        let tcp = tcp.map_err(|source| ConnectError::Tcp { address: address.clone(), source })?;
+        let tcp = self.tcp().await.map_err(|source| ConnectError::Tcp { address: address.clone(), source })?;
         tune(&tcp);
         let stream = TlsConnector::from(tls).connect(name, Live::new(tcp, SILENCE_MAX)).await;
         let stream = stream.map_err(|source| self.tls_error(source))?;
@@ -161,7 +169,7 @@ impl Endpoint {
             .map_err(|source| ConnectError::Http { address, source })?;
         let closed = CancellationToken::new();
         let on_close = closed.clone().drop_guard();
-        // Owned by the connection's clones and streams: it ends with the last of them.
+        // It ends when the last sender of requests is dropped and the last stream is done, or when the connection breaks.
         tokio::spawn(async move {
             let _on_close = on_close;
             if let Err(error) = connection.await {
@@ -175,20 +183,21 @@ impl Endpoint {
 /// Socket options that every connection of the tunnel has. Failing to set one costs latency, nothing else.
 pub(crate) fn tune(tcp: &TcpStream) {
     let socket = socket2::SockRef::from(tcp);
-    let set = socket.set_tcp_nodelay(true).and_then(|()| set_user_timeout(&socket));
+    let set = socket.set_tcp_nodelay(true).and_then(|()| bound_buffers(&socket));
     if let Err(error) = set {
         tracing::debug!(%error, "could not set a socket option");
     }
 }
 
-/// Unacknowledged bytes for longer than the silence that is allowed: the kernel then ends the connection by itself.
+/// Bounds how much waits in the kernel, and for how long.
 #[cfg(target_os = "linux")]
-fn set_user_timeout(socket: &socket2::SockRef<'_>) -> std::io::Result<()> {
-    socket.set_tcp_user_timeout(Some(SILENCE_MAX))
+fn bound_buffers(socket: &socket2::SockRef<'_>) -> std::io::Result<()> {
+    socket.set_tcp_notsent_lowat(UNSENT_MAX)?;
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn set_user_timeout(_: &socket2::SockRef<'_>) -> std::io::Result<()> {
+fn bound_buffers(_: &socket2::SockRef<'_>) -> std::io::Result<()> {
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 //! | [`accept`] | the server's accept loop: TLS with a deadline and a bound, HTTP/2 per connection |
 //! | [`connect`] | the other end of it: one TLS and HTTP/2 connection to a server |
 //! | [`live`] | notices a silent peer |
+//! | [`tcp`] | the first to answer of several addresses |
 //! | [`upstream`] | what agents and clients do all day: enrol, connect, renew, reconnect |
 //! | [`body`] | frames on HTTP/2 bodies |
 //! | [`carried`] | one end of a session as a byte stream |
@@ -18,5 +19,6 @@ pub mod connect;
 pub mod inner;
 pub mod live;
 pub mod splice;
+pub mod tcp;
 pub mod tunnel;
 pub mod upstream;

@@ -1,16 +1,31 @@
 //! Notices a silent peer: any received byte is life, and nothing else is.
 //!
 //! HTTP/2 pings ask a quiet peer for a sign of life, but a late answer to a ping is not what decides: behind a full send buffer it
-//! may be late while data pours in. The verdict is an error of the byte stream itself, because that ends everything above it, also what an
-//! HTTP/2 library runs in tasks of its own.
+//! may be late while data pours in. A byte counts when the kernel has it, read or not: an HTTP/2 library reads nothing while it cannot write the
+//! answer to a ping, and the peer must not be blamed for that. The verdict is an error of the byte stream itself, because that ends everything
+//! above it, also what an HTTP/2 library runs in tasks of its own.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use ginnel_core::limits::SILENCE_PARTS;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
+
+/// A byte stream that knows what it has received before anybody reads it.
+pub trait Unread {
+    /// How many received bytes wait to be read; 0 where nobody can tell.
+    fn unread(&self) -> u64;
+}
+
+impl Unread for TcpStream {
+    fn unread(&self) -> u64 {
+        rustix::io::ioctl_fionread(self).unwrap_or(0)
+    }
+}
 
 /// A byte stream that fails with [`io::ErrorKind::TimedOut`] once nothing was received for too long.
 ///
@@ -20,25 +35,38 @@ pub struct Live<T> {
     inner: T,
     silence_max: Duration,
     last: Instant,
+    /// Bytes that were read.
+    read: u64,
+    /// Bytes that are known to have been received, read or not. Only more of them is life: input that merely stays unread proves nothing.
+    received: u64,
     timer: Pin<Box<Sleep>>,
 }
 
 impl<T> Live<T> {
     /// Wraps a stream, which counts as alive now.
     pub fn new(inner: T, silence_max: Duration) -> Self {
-        Self { inner, silence_max, last: Instant::now(), timer: Box::pin(sleep(silence_max)) }
+        let timer = Box::pin(sleep(silence_max / SILENCE_PARTS));
+        Self { inner, silence_max, last: Instant::now(), read: 0, received: 0, timer }
     }
+}
 
+impl<T: Unread> Live<T> {
     /// Ready with an error once the peer has been silent for too long.
     fn poll_silent(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         loop {
             ready!(self.timer.as_mut().poll(cx));
+            let now = Instant::now();
+            let received = self.read + self.inner.unread();
+            if received > self.received {
+                self.received = received;
+                self.last = now;
+            }
             let deadline = self.last + self.silence_max;
-            if Instant::now() >= deadline {
+            if now >= deadline {
                 return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the peer has been silent for too long"));
             }
             // The timer is moved only when it fires, not at every byte.
-            self.timer.as_mut().reset(deadline);
+            self.timer.as_mut().reset(deadline.min(now + self.silence_max / SILENCE_PARTS));
         }
     }
 
@@ -50,18 +78,21 @@ impl<T> Live<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Live<T> {
+impl<T: AsyncRead + Unread + Unpin> AsyncRead for Live<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let poll = Pin::new(&mut self.inner).poll_read(cx, buf);
-        if buf.filled().len() > before {
+        let read = (buf.filled().len() - before) as u64;
+        if read > 0 {
             self.last = Instant::now();
+            self.read += read;
+            self.received = self.received.max(self.read);
         }
         self.or_silent(cx, poll)
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Live<T> {
+impl<T: AsyncWrite + Unread + Unpin> AsyncWrite for Live<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.or_silent(cx, poll)
@@ -93,11 +124,44 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Live<T> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::net::TcpListener;
 
     use super::*;
 
     const SILENCE: Duration = Duration::from_secs(9);
+
+    impl Unread for DuplexStream {
+        fn unread(&self) -> u64 {
+            0
+        }
+    }
+
+    /// Cannot be written, and has received what the number says.
+    struct Stuck(Arc<AtomicU64>);
+
+    impl Unread for Stuck {
+        fn unread(&self) -> u64 {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    impl AsyncWrite for Stuck {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn received_bytes_put_the_end_off_and_sent_ones_do_not() {
@@ -122,5 +186,33 @@ mod tests {
         let mut live = Live::new(near, SILENCE);
         let error = live.write_all(b"more than fits").await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn unread_input_is_life_while_it_grows_and_not_while_it_only_waits() {
+        let received = Arc::new(AtomicU64::new(0));
+        let mut live = Live::new(Stuck(Arc::clone(&received)), SILENCE);
+        let start = Instant::now();
+        let peer = async {
+            for _ in 0..10 {
+                sleep(Duration::from_secs(5)).await;
+                received.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let (written, ()) = tokio::join!(live.write_all(b"x"), peer);
+        assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        // The last byte came after 50 s and was noticed within a ninth of the silence that is allowed.
+        assert!((59..=60).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_socket_tells_what_waits_in_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut far, _) = listener.accept().await.unwrap();
+        assert_eq!(near.unread(), 0);
+        far.write_all(b"four").await.unwrap();
+        near.readable().await.unwrap();
+        assert_eq!(near.unread(), 4);
     }
 }

@@ -207,11 +207,6 @@ impl Connection {
         self.origin.clone()
     }
 
-    /// Resolves once the connection is gone.
-    pub async fn closed(&self) {
-        self.closed.cancelled().await;
-    }
-
     /// Whether the connection is gone.
     pub fn is_closed(&self) -> bool {
         self.closed.is_cancelled() || self.requests.is_closed()

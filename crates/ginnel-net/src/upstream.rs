@@ -87,7 +87,7 @@ pub enum EnrolError {
     #[error("could not reach the server to enrol")]
     Connect(#[from] ConnectError),
     /// The server refused, or cannot enrol now. Why somebody was refused it tells nobody but its own audit log.
-    #[error("the server refused the enrolment (gRPC status {}); its audit log says why", i32::from(.0.code()))]
+    #[error("the server did not enrol (gRPC status {}); if it refused, its audit log says why", i32::from(.0.code()))]
     Refused(tonic::Status),
     /// What the server answered is no certificate for the key that was made.
     #[error("the server's answer is no usable certificate")]

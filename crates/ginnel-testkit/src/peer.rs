@@ -123,9 +123,7 @@ impl Call {
     /// # Errors
     /// If the stream is closed.
     pub fn say(&mut self, message: &impl Message) -> Result<()> {
-        let mut body = BytesMut::new();
-        encode(message, &mut body);
-        Ok(self.send.send_data(body.freeze(), false)?)
+        send_message(&mut self.send, message)
     }
 
     /// Says a frame of a session.
@@ -211,4 +209,11 @@ impl Call {
 
 fn status_in(headers: &http::HeaderMap) -> Option<u32> {
     headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+/// Sends a message in the framing of gRPC, for either side of a call.
+pub(crate) fn send_message(send: &mut SendStream<Bytes>, message: &impl Message) -> Result<()> {
+    let mut body = BytesMut::new();
+    encode(message, &mut body);
+    Ok(send.send_data(body.freeze(), false)?)
 }

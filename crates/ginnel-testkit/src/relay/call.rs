@@ -1,11 +1,11 @@
 //! One call that a client or agent makes, seen from the server.
 
 use anyhow::{Context, Result, ensure};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use ginnel_core::limits::{CONNECTION_WINDOW, STREAM_WINDOW};
 use ginnel_core::stream::Frame;
 use ginnel_wire::frame::SessionFrame;
-use ginnel_wire::grpc::{Decoder, encode};
+use ginnel_wire::grpc::Decoder;
 use ginnel_wire::v1;
 use h2::server::{Builder, SendResponse};
 use h2::{RecvStream, SendStream};
@@ -13,6 +13,7 @@ use http::{Request, Response};
 use memchr::memmem;
 use prost::Message;
 
+use crate::peer::send_message;
 use crate::wait::{SOON, within};
 
 /// Longest message that is read.
@@ -50,9 +51,7 @@ impl Call {
     /// # Errors
     /// If the stream is closed.
     pub fn say(&mut self, message: &impl Message) -> Result<()> {
-        let mut body = BytesMut::new();
-        encode(message, &mut body);
-        Ok(self.send.send_data(body.freeze(), false)?)
+        send_message(&mut self.send, message)
     }
 
     /// Says a frame of a session, even one that no well-behaved server would say.

@@ -35,7 +35,7 @@ pub mod tree;
 
 pub use finding::{Finding, Findings, LoadError, Place};
 pub use model::{
-    Address, AgentConfig, AgentTrust, ClientConfig, ClientTrust, Forward, Identity, IssuerSection, Listen,
+    Address, Admin, AgentConfig, AgentTrust, ClientConfig, ClientTrust, Forward, Identity, IssuerSection, Listen,
     ServerConfig, ServerSection, Upstream,
 };
 pub use overrides::Overrides;

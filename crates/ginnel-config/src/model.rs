@@ -4,11 +4,12 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use ginnel_core::principal::Role;
 use ginnel_core::target::{DnsName, InvalidTarget, Target};
 
-use crate::shape::{self, Fields, Text};
+use crate::shape::{self, Fields, Text, located};
 
 pub(crate) mod agent;
 pub(crate) mod client;
@@ -50,6 +51,9 @@ macro_rules! loadable {
 }
 
 use loadable;
+
+/// Shortest and longest time that sessions may have to finish. More than an hour is no shutdown.
+const SHUTDOWN_GRACE: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(3600));
 
 /// Where an agent or client finds the server, and who that must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +101,15 @@ impl FromStr for Address {
     }
 }
 
+/// How a process is seen and controlled while it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Where it is read over HTTP.
+    pub listen: Option<SocketAddr>,
+    /// The Unix socket over which it is controlled.
+    pub socket: Option<PathBuf>,
+}
+
 /// The head of an example.
 pub(crate) fn heading(role: Role) -> String {
     format!(
@@ -136,6 +149,54 @@ fn socket_address() -> Text<SocketAddr> {
     shape::text_with(|text| {
         text.parse().map_err(|_| "an address to listen on is written 127.0.0.1:3128 or [::1]:3128".to_owned())
     })
+}
+
+/// `admin`, `adminSocket` and `adminAllowNonLoopback` of all roles, which stand where the role's own settings stand.
+fn admin(fields: &mut Fields<'_, '_>, example: &'static str) -> Option<Admin> {
+    let listen = fields
+        .field(
+            "admin",
+            "Address for reading over HTTP: status page, /status, /metrics, /healthz, /readyz, gRPC health. Nothing can be \
+             changed there.",
+        )
+        .example(example)
+        .optional(located(socket_address()));
+    let socket = fields
+        .field(
+            "adminSocket",
+            "Unix socket, mode 0600, for what changes something: `ginnel sessions end` and reload. Its directory must exist.",
+        )
+        .example_off("/run/ginnel/admin.sock")
+        .optional(shape::file());
+    let allow_non_loopback = fields
+        .field(
+            "adminAllowNonLoopback",
+            "Whether the address for reading may be other than loopback. Whoever reaches it sees who reaches what.",
+        )
+        .default("false", shape::flag());
+    fields.check(|findings| {
+        if let (Some(address), Some(false)) = (&listen, allow_non_loopback)
+            && !address.value.ip().to_canonical().is_loopback()
+        {
+            let message =
+                format!("{} is not a loopback address: whoever reaches it sees who reaches what", address.value);
+            let hint = "listen on 127.0.0.1 or [::1]; if this is meant, write adminAllowNonLoopback: true beside it";
+            address.report(findings, message, hint.to_owned());
+        }
+    });
+    allow_non_loopback?;
+    Some(Admin { listen: listen.map(|address| address.value), socket })
+}
+
+/// `shutdownGrace` of all roles.
+fn shutdown_grace(fields: &mut Fields<'_, '_>) -> Option<Duration> {
+    fields
+        .field(
+            "shutdownGrace",
+            "How long sessions may go on after the first signal to stop, from 0s to 1h; what is left then is reset. A second \
+             signal does not wait.",
+        )
+        .default("20s", shape::duration(SHUTDOWN_GRACE.0, SHUTDOWN_GRACE.1))
 }
 
 /// `enrolment` of all roles; none if it holds nothing.

@@ -126,6 +126,10 @@ causes! {
     EnrolmentRefused = 22, "enrolmentRefused";
     /// Something inside this process failed.
     Internal = 23, "internal";
+    /// The certificate names nobody in the server's configuration, or nobody any more.
+    NotAdmitted = 24, "notAdmitted";
+    /// Somebody with control over a process on the way ended the session.
+    EndedByOperator = 25, "endedByOperator";
 }
 
 impl Cause {
@@ -146,7 +150,8 @@ impl Cause {
             | Self::ProtocolError
             | Self::Aborted
             | Self::ShuttingDown
-            | Self::Internal => true,
+            | Self::Internal
+            | Self::EndedByOperator => true,
             Self::Finished
             | Self::Malformed
             | Self::NotAllowed
@@ -156,7 +161,8 @@ impl Cause {
             | Self::ServerLost
             | Self::AuditUnavailable
             | Self::CertificateExpired
-            | Self::EnrolmentRefused => false,
+            | Self::EnrolmentRefused
+            | Self::NotAdmitted => false,
         }
     }
 
@@ -185,7 +191,9 @@ impl Cause {
             | Self::ServerUnreachable
             | Self::AuditUnavailable
             | Self::CertificateExpired
-            | Self::EnrolmentRefused => false,
+            | Self::EnrolmentRefused
+            | Self::NotAdmitted
+            | Self::EndedByOperator => false,
         }
     }
 }

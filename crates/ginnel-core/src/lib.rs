@@ -19,6 +19,8 @@
 //! | [`renewal`], [`backoff`] | when to renew, when to try again |
 //! | [`cause`] | the closed vocabulary of refusals and endings |
 //! | [`audit`] | the records that are kept |
+//! | [`status`] | what a running process says of itself |
+//! | [`traffic`] | bytes carried so far |
 //! | [`report`] | how an error is written on one line |
 //! | [`limits`] | every bound with its reason |
 
@@ -36,5 +38,7 @@ pub mod relay;
 pub mod renewal;
 pub mod report;
 pub mod roster;
+pub mod status;
 pub mod stream;
 pub mod target;
+pub mod traffic;

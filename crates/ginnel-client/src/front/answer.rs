@@ -38,7 +38,9 @@ impl Text {
 pub(super) fn status(cause: Cause) -> StatusCode {
     match cause {
         Cause::Malformed => StatusCode::BAD_REQUEST,
-        Cause::NotAllowed | Cause::NotOnAllowList | Cause::AddressForbidden => StatusCode::FORBIDDEN,
+        Cause::NotAllowed | Cause::NotOnAllowList | Cause::AddressForbidden | Cause::NotAdmitted => {
+            StatusCode::FORBIDDEN
+        }
         Cause::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         Cause::Unknown
         | Cause::Finished
@@ -57,7 +59,8 @@ pub(super) fn status(cause: Cause) -> StatusCode {
         | Cause::Overloaded
         | Cause::CertificateExpired
         | Cause::ShuttingDown
-        | Cause::EnrolmentRefused => StatusCode::SERVICE_UNAVAILABLE,
+        | Cause::EnrolmentRefused
+        | Cause::EndedByOperator => StatusCode::SERVICE_UNAVAILABLE,
         Cause::TimedOut => StatusCode::GATEWAY_TIMEOUT,
     }
 }
@@ -65,7 +68,7 @@ pub(super) fn status(cause: Cause) -> StatusCode {
 /// The reply field of SOCKS 5 (RFC 1928, 6) for a refusal.
 pub(super) fn reply(cause: Cause) -> u8 {
     match cause {
-        Cause::NotAllowed | Cause::NotOnAllowList | Cause::AddressForbidden => 0x02,
+        Cause::NotAllowed | Cause::NotOnAllowList | Cause::AddressForbidden | Cause::NotAdmitted => 0x02,
         Cause::NoLiveAgent | Cause::AgentLost | Cause::ServerUnreachable | Cause::ServerLost => 0x03,
         Cause::NameNotResolved | Cause::TargetUnreachable => 0x04,
         Cause::ConnectionRefused => 0x05,
@@ -83,6 +86,7 @@ pub(super) fn reply(cause: Cause) -> u8 {
         | Cause::CertificateExpired
         | Cause::ShuttingDown
         | Cause::EnrolmentRefused
+        | Cause::EndedByOperator
         | Cause::Internal => 0x01,
     }
 }

@@ -1,10 +1,11 @@
 //! The agent's configuration.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ginnel_core::pattern::TargetPattern;
 
-use super::{Upstream, loadable};
+use super::{Admin, Upstream, loadable};
 use crate::shape::{self, Fields, object};
 
 /// What an agent's owner says.
@@ -20,6 +21,10 @@ pub struct AgentConfig {
     pub enrolment_audience: String,
     /// What may be dialled; the server cannot widen it.
     pub allow: Vec<TargetPattern>,
+    /// How it is seen and controlled while it runs.
+    pub admin: Admin,
+    /// How long sessions may go on after the first signal to stop.
+    pub shutdown_grace: Duration,
     /// Whether sessions are carried without inner TLS.
     pub danger_disable_inner_tls: bool,
 }
@@ -50,6 +55,8 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<AgentConfig> {
         )
         .example(vec!["gitlab.acme.internal:443", "gitlab.acme.internal:22", "*.registry.acme.internal:443", "10.20.0.0/16:443"])
         .required(shape::list(shape::parsed()));
+    let admin = super::admin(fields, "127.0.0.1:50052");
+    let shutdown_grace = super::shutdown_grace(fields);
     let danger_disable_inner_tls =
         fields.field("dangerDisableInnerTls", super::DANGER_DISABLE_INNER_TLS).default("false", shape::flag());
     let (server, audience) = (server?, enrolment?);
@@ -59,6 +66,8 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<AgentConfig> {
         trust: trust?,
         credential: credential?,
         allow: allow?,
+        admin: admin?,
+        shutdown_grace: shutdown_grace?,
         danger_disable_inner_tls: danger_disable_inner_tls?,
     })
 }

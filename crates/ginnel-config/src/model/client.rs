@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ginnel_core::target::Target;
 
-use super::{Upstream, loadable};
+use super::{Admin, Upstream, loadable};
 use crate::finding::{Collector, Place};
 use crate::shape::{self, Fields, Located, located, object};
 
@@ -23,6 +24,10 @@ pub struct ClientConfig {
     pub enrolment_audience: String,
     /// Where applications come in.
     pub listen: Listen,
+    /// How it is seen and controlled while it runs.
+    pub admin: Admin,
+    /// How long sessions may go on after the first signal to stop.
+    pub shutdown_grace: Duration,
     /// Whether sessions are carried without inner TLS.
     pub danger_disable_inner_tls: bool,
 }
@@ -68,6 +73,8 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ClientConfig> {
     let enrolment = fields.field("enrolment", "How certificates are asked for.").required(object(super::enrolment));
     let front_ends =
         fields.field("listen", "Where applications come in: a proxy, forwards, or both.").required(object(listen));
+    let admin = super::admin(fields, "127.0.0.1:50053");
+    let shutdown_grace = super::shutdown_grace(fields);
     let danger_disable_inner_tls =
         fields.field("dangerDisableInnerTls", super::DANGER_DISABLE_INNER_TLS).default("false", shape::flag());
     let (server, audience) = (server?, enrolment?);
@@ -77,6 +84,8 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ClientConfig> {
         trust: trust?,
         credential: credential?,
         listen: front_ends?,
+        admin: admin?,
+        shutdown_grace: shutdown_grace?,
         danger_disable_inner_tls: danger_disable_inner_tls?,
     })
 }

@@ -11,7 +11,7 @@ use ginnel_core::principal::{Name, Role, TrustDomain};
 use ginnel_core::target::DnsName;
 use serde_json::json;
 
-use super::loadable;
+use super::{Admin, loadable};
 use crate::finding::{Collector, Place, suggestion};
 use crate::shape::{self, Fields, Located, Text, located, object};
 
@@ -45,6 +45,10 @@ pub struct ServerSection {
     pub name: DnsName,
     /// Where it accepts agents and clients.
     pub listen: SocketAddr,
+    /// How it is seen and controlled while it runs.
+    pub admin: Admin,
+    /// How long sessions may go on after the first signal to stop.
+    pub shutdown_grace: Duration,
 }
 
 /// Somebody who may enrol.
@@ -135,7 +139,9 @@ fn server(fields: &mut Fields<'_, '_>) -> Option<ServerSection> {
         .field("listen", "Address and port for agents and clients; one port carries everything.")
         .example("0.0.0.0:50050")
         .required(super::socket_address());
-    Some(ServerSection { name: name?, listen: listen? })
+    let admin = super::admin(fields, "127.0.0.1:50051");
+    let shutdown_grace = super::shutdown_grace(fields);
+    Some(ServerSection { name: name?, listen: listen?, admin: admin?, shutdown_grace: shutdown_grace? })
 }
 
 fn issuer(fields: &mut Fields<'_, '_>) -> Option<IssuerSection> {

@@ -58,10 +58,13 @@ fn finds_all_that_is_wrong_with_a_server() {
             ),
             (
                 "{name: tunnel.acme.example, listen: 127.0.0.1:0}",
-                "{admin: 127.0.0.1:50051, name: 127.1.1, listen: localhost:1}",
-                "f.yaml:2:10: server: unknown setting \"admin\"\n  hint: the settings here are name, listen\n\
-                 f.yaml:2:40: server.name: \"127.1.1\": an IPv4 address is written as four decimal numbers from 0 to 255 without leading zeros\n\
-                 f.yaml:2:57: server.listen: \"localhost:1\": an address to listen on is written 127.0.0.1:3128 or [::1]:3128",
+                "{admin: 0.0.0.0:50051, p: 1, name: 127.1.1, listen: localhost:1}",
+                "f.yaml:2:17: server.admin: 0.0.0.0:50051 is not a loopback address: whoever reaches it sees who reaches what\n  \
+                 hint: listen on 127.0.0.1 or [::1]; if this is meant, write adminAllowNonLoopback: true beside it\n\
+                 f.yaml:2:32: server: unknown setting \"p\"\n  hint: the settings here are name, listen, admin, adminSocket, \
+                 adminAllowNonLoopback, shutdownGrace\n\
+                 f.yaml:2:44: server.name: \"127.1.1\": an IPv4 address is written as four decimal numbers from 0 to 255 without leading zeros\n\
+                 f.yaml:2:61: server.listen: \"localhost:1\": an address to listen on is written 127.0.0.1:3128 or [::1]:3128",
             ),
             (
                 "rules:\n",

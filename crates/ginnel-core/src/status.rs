@@ -1,0 +1,311 @@
+//! What a running process says of itself: the JSON that its admin listener gives and the commands read.
+//!
+//! Fields may be added; a reader passes over what it does not know, and takes what is missing as absent. Texts are as the process has
+//! them: whoever prints them makes them fit for a terminal first.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::audit::Timestamp;
+
+/// One process: `/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// `server`, `agent` or `client`.
+    pub role: String,
+    /// Who it is; `None` before its first certificate.
+    pub principal: Option<String>,
+    /// Which process.
+    pub instance: String,
+    /// The software's version.
+    pub version: String,
+    /// When this was said.
+    pub time: Timestamp,
+    /// When the process started.
+    pub started: Timestamp,
+    /// Whether it is on its way out: no new sessions, old ones may finish.
+    pub draining: bool,
+    /// Whether it could carry a session now.
+    pub ready: bool,
+    /// Why not, one sentence each.
+    #[serde(default)]
+    pub not_ready: Vec<String>,
+    /// What of its configuration is in force.
+    pub config: Config,
+    /// Its own certificate.
+    pub certificate: Option<Certificate>,
+    /// Renewals of that certificate since the start.
+    #[serde(default)]
+    pub renewals: Renewals,
+    /// Agents and clients: the server.
+    pub server: Option<Upstream>,
+    /// Servers: the agents' links. Clients: the agents on the roster.
+    #[serde(default)]
+    pub agents: Vec<Peer>,
+    /// Servers: the connected clients.
+    #[serde(default)]
+    pub clients: Vec<Peer>,
+    /// Sessions in numbers, since the start.
+    pub sessions: Totals,
+    /// From a request to success, for every session that was opened.
+    #[serde(default)]
+    pub opening: Latency,
+    /// Refusals and ends by hop and cause, since the start.
+    #[serde(default)]
+    pub causes: Vec<Counted>,
+    /// The last refusals, newest first.
+    #[serde(default)]
+    pub refusals: Vec<Request>,
+    /// Servers: enrolments since the start.
+    pub enrolments: Option<Enrolments>,
+    /// Servers: the audit log.
+    pub audit: Option<Audit>,
+}
+
+/// Renewals of a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewals {
+    /// Those that gave a new certificate, the first enrolment included.
+    pub renewed: u64,
+    /// Those that did not.
+    pub failed: u64,
+}
+
+/// Enrolments at a server.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrolments {
+    /// Certificates issued to agents and clients.
+    pub issued: u64,
+    /// Refusals by reason, as in audit records.
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// How long something took, as a histogram.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Latency {
+    /// How often.
+    pub count: u64,
+    /// All of it together, in microseconds.
+    pub sum_micros: u64,
+    /// How often it took at most so long, and longer than the bucket before; what is beyond the last is in none.
+    pub buckets: Vec<Bucket>,
+}
+
+/// One bucket of a [`Latency`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Bucket {
+    /// Its upper end.
+    pub up_to_millis: u64,
+    /// How many fell into it.
+    pub count: u64,
+}
+
+/// What of a configuration is in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Config {
+    /// The version of what can be reloaded: for a server the policy's, as in audit records; equal versions mean equal rules or lists.
+    pub version: String,
+    /// Rules of a server, targets of an agent.
+    pub entries: u64,
+    /// When it came into force.
+    pub applied: Option<Timestamp>,
+    /// Reloads that came into force, since the start.
+    pub reloads: u64,
+    /// Reloads that failed, since the start.
+    pub failures: u64,
+    /// Why the last reload failed, if it did: the last good configuration is in force.
+    pub failure: Option<Failure>,
+}
+
+/// Something that went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// When.
+    pub time: Timestamp,
+    /// What, in one or several lines.
+    pub error: String,
+}
+
+/// A certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Certificate {
+    /// Its serial number.
+    pub serial: String,
+    /// Until when it is valid.
+    pub not_after: Timestamp,
+    /// What is left of its life, in seconds; 0 when it has expired.
+    pub remaining_seconds: u64,
+    /// Why the last renewal failed, if it did.
+    pub renewal_failure: Option<Failure>,
+}
+
+/// The server, as an agent or client sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Upstream {
+    /// What is dialled.
+    pub address: String,
+    /// The name that its certificate must have.
+    pub name: String,
+    /// Whether there is a connection that sessions can use.
+    pub connected: bool,
+    /// Since when.
+    pub since: Option<Timestamp>,
+    /// The server's software version, as it states it.
+    pub version: Option<String>,
+    /// Why the last attempt to enrol or connect failed, if it did.
+    pub failure: Option<Failure>,
+}
+
+/// A connected process of an agent or client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Peer {
+    /// Who.
+    pub principal: String,
+    /// Which process.
+    pub instance: String,
+    /// Its software version, as it states it.
+    pub version: Option<String>,
+    /// Where its connection comes from.
+    pub peer: Option<String>,
+    /// Since when it is connected.
+    pub since: Option<Timestamp>,
+    /// Its certificate.
+    pub certificate: Option<Certificate>,
+    /// Its sessions at this moment.
+    pub sessions: Option<u64>,
+    /// Whether it is on its way out.
+    pub draining: bool,
+    /// What it may be used for, on a client's roster.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<String>,
+}
+
+/// Sessions in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Totals {
+    /// Carried at this moment.
+    pub live: u64,
+    /// Opened since the start.
+    pub opened: u64,
+    /// Refused since the start.
+    pub refused: u64,
+    /// Ended since the start.
+    pub ended: u64,
+    /// Bytes towards targets, since the start.
+    pub bytes_up: u64,
+    /// Bytes towards applications, since the start.
+    pub bytes_down: u64,
+}
+
+/// How often something happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counted {
+    /// `refused` or `ended`.
+    pub event: String,
+    /// Who said so.
+    pub hop: String,
+    /// Why.
+    pub cause: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// The audit log of a server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Audit {
+    /// Whether it can be written.
+    pub healthy: bool,
+    /// Records that wait to be written.
+    pub waiting: u64,
+}
+
+/// One request of an application as this process saw it: an item of `/sessions` while it is carried, and of `/requests/ID` afterwards.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Request {
+    /// The request, as all logs call it.
+    pub request_id: String,
+    /// The process's role.
+    pub role: String,
+    /// Where it stands: `opening`, `carried`, `refused` or `ended`.
+    pub state: String,
+    /// When it came.
+    pub since: Timestamp,
+    /// When it was refused or ended.
+    pub until: Option<Timestamp>,
+    /// Who asked: the client's principal. On a client: the application's socket address.
+    pub client: Option<String>,
+    /// Through whom: the agent's principal.
+    pub agent: Option<String>,
+    /// Which process of that agent.
+    pub agent_instance: Option<String>,
+    /// Where to; as it was spelled if it is no target.
+    pub target: String,
+    /// The address that the agent dialled.
+    pub address: Option<String>,
+    /// The rule that allowed it.
+    pub rule: Option<String>,
+    /// On a client: the front end by which it came.
+    pub front: Option<String>,
+    /// Bytes towards the target.
+    pub bytes_up: u64,
+    /// Bytes towards the application.
+    pub bytes_down: u64,
+    /// Who refused or ended it.
+    pub hop: Option<String>,
+    /// Why.
+    pub cause: Option<String>,
+    /// Attempts that failed before, in order, as `hop: cause (agent)`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<String>,
+}
+
+/// The answer of a policy test.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verdict {
+    /// The client's name.
+    pub client: String,
+    /// The target.
+    pub target: String,
+    /// Whether some rule allows it.
+    pub allowed: bool,
+    /// The rule that decides, the first that allows it.
+    pub rule: Option<String>,
+    /// The agents that may carry it, and whether each has a live link.
+    #[serde(default)]
+    pub agents: Vec<AgentReach>,
+    /// If not allowed: the rule that comes nearest, and what in it does not fit, in a sentence.
+    pub nearest: Option<String>,
+    /// The version of the policy that was asked.
+    pub policy: String,
+}
+
+/// An agent that may carry something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentReach {
+    /// The agent's name.
+    pub agent: String,
+    /// Its live links.
+    pub links: u64,
+}
+
+/// The answer to a demand to end sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedSessions {
+    /// How many were told to end.
+    pub ended: u64,
+}

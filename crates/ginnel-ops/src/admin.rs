@@ -1,0 +1,65 @@
+//! How a running process is seen and controlled: what it shows, and to whom.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use ginnel_core::id::RequestId;
+use ginnel_core::status::{Request, Status, Verdict};
+
+/// What an admin listener shows of its process, and what the admin socket asks it to do.
+pub trait Observed: Send + Sync + 'static {
+    /// What the process says of itself.
+    fn status(&self) -> Status;
+
+    /// The sessions that are carried or being opened, oldest first.
+    fn sessions(&self) -> Vec<Request>;
+
+    /// One request, as long as this process remembers it.
+    fn request(&self, id: RequestId) -> Option<Request>;
+
+    /// What the policy says; `None` if this process has no policy.
+    ///
+    /// # Errors
+    /// A sentence about what is wrong with the question.
+    fn judge(&self, question: &Question) -> Option<Result<Vec<Verdict>, String>>;
+
+    /// Tells sessions to end; gives how many were told.
+    fn end_sessions(&self, which: &Which) -> u64;
+
+    /// Reads the configuration again; says what changed.
+    ///
+    /// # Errors
+    /// Why it stays as it is.
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, String>> + Send + '_>>;
+}
+
+/// What is asked of a policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// May this client reach this target?
+    One {
+        /// The client's name.
+        client: String,
+        /// The target, as host:port.
+        target: String,
+    },
+    /// Everything: each client with each target pattern of its rules.
+    All,
+}
+
+/// Which sessions are meant: those for which everything that is set holds. At least one thing is set, or `all`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Which {
+    /// The request id.
+    pub request: Option<RequestId>,
+    /// The client: its principal or its name alone.
+    pub client: Option<String>,
+    /// The agent: its principal, its name alone, or its instance id.
+    pub agent: Option<String>,
+    /// The target: `host:port`, or the host alone.
+    pub target: Option<String>,
+    /// The rule that allowed it.
+    pub rule: Option<String>,
+    /// Every session.
+    pub all: bool,
+}

@@ -73,13 +73,38 @@ struct Ports {
 impl TargetPattern {
     /// Whether it means this target: an address literal by its network, a name by its name.
     pub fn matches(&self, target: &Target) -> bool {
-        let host = match (&self.hosts, &target.host) {
+        self.matches_host(&target.host) && self.ports.contain(target.port.get())
+    }
+
+    /// Whether it means this host, on whatever ports.
+    pub fn matches_host(&self, host: &Host) -> bool {
+        match (&self.hosts, host) {
             (Hosts::Name(name), Host::Name(host)) => name == host,
             (Hosts::Below(parent), Host::Name(host)) => is_child(host, parent),
             (Hosts::Network(network), Host::Address(address)) => network.contains(&address.to_canonical()),
             (Hosts::Name(_) | Hosts::Below(_), Host::Address(_)) | (Hosts::Network(_), Host::Name(_)) => false,
-        };
-        host && self.ports.contain(target.port.get())
+        }
+    }
+
+    /// The name of a pattern for one name.
+    pub fn name(&self) -> Option<&DnsName> {
+        match &self.hosts {
+            Hosts::Name(name) => Some(name),
+            Hosts::Below(_) | Hosts::Network(_) => None,
+        }
+    }
+
+    /// The name below which a pattern with a star means one label.
+    pub fn parent(&self) -> Option<&DnsName> {
+        match &self.hosts {
+            Hosts::Below(parent) => Some(parent),
+            Hosts::Name(_) | Hosts::Network(_) => None,
+        }
+    }
+
+    /// The ports that it means, the first and the last.
+    pub fn ports(&self) -> (u16, u16) {
+        (self.ports.first.get(), self.ports.last.get())
     }
 
     /// Whether it is a pattern for addresses and means this one.

@@ -8,6 +8,11 @@ use crate::pattern::TargetPattern;
 use crate::principal::Name;
 use crate::target::Target;
 
+pub use self::verdict::{matrix, verdict};
+
+mod miss;
+mod verdict;
+
 /// Lets each of its clients reach each of its targets through each of its agents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {

@@ -1,10 +1,37 @@
 //! How a running process is seen and controlled: what it shows, and to whom.
+//!
+//! | module | does |
+//! |---|---|
+//! | `listen` | the two listeners: an address for reading, a Unix socket for control |
+//! | `answer` | questions and answers, apart from any socket |
+//! | `page`, `plot`, `samples` | the status page |
+//! | `metrics`, `process` | `/metrics` |
+//! | `health` | gRPC health |
+//! | `socket` | the Unix socket, and who may use it |
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ginnel_core::id::RequestId;
+pub use ginnel_core::status::EndedSessions;
 use ginnel_core::status::{Request, Status, Verdict};
+
+mod answer;
+mod body;
+mod health;
+mod listen;
+mod metrics;
+mod page;
+mod plot;
+mod process;
+mod samples;
+mod socket;
+
+pub use self::listen::{Admin, AdminError};
+use self::metrics::Metrics;
+use self::samples::{Sample, Samples};
+pub use self::socket::SocketError;
 
 /// What an admin listener shows of its process, and what the admin socket asks it to do.
 pub trait Observed: Send + Sync + 'static {
@@ -63,3 +90,28 @@ pub struct Which {
     /// Every session.
     pub all: bool,
 }
+
+/// What all connections share.
+struct Shared {
+    observed: Arc<dyn Observed>,
+    metrics: Metrics,
+    samples: Mutex<Samples>,
+}
+
+impl Shared {
+    fn new(observed: Arc<dyn Observed>) -> Self {
+        Self { metrics: Metrics::new(Arc::clone(&observed)), observed, samples: Mutex::default() }
+    }
+
+    fn samples(&self) -> Vec<Sample> {
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner).all()
+    }
+
+    fn take_sample(&self) {
+        let sample = Sample::of(&self.observed.status());
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner).add(sample);
+    }
+}
+
+#[cfg(test)]
+mod testing;

@@ -3,11 +3,20 @@
 use std::ffi::OsStr;
 use std::io::{IsTerminal, stderr};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing::Subscriber;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::{EnvFilter, filter};
+
+/// Lines that were left out because they repeated themselves.
+static SUPPRESSED: AtomicU64 = AtomicU64::new(0);
+
+/// How many lines were left out since the start because they repeated themselves.
+pub fn suppressed_total() -> u64 {
+    SUPPRESSED.load(Ordering::Relaxed)
+}
 
 /// What is logged unless something else is asked for.
 pub const DEFAULT_FILTER: &str = "info";

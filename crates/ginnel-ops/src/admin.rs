@@ -7,6 +7,7 @@
 //! | `page`, `plot`, `samples` | the status page |
 //! | `metrics`, `process` | `/metrics` |
 //! | `health` | gRPC health |
+//! | [`client`] | asking such a process |
 //! | `socket` | the Unix socket, and who may use it |
 
 use std::future::Future;
@@ -19,6 +20,7 @@ use ginnel_core::status::{Request, Status, Verdict};
 
 mod answer;
 mod body;
+pub mod client;
 mod health;
 mod listen;
 mod metrics;

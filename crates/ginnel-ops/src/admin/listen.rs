@@ -93,9 +93,17 @@ impl Admin {
         if tcp.is_none() && socket.is_none() {
             return stop.cancelled().await;
         }
+        if let Some((_, address)) = &tcp {
+            info!(listener = "admin", %address, "listening");
+        }
         let shared = Arc::new(Shared::new(observed));
         let serving = async {
-            tokio::join!(over_tcp(tcp, &shared), over_socket(socket.as_ref(), &shared), sample(&shared));
+            let address = tcp.as_ref().map(|(listener, _)| Listener::Tcp(listener));
+            tokio::join!(
+                accept(address, &shared),
+                accept(socket.as_ref().map(Listener::Socket), &shared),
+                sample(&shared)
+            );
         };
         tokio::select! {
             biased;
@@ -113,39 +121,52 @@ async fn sample(shared: &Shared) {
     }
 }
 
-async fn over_tcp(tcp: Option<(TcpListener, SocketAddr)>, shared: &Arc<Shared>) {
-    let Some((listener, address)) = tcp else { return };
-    info!(listener = "admin", %address, "listening");
-    accept("admin", shared, async || {
-        let (stream, _) = listener.accept().await?;
-        Ok(Some((stream, Door::Address)))
-    })
-    .await;
+/// A listener of either kind.
+enum Listener<'a> {
+    Tcp(&'a TcpListener),
+    Socket(&'a Socket),
 }
 
-async fn over_socket(socket: Option<&Socket>, shared: &Arc<Shared>) {
-    let Some(socket) = socket else { return };
-    info!(listener = "adminSocket", "listening");
-    accept("adminSocket", shared, async || {
-        let (stream, _) = socket.listener.accept().await?;
-        let door = caller(&stream).map(|(pid, uid)| Door::Socket { pid, uid });
-        Ok(door.map(|door| (stream, door)))
-    })
-    .await;
+trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+type Stream = Box<dyn Io>;
+
+impl Listener<'_> {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Tcp(_) => "admin",
+            Self::Socket(_) => "adminSocket",
+        }
+    }
+
+    /// The next connection; `None` is somebody who may not come in.
+    async fn next(&self) -> io::Result<Option<(Stream, Door)>> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok(Some((Box::new(stream), Door::Address)))
+            }
+            Self::Socket(socket) => {
+                let (stream, _) = socket.listener.accept().await?;
+                let door = caller(&stream).map(|(pid, uid)| Door::Socket { pid, uid });
+                Ok(door.map(|door| (Box::new(stream) as Stream, door)))
+            }
+        }
+    }
 }
 
-/// Accepts and serves for ever; `None` is somebody who may not come in. Dropping the future ends every connection.
-async fn accept<S>(name: &str, shared: &Arc<Shared>, mut next: impl AsyncFnMut() -> io::Result<Option<(S, Door)>>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+/// Accepts and serves for ever, if there is such a listener. Dropping the future ends every connection.
+async fn accept(listener: Option<Listener<'_>>, shared: &Arc<Shared>) {
+    let Some(listener) = listener else { return };
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     let mut failing = false;
     loop {
         while connections.try_join_next().is_some() {}
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        match next().await {
+        match listener.next().await {
             Ok(Some((stream, door))) => {
                 failing = false;
                 let shared = Arc::clone(shared);
@@ -156,10 +177,10 @@ where
                     drop(place);
                 });
             }
-            Ok(None) => warn!(listener = name, "somebody else's process was turned away"),
+            Ok(None) => warn!(listener = listener.name(), "somebody else's process was turned away"),
             Err(error) => {
                 if !failing {
-                    warn!(listener = name, %error, "cannot accept connections");
+                    warn!(listener = listener.name(), %error, "cannot accept connections");
                 }
                 failing = true;
                 sleep(ACCEPT_REST).await;
@@ -168,7 +189,7 @@ where
     }
 }
 
-async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, door: Door, shared: Arc<Shared>) {
+async fn converse(stream: Stream, door: Door, shared: Arc<Shared>) {
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT).max_buf_size(HEAD_MAX);
     let head_max = u32::try_from(HEAD_MAX).unwrap_or(u32::MAX);

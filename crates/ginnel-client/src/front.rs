@@ -25,6 +25,7 @@ use tokio::time::timeout;
 use tracing::{Instrument, debug};
 
 pub(crate) use self::answer::{CAUSE, HOP, REQUEST_ID};
+pub use self::answer::{reply, status};
 use self::request::Request;
 use crate::open::Opener;
 

@@ -1,5 +1,7 @@
 //! The command line.
 
+pub(crate) mod operate;
+
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
@@ -62,6 +64,18 @@ pub(crate) enum Command {
     /// Read the audit log
     #[command(subcommand)]
     Audit(Audit),
+    /// Show what a running process says of itself
+    Status(operate::Status),
+    /// Show or end sessions
+    #[command(subcommand)]
+    Sessions(operate::Sessions),
+    /// Say what happened to one request, hop by hop, and what to do
+    Explain(operate::Explain),
+    /// Ask what the rules allow
+    #[command(subcommand)]
+    Policy(operate::Policy),
+    /// Make a running process read its configuration again
+    Reload(operate::Reload),
     /// Carry standard input and output through the running client, for SSH's ProxyCommand
     #[cfg(feature = "client")]
     Connect(Connect),

@@ -13,12 +13,19 @@ use crate::args::{Args, Command, DAEMON_FILTER, Log};
 #[cfg(all(feature = "server", feature = "agent", feature = "client"))]
 use crate::demo;
 
+mod ask;
 mod audit;
 mod config;
 #[cfg(feature = "client")]
 mod connect;
 mod credentials;
 mod daemon;
+mod explain;
+mod policy;
+mod reload;
+mod sessions;
+mod status;
+mod table;
 
 /// The answer of a command that could be carried out.
 pub(crate) enum Outcome {
@@ -81,6 +88,11 @@ pub(crate) fn run(args: Args) -> Result<Outcome, Failure> {
         Command::Config(config) => config::run(config),
         Command::Credentials(credentials) => credentials::run(credentials),
         Command::Audit(audit) => audit::run(audit),
+        Command::Status(status) => block_on(status::run(status)),
+        Command::Sessions(sessions) => block_on(sessions::run(sessions)),
+        Command::Explain(explain) => block_on(explain::run(explain)),
+        Command::Policy(policy) => block_on(policy::run(policy)),
+        Command::Reload(reload) => block_on(reload::run(reload)),
         #[cfg(feature = "client")]
         Command::Connect(connect) => {
             log(&args.log, "error")?;

@@ -35,7 +35,7 @@ impl Text {
 }
 
 /// The status of a refusal: whose fault it is, as far as HTTP has words for it.
-pub(super) fn status(cause: Cause) -> StatusCode {
+pub fn status(cause: Cause) -> StatusCode {
     match cause {
         Cause::Malformed => StatusCode::BAD_REQUEST,
         Cause::NotAllowed | Cause::NotOnAllowList | Cause::AddressForbidden | Cause::NotAdmitted => {
@@ -66,7 +66,7 @@ pub(super) fn status(cause: Cause) -> StatusCode {
 }
 
 /// The reply field of SOCKS 5 (RFC 1928, 6) for a refusal.
-pub(super) fn reply(cause: Cause) -> u8 {
+pub fn reply(cause: Cause) -> u8 {
     match cause {
         Cause::NotAllowed | Cause::NotOnAllowList | Cause::AddressForbidden | Cause::NotAdmitted => 0x02,
         Cause::NoLiveAgent | Cause::AgentLost | Cause::ServerUnreachable | Cause::ServerLost => 0x03,

@@ -140,6 +140,22 @@ fn show_file(
     Ok(())
 }
 
+/// Gives every line of a log of any kind to `each`, without its end and cut where no line of ours goes on. A directory means the audit log
+/// in it.
+///
+/// # Errors
+/// [`ShowError::Read`] if the file cannot be read.
+pub fn each_line(path: &Path, mut each: impl FnMut(&[u8])) -> Result<(), ShowError> {
+    let path = if path.is_dir() { path.join(FILE_NAME) } else { path.to_owned() };
+    let failed = |source| ShowError::Read { path: path.clone(), source };
+    let mut reader = BufReader::new(File::open(&path).map_err(failed)?);
+    let mut line = Vec::new();
+    while next_line(&mut reader, &mut line).map_err(failed)? {
+        each(&line);
+    }
+    Ok(())
+}
+
 /// Reads one line without its end into `line`, of which no more than [`LINE_MAX`] + 1 bytes are kept; `false` at the end of the file.
 fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
     line.clear();

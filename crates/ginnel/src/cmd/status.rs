@@ -1,0 +1,210 @@
+//! `ginnel status`: what a running process says of itself.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use ginnel_core::audit::Text;
+use ginnel_core::status::{Certificate, Failure as Failed, Peer, Status};
+
+use super::ask::{read, read_text};
+use super::table::{NONE, Table, between, bytes, moment, name_of, short, span};
+use super::{Failure, Outcome, print};
+use crate::args::operate;
+
+/// Refusals that are shown; the process keeps some more.
+const REFUSALS_SHOWN: usize = 10;
+
+pub(super) async fn run(args: operate::Status) -> Result<Outcome, Failure> {
+    let door = args.ask.door();
+    if args.json {
+        print(&read_text(&door, "/status").await?)?;
+        return Ok(Outcome::Yes);
+    }
+    let status: Status = read(&door, "/status").await?;
+    if args.ready {
+        print(&readiness(&status))?;
+        return Ok(if status.ready { Outcome::Yes } else { Outcome::No });
+    }
+    print(&render(&status))?;
+    Ok(Outcome::Yes)
+}
+
+fn readiness(status: &Status) -> String {
+    let mut text = String::from(if status.ready { "ready\n" } else { "not ready\n" });
+    for reason in &status.not_ready {
+        // Writing to a String cannot fail, here and below.
+        let _ = writeln!(text, "  {}", Text::new(reason));
+    }
+    text
+}
+
+/// The whole report.
+pub(crate) fn render(status: &Status) -> String {
+    let mut text = String::new();
+    let who = status.principal.as_deref().unwrap_or("no certificate yet");
+    let _ = writeln!(text, "{} {}", Text::new(&status.role), Text::new(who));
+    let draining = if status.draining { ", draining: no new sessions" } else { "" };
+    let _ = writeln!(text, "  {}{draining}", if status.ready { "ready" } else { "NOT READY" });
+    for reason in &status.not_ready {
+        let _ = writeln!(text, "    {}", Text::new(reason));
+    }
+    let up = between(status.started, status.time);
+    let _ = writeln!(
+        text,
+        "  version {}, process {}, up for {up}",
+        Text::new(&status.version),
+        Text::new(&status.instance)
+    );
+    configuration(&mut text, status);
+    certificate(&mut text, status);
+    if let Some(server) = &status.server {
+        let state = match server.since {
+            Some(since) if server.connected => format!("connected for {}", between(since, status.time)),
+            Some(_) | None => (if server.connected { "connected" } else { "not connected" }).to_owned(),
+        };
+        let version =
+            server.version.as_deref().map(|version| format!(", version {}", Text::new(version))).unwrap_or_default();
+        let _ =
+            writeln!(text, "  server {} at {}: {state}{version}", Text::new(&server.name), Text::new(&server.address));
+        failure(&mut text, "the last attempt failed", server.failure.as_ref());
+    }
+    if let Some(audit) = &status.audit {
+        let state = if audit.healthy { "written" } else { "CANNOT BE WRITTEN: nothing new is allowed" };
+        let _ = writeln!(text, "  audit log: {state}, {} records waiting", audit.waiting);
+    }
+    let totals = &status.sessions;
+    let _ = writeln!(
+        text,
+        "  sessions: {} now; since the start {} opened, {} refused, {} up, {} down",
+        totals.live,
+        totals.opened,
+        totals.refused,
+        bytes(totals.bytes_up),
+        bytes(totals.bytes_down)
+    );
+    if status.role != "agent" {
+        peers(&mut text, "agents", &status.agents, status);
+    }
+    if status.role == "server" {
+        peers(&mut text, "clients", &status.clients, status);
+    }
+    causes(&mut text, status);
+    refusals(&mut text, status);
+    text
+}
+
+fn configuration(text: &mut String, status: &Status) {
+    let config = &status.config;
+    let what = match status.role.as_str() {
+        "server" => "policy",
+        "agent" => "allow-list",
+        _ => return,
+    };
+    let entries = if status.role == "server" { "rules" } else { "entries" };
+    let since =
+        config.applied.map(|applied| format!(", in force for {}", between(applied, status.time))).unwrap_or_default();
+    let _ = writeln!(text, "  {what}: {} {entries}, version {}{since}", config.entries, Text::new(&config.version));
+    failure(text, "the last reload failed; what was in force before still is", config.failure.as_ref());
+}
+
+fn certificate(text: &mut String, status: &Status) {
+    let Some(certificate) = &status.certificate else {
+        return text.push_str("  certificate: none yet\n");
+    };
+    let _ = writeln!(text, "  certificate {}: {}", Text::new(&certificate.serial), life(certificate));
+    failure(text, "the last renewal failed; the certificate stays in use", certificate.renewal_failure.as_ref());
+}
+
+fn life(certificate: &Certificate) -> String {
+    match certificate.remaining_seconds {
+        0 => format!("EXPIRED at {}", moment(certificate.not_after)),
+        seconds => format!("{} left", span(Duration::from_secs(seconds))),
+    }
+}
+
+fn failure(text: &mut String, what: &str, failure: Option<&Failed>) {
+    let Some(Failed { time, error }) = failure else { return };
+    let _ = writeln!(text, "    {what} ({}):", moment(*time));
+    for line in error.lines() {
+        let _ = writeln!(text, "      {}", Text::new(line));
+    }
+}
+
+fn peers(text: &mut String, title: &str, peers: &[Peer], status: &Status) {
+    if peers.is_empty() {
+        let _ = writeln!(text, "\n{title}: none is connected");
+        return;
+    }
+    let mut table = Table::new(&["NAME", "PROCESS", "VERSION", "FROM", "SINCE", "CERTIFICATE", "SESSIONS", "STATE"]);
+    for peer in peers {
+        table.row([
+            name_of(&peer.principal),
+            &short(&peer.instance),
+            peer.version.as_deref().unwrap_or(NONE),
+            peer.peer.as_deref().unwrap_or(NONE),
+            &peer.since.map_or_else(|| NONE.to_owned(), |since| between(since, status.time)),
+            &peer.certificate.as_ref().map_or_else(|| NONE.to_owned(), life),
+            &peer.sessions.map_or_else(|| NONE.to_owned(), |sessions| sessions.to_string()),
+            if peer.draining { "draining" } else { "live" },
+        ]);
+    }
+    let _ = write!(text, "\n{title}\n{}", table.text());
+}
+
+fn causes(text: &mut String, status: &Status) {
+    let mut refused: Vec<_> = status.causes.iter().filter(|counted| counted.event == "refused").collect();
+    if refused.is_empty() {
+        return;
+    }
+    refused.sort_by_key(|counted| std::cmp::Reverse(counted.count));
+    let mut table = Table::new(&["CAUSE", "BY", "COUNT"]);
+    for counted in refused {
+        table.row([&counted.cause, &counted.hop, &counted.count.to_string()]);
+    }
+    let _ = write!(text, "\nrefusals by cause\n{}", table.text());
+}
+
+fn refusals(text: &mut String, status: &Status) {
+    if status.refusals.is_empty() {
+        return;
+    }
+    let mut table = Table::new(&["TIME", "REQUEST", "WHO", "TARGET", "BY", "CAUSE"]);
+    for request in status.refusals.iter().take(REFUSALS_SHOWN) {
+        table.row([
+            &moment(request.until.unwrap_or(request.since)),
+            &request.request_id,
+            name_of(request.client.as_deref().unwrap_or(NONE)),
+            &request.target,
+            request.hop.as_deref().unwrap_or(NONE),
+            request.cause.as_deref().unwrap_or(NONE),
+        ]);
+    }
+    let _ = write!(text, "\nlast refusals (ginnel explain REQUEST says more)\n{}", table.text());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fixture() -> Status {
+        serde_json::from_str(include_str!("../../../ginnel-ops/tests/fixtures/status.json")).unwrap()
+    }
+
+    #[test]
+    fn reads_as_the_golden_report() {
+        let report = render(&fixture());
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cmd/golden/status.txt");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(golden, &report).unwrap();
+        }
+        assert_eq!(report, std::fs::read_to_string(golden).unwrap_or_default());
+    }
+
+    #[test]
+    fn says_why_it_is_not_ready() {
+        let mut status = fixture();
+        status.ready = false;
+        status.not_ready = vec!["no agent is connected\u{1b}[2J".to_owned()];
+        assert_eq!(readiness(&status), "not ready\n  no agent is connected\\u{1b}[2J\n");
+    }
+}

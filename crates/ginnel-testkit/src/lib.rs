@@ -5,6 +5,7 @@
 //! [`Relay`] the server once it has turned hostile. Nothing here has a fixed port, and everything that is started ends when
 //! its owner is dropped.
 
+pub mod browser;
 pub mod command;
 pub mod cutter;
 pub mod daemon;
@@ -17,6 +18,7 @@ pub mod stream;
 pub mod wait;
 pub mod world;
 
+pub use browser::{Browser, Screen};
 pub use cutter::Cutter;
 pub use daemon::Daemon;
 pub use peer::Peer;

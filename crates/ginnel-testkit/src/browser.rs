@@ -73,7 +73,8 @@ impl Browser {
                 options["args"] = json!(arguments);
             }
             Screen::Phone(width, height) => {
-                let metrics = json!({"width": width, "height": height, "pixelRatio": 2.0, "touch": true, "mobile": true});
+                let metrics =
+                    json!({"width": width, "height": height, "pixelRatio": 2.0, "touch": true, "mobile": true});
                 options["mobileEmulation"] = json!({"deviceMetrics": metrics});
             }
         }

@@ -1,14 +1,25 @@
 //! The process's own log, on standard error: for people or for machines. It is not the audit log, and may lose lines.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::io::{IsTerminal, stderr};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing::Subscriber;
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::fmt::format::FmtSpan;
-use tracing_subscriber::{EnvFilter, filter};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::{EnvFilter, Registry, filter};
+
+use self::lines::{LastWords, Lines, LinesLayer};
+use self::spans::WithSpans;
+
+mod fields;
+mod line;
+mod lines;
+mod quiet;
+mod spans;
 
 /// Lines that were left out because they repeated themselves.
 static SUPPRESSED: AtomicU64 = AtomicU64::new(0);
@@ -27,7 +38,7 @@ pub enum LogFormat {
     /// One line of text for each event, in colour on a terminal.
     #[default]
     Human,
-    /// One JSON object on each line, with the event's fields beside `message`.
+    /// One JSON object on each line, with the fields of the event and of the spans around it beside `message`.
     Json,
 }
 
@@ -65,53 +76,70 @@ pub enum TelemetryError {
     },
 }
 
+/// The log of this process. It works without being held; dropping it says what is left to say.
+#[must_use = "dropping it is the end of the log"]
+pub struct Telemetry {
+    lines: Arc<dyn LastWords>,
+}
+
+impl fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Telemetry").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        self.lines.say();
+    }
+}
+
 /// Sends the log of this process to standard error, in `format`, as far as `filter` lets it through.
 ///
 /// A filter is a level, or levels by module: `info`, `warn,ginnel_server=debug`. Colours appear on a terminal only, and not when
-/// `NO_COLOR` is set to anything.
+/// `NO_COLOR` is set to anything. What is returned is held until the process ends.
 ///
 /// # Errors
 /// [`TelemetryError`] if the filter cannot be read, or on a second call.
-pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
+pub fn init(format: LogFormat, filter: &str) -> Result<Telemetry, TelemetryError> {
     let colours = colours(stderr().is_terminal(), std::env::var_os("NO_COLOR").as_deref());
-    let subscriber = subscriber(format, filter, colours, stderr)?;
-    tracing::subscriber::set_global_default(subscriber).map_err(TelemetryError::Again)
+    let (subscriber, telemetry) = set_up(format, filter, colours, stderr)?;
+    tracing::subscriber::set_global_default(subscriber).map_err(TelemetryError::Again)?;
+    Ok(telemetry)
 }
 
 fn colours(terminal: bool, no_color: Option<&OsStr>) -> bool {
     terminal && no_color.is_none_or(OsStr::is_empty)
 }
 
-fn subscriber<W>(
+fn set_up<W>(
     format: LogFormat,
     filter: &str,
     colours: bool,
     writer: W,
-) -> Result<Box<dyn Subscriber + Send + Sync>, TelemetryError>
+) -> Result<(impl Subscriber + Send + Sync + use<W>, Telemetry), TelemetryError>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let filter = EnvFilter::builder()
         .parse(filter)
         .map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_span_events(FmtSpan::NONE);
-    Ok(match format {
-        LogFormat::Human => Box::new(builder.with_ansi(colours).finish()),
-        LogFormat::Json => Box::new(builder.with_ansi(false).json().flatten_event(true).with_span_list(false).finish()),
-    })
+    let lines = Arc::new(Lines::new(format, colours, writer));
+    let layer = LinesLayer(Arc::clone(&lines)).with_filter(WithSpans(filter));
+    Ok((Registry::default().with(layer), Telemetry { lines }))
 }
 
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    struct Written(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Lines {
+    impl io::Write for Written {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().expect("not poisoned").write(bytes)
         }
@@ -121,11 +149,12 @@ mod tests {
         }
     }
 
-    fn logged(format: LogFormat, filter: &str, log: impl FnOnce()) -> String {
-        let lines = Lines::default();
+    pub(super) fn logged(format: LogFormat, filter: &str, log: impl FnOnce()) -> String {
+        let lines = Written::default();
         let writer = lines.clone();
-        let subscriber = subscriber(format, filter, false, move || writer.clone()).expect("a filter");
+        let (subscriber, telemetry) = set_up(format, filter, false, move || writer.clone()).expect("a filter");
         tracing::subscriber::with_default(subscriber, log);
+        drop(telemetry);
         let bytes = lines.0.lock().expect("not poisoned").clone();
         String::from_utf8(bytes).expect("UTF-8")
     }
@@ -166,7 +195,7 @@ mod tests {
     #[test]
     fn refuses_what_it_cannot_read() {
         assert!(matches!(
-            subscriber(LogFormat::Human, "ginnel=loud", false, stderr),
+            set_up(LogFormat::Human, "ginnel=loud", false, stderr).map(drop),
             Err(TelemetryError::Filter { .. })
         ));
         assert_eq!("xml".parse::<LogFormat>(), Err(UnknownFormat));

@@ -23,7 +23,7 @@ impl Request {
     /// A new request of the application at `from`, that came in by `front`.
     pub(super) fn new(front: &'static str, from: SocketAddr) -> Self {
         let id = RequestId::random(&mut SystemRandom);
-        Self { id, from, span: info_span!("request", %id, front) }
+        Self { id, from, span: info_span!("request", request = %id, front) }
     }
 
     pub(super) fn id(&self) -> RequestId {

@@ -10,14 +10,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tracing::Subscriber;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{EnvFilter, Registry, filter};
 
+use self::collector::Collector;
+pub use self::collector::NotACollector;
 use self::lines::{LastWords, Lines, LinesLayer};
 use self::spans::WithSpans;
 
+mod collector;
 mod fields;
 mod line;
 mod lines;
+#[cfg(feature = "otel")]
+mod otlp;
 mod quiet;
 mod spans;
 
@@ -31,6 +37,9 @@ pub fn suppressed_total() -> u64 {
 
 /// What is logged unless something else is asked for.
 pub const DEFAULT_FILTER: &str = "info";
+
+/// The variable that names the collector of spans.
+pub const COLLECTOR_VARIABLE: &str = "GINNEL_OTLP_ENDPOINT";
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,6 +74,13 @@ pub enum TelemetryError {
     /// The caller set it up before.
     #[error("logging is set up already")]
     Again(#[source] tracing::dispatcher::SetGlobalDefaultError),
+    /// The environment names a collector in a way that cannot be followed.
+    #[error("reading {COLLECTOR_VARIABLE}")]
+    Collector(#[source] NotACollector),
+    /// The way to the collector could not be set up: OpenTelemetry's own variables cannot be read, or the system is out of something.
+    #[cfg(feature = "otel")]
+    #[error("setting the export of spans up")]
+    Export(#[source] opentelemetry_otlp::ExporterBuildError),
     /// The filter, which comes from the command line or the environment, cannot be read.
     #[error("reading the log filter {filter:?}")]
     Filter {
@@ -76,10 +92,12 @@ pub enum TelemetryError {
     },
 }
 
-/// The log of this process. It works without being held; dropping it says what is left to say.
+/// The log of this process. It works without being held; dropping it says what is left to say, within a bounded time.
 #[must_use = "dropping it is the end of the log"]
 pub struct Telemetry {
     lines: Arc<dyn LastWords>,
+    #[cfg(feature = "otel")]
+    export: Option<otlp::Export>,
 }
 
 impl fmt::Debug for Telemetry {
@@ -90,22 +108,87 @@ impl fmt::Debug for Telemetry {
 
 impl Drop for Telemetry {
     fn drop(&mut self) {
+        #[cfg(feature = "otel")]
+        if let Some(Err(error)) = self.export.as_ref().map(|export| export.finish(otlp::FLUSH_DEADLINE)) {
+            tracing::warn!(%error, "the last spans did not reach the collector");
+        }
         self.lines.say();
     }
 }
 
-/// Sends the log of this process to standard error, in `format`, as far as `filter` lets it through.
+/// As [`init_as`], for a process that is called after the program.
+///
+/// # Errors
+/// As [`init_as`].
+pub fn init(format: LogFormat, filter: &str) -> Result<Telemetry, TelemetryError> {
+    init_as("ginnel", format, filter)
+}
+
+/// Sends the log of the process that is called `service` to standard error, in `format`, as far as `filter` lets it through; and its spans
+/// to the collector that [`COLLECTOR_VARIABLE`] names, if the program was built with the feature `otel`.
 ///
 /// A filter is a level, or levels by module: `info`, `warn,ginnel_server=debug`. Colours appear on a terminal only, and not when
 /// `NO_COLOR` is set to anything. What is returned is held until the process ends.
 ///
 /// # Errors
-/// [`TelemetryError`] if the filter cannot be read, or on a second call.
-pub fn init(format: LogFormat, filter: &str) -> Result<Telemetry, TelemetryError> {
+/// [`TelemetryError`] if the filter or the collector's address cannot be read, or on a second call.
+pub fn init_as(service: &'static str, format: LogFormat, filter: &str) -> Result<Telemetry, TelemetryError> {
+    let collector = collector(std::env::var_os(COLLECTOR_VARIABLE).as_deref())?;
     let colours = colours(stderr().is_terminal(), std::env::var_os("NO_COLOR").as_deref());
-    let (subscriber, telemetry) = set_up(format, filter, colours, stderr)?;
-    tracing::subscriber::set_global_default(subscriber).map_err(TelemetryError::Again)?;
+    let (subscriber, lines) = set_up(format, filter, colours, stderr)?;
+    let telemetry = install(subscriber, lines, collector.as_ref(), service)?;
+    match collector {
+        Some(_) if cfg!(not(feature = "otel")) => {
+            tracing::warn!(
+                "{COLLECTOR_VARIABLE} is set, but this program was built without the feature otel: it sends no spans"
+            );
+        }
+        Some(collector) if !collector.is_local => {
+            tracing::warn!("spans go to a collector that may be on another machine, unencrypted");
+        }
+        Some(_) | None => {}
+    }
     Ok(telemetry)
+}
+
+#[cfg(feature = "otel")]
+fn install<S>(
+    subscriber: S,
+    lines: Arc<dyn LastWords>,
+    collector: Option<&Collector>,
+    service: &'static str,
+) -> Result<Telemetry, TelemetryError>
+where
+    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+{
+    let Some(collector) = collector else {
+        tracing::subscriber::set_global_default(subscriber).map_err(TelemetryError::Again)?;
+        return Ok(Telemetry { lines, export: None });
+    };
+    let export = otlp::Export::start(collector, service).map_err(TelemetryError::Export)?;
+    tracing::subscriber::set_global_default(subscriber.with(export.layer())).map_err(TelemetryError::Again)?;
+    Ok(Telemetry { lines, export: Some(export) })
+}
+
+#[cfg(not(feature = "otel"))]
+fn install<S>(
+    subscriber: S,
+    lines: Arc<dyn LastWords>,
+    _collector: Option<&Collector>,
+    _service: &'static str,
+) -> Result<Telemetry, TelemetryError>
+where
+    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+{
+    tracing::subscriber::set_global_default(subscriber).map_err(TelemetryError::Again)?;
+    Ok(Telemetry { lines })
+}
+
+/// Reads the variable; set to nothing is not set.
+fn collector(variable: Option<&OsStr>) -> Result<Option<Collector>, TelemetryError> {
+    let Some(text) = variable.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let text = text.to_str().ok_or(TelemetryError::Collector(NotACollector::Malformed))?;
+    text.parse().map(Some).map_err(TelemetryError::Collector)
 }
 
 fn colours(terminal: bool, no_color: Option<&OsStr>) -> bool {
@@ -117,7 +200,7 @@ fn set_up<W>(
     filter: &str,
     colours: bool,
     writer: W,
-) -> Result<(impl Subscriber + Send + Sync + use<W>, Telemetry), TelemetryError>
+) -> Result<(impl Subscriber + for<'a> LookupSpan<'a> + Send + Sync + use<W>, Arc<Lines<W>>), TelemetryError>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -126,7 +209,7 @@ where
         .map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })?;
     let lines = Arc::new(Lines::new(format, colours, writer));
     let layer = LinesLayer(Arc::clone(&lines)).with_filter(WithSpans(filter));
-    Ok((Registry::default().with(layer), Telemetry { lines }))
+    Ok((Registry::default().with(layer), lines))
 }
 
 #[cfg(test)]
@@ -152,9 +235,9 @@ mod tests {
     pub(super) fn logged(format: LogFormat, filter: &str, log: impl FnOnce()) -> String {
         let lines = Written::default();
         let writer = lines.clone();
-        let (subscriber, telemetry) = set_up(format, filter, false, move || writer.clone()).expect("a filter");
+        let (subscriber, last_words) = set_up(format, filter, false, move || writer.clone()).expect("a filter");
         tracing::subscriber::with_default(subscriber, log);
-        drop(telemetry);
+        last_words.say();
         let bytes = lines.0.lock().expect("not poisoned").clone();
         String::from_utf8(bytes).expect("UTF-8")
     }
@@ -208,5 +291,14 @@ mod tests {
         for (terminal, no_color, expected) in cases {
             assert_eq!(colours(terminal, no_color.map(OsStr::new)), expected, "{terminal} {no_color:?}");
         }
+    }
+
+    #[test]
+    fn a_collector_is_used_if_one_is_named() {
+        assert!(matches!(collector(None), Ok(None)));
+        assert!(matches!(collector(Some(OsStr::new(""))), Ok(None)));
+        assert!(matches!(collector(Some(OsStr::new("http://127.0.0.1:4318"))), Ok(Some(_))));
+        let refused = collector(Some(OsStr::new("https://127.0.0.1:4318")));
+        assert!(matches!(refused, Err(TelemetryError::Collector(NotACollector::Encrypted))), "{refused:?}");
     }
 }

@@ -19,7 +19,7 @@ pub use ginnel_core::status::EndedSessions;
 use ginnel_core::status::{Request, Status, Verdict};
 
 mod answer;
-mod body;
+pub(crate) mod body;
 pub mod client;
 mod health;
 mod listen;

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::future::Future;
 
 use ginnel_config::{Findings, LoadError};
-use ginnel_ops::telemetry;
+use ginnel_ops::telemetry::{self, Telemetry};
 use tokio::runtime::Runtime;
 
 #[cfg(all(feature = "server", feature = "agent", feature = "client"))]
@@ -67,22 +67,22 @@ pub(crate) fn run(args: Args) -> Result<Outcome, Failure> {
     match args.command {
         #[cfg(all(feature = "server", feature = "agent", feature = "client"))]
         Command::Demo(Demo { once, targets }) => {
-            log(&args.log, "warn")?;
+            let _log = log("ginnel-demo", &args.log, "warn")?;
             block_on(demo::run(once, targets))
         }
         #[cfg(feature = "server")]
         Command::Server(daemon) => {
-            log(&args.log, DAEMON_FILTER)?;
+            let _log = log("ginnel-server", &args.log, DAEMON_FILTER)?;
             block_on(daemon::server(daemon))
         }
         #[cfg(feature = "agent")]
         Command::Agent(daemon) => {
-            log(&args.log, DAEMON_FILTER)?;
+            let _log = log("ginnel-agent", &args.log, DAEMON_FILTER)?;
             block_on(daemon::agent(daemon))
         }
         #[cfg(feature = "client")]
         Command::Client(daemon) => {
-            log(&args.log, DAEMON_FILTER)?;
+            let _log = log("ginnel-client", &args.log, DAEMON_FILTER)?;
             block_on(daemon::client(daemon))
         }
         Command::Config(config) => config::run(config),
@@ -95,14 +95,15 @@ pub(crate) fn run(args: Args) -> Result<Outcome, Failure> {
         Command::Reload(reload) => block_on(reload::run(reload)),
         #[cfg(feature = "client")]
         Command::Connect(connect) => {
-            log(&args.log, "error")?;
+            let _log = log("ginnel-connect", &args.log, "error")?;
             block_on(connect::run(connect))
         }
     }
 }
 
-fn log(log: &Log, default: &'static str) -> Result<(), Failure> {
-    telemetry::init(log.log_format, log.filter(default)).map_err(Failure::input)
+/// Begins to log as the process `service`, until what is returned is dropped.
+fn log(service: &'static str, log: &Log, default: &'static str) -> Result<Telemetry, Failure> {
+    telemetry::init_as(service, log.log_format, log.filter(default)).map_err(Failure::input)
 }
 
 fn block_on(work: impl Future<Output = Result<Outcome, Failure>>) -> Result<Outcome, Failure> {

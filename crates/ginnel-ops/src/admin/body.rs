@@ -7,12 +7,17 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-/// A text, sent in one piece.
-pub(super) struct Text(Option<Bytes>);
+/// A text, or other bytes, sent in one piece.
+pub(crate) struct Text(Option<Bytes>);
 
 impl Text {
     pub(super) fn new(text: String) -> Self {
         Self((!text.is_empty()).then(|| text.into()))
+    }
+
+    #[cfg(feature = "otel")]
+    pub(crate) fn of_bytes(bytes: Bytes) -> Self {
+        Self((!bytes.is_empty()).then_some(bytes))
     }
 
     pub(super) fn empty() -> Self {

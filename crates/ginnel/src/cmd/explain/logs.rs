@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::story::{Found, Place, Story};
 
 /// Fields of a log line that stand elsewhere in the story.
-const TOLD: [&str; 8] = ["timestamp", "level", "message", "request", "id", "span", "spans", "threadId"];
+const TOLD: [&str; 4] = ["timestamp", "level", "message", "request"];
 
 /// Adds what a file has about the request to the story; says whether it had anything.
 pub(super) fn search(path: &Path, id: RequestId, story: &mut Story) -> Result<bool, ShowError> {
@@ -74,7 +74,7 @@ fn of_audit(entry: Entry, source: &str) -> Found {
 
 fn of_json(fields: Map<String, Value>, wanted: &str, source: &str) -> Option<Found> {
     let text = |name: &str| fields.get(name).and_then(Value::as_str);
-    if text("request") != Some(wanted) && text("id") != Some(wanted) {
+    if text("request") != Some(wanted) {
         return None;
     }
     let message = text("message").unwrap_or_default();
@@ -139,7 +139,7 @@ mod tests {
         let json = found(&json).unwrap();
         assert_eq!((json.place, json.text.as_str()), (Place::Agent, "ended cause=reset hop=target up=5"));
         let human =
-            found(&format!("2026-11-24T12:00:00Z  INFO request{{id={ID}}}: ginnel_client::front: refused")).unwrap();
+            found(&format!("2026-11-24T12:00:00Z  INFO ginnel_client::front::request: refused request={ID}")).unwrap();
         assert_eq!((human.place, human.time.is_some()), (Place::Client, true));
     }
 

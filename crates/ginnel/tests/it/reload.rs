@@ -43,7 +43,7 @@ async fn status(world: &mut World, part: Part) -> Result<Value> {
 async fn a_removed_rule_ends_exactly_the_sessions_that_used_it() -> Result<()> {
     let (kept, removed) = (TcpListener::bind("127.0.0.1:0").await?, TcpListener::bind("127.0.0.1:0").await?);
     let (kept_at, removed_at) = (kept.local_addr()?, removed.local_addr()?);
-    let mut world = world().target(kept_at).allow_only(removed_at).start().await?;
+    let world = world().target(kept_at).allow_only(removed_at).start().await?;
     let rule = json!({"name": "second", "clients": ["frontend"], "agents": ["acme"], "targets": [removed_at]});
     let mark = world.client.mark();
     world.edit("server", |config| config["rules"].as_array_mut().map(|rules| rules.push(rule)).unwrap_or_default())?;
@@ -106,7 +106,7 @@ async fn a_bad_file_changes_nothing_and_shows_until_it_is_mended() -> Result<()>
 #[tokio::test(flavor = "multi_thread")]
 async fn an_identity_that_is_taken_out_is_cut_off_and_stays_out() -> Result<()> {
     let host = TcpListener::bind("127.0.0.1:0").await?;
-    let mut world = world().target(host.local_addr()?).start().await?;
+    let world = world().target(host.local_addr()?).start().await?;
     let mut pair = Pair::open(&world, &host).await?;
     let mark = world.server.mark();
     world.edit("server", |config| {
@@ -133,7 +133,7 @@ async fn an_identity_that_is_taken_out_is_cut_off_and_stays_out() -> Result<()> 
 async fn the_agents_owner_takes_a_target_off_the_list() -> Result<()> {
     let (kept, removed) = (TcpListener::bind("127.0.0.1:0").await?, TcpListener::bind("127.0.0.1:0").await?);
     let (kept_at, removed_at) = (kept.local_addr()?, removed.local_addr()?);
-    let mut world = world().target(kept_at).target(removed_at).start().await?;
+    let world = world().target(kept_at).target(removed_at).start().await?;
     let mut bystander = Pair::open(&world, &kept).await?;
     let mut cut = Pair::open(&world, &removed).await?;
     world.edit("agent", |config| config["allow"] = json!([kept_at]))?;

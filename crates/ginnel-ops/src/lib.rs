@@ -2,5 +2,6 @@
 
 pub mod admin;
 pub mod audit;
+pub mod notify;
 pub mod signals;
 pub mod telemetry;

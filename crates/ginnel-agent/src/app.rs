@@ -16,9 +16,10 @@ use ginnel_identity::random::SystemRandom;
 use ginnel_identity::trust::{Roots, TrustError};
 use ginnel_net::connect::Endpoint;
 use ginnel_net::upstream::{Progress, Upstream};
-use ginnel_ops::admin::{Admin, AdminError, Observed};
+use ginnel_ops::admin::{Admin, AdminError};
+use ginnel_ops::beside::{Files, beside};
 use ginnel_ops::ledger::Ledger;
-use ginnel_ops::reload::{InForce, watch};
+use ginnel_ops::reload::InForce;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -149,8 +150,10 @@ impl Agent {
     /// Keeps a link up until `shutdown`. Then it takes no more dials, lets sessions finish within the grace, and ends the rest with a reset.
     pub async fn run(self, shutdown: CancellationToken) {
         let Self { upstream, link, owner, source, admin, grace } = self;
+        let file = source.as_ref().map(|source| source.path().to_owned());
+        let files = file.map(|file| -> Files { Box::new(move || vec![file.clone()]) });
         let view = Arc::new(View { owner, upstream: Arc::clone(&upstream), source, shutdown: shutdown.clone() });
-        let background = AbortOnDropHandle::new(tokio::spawn(background(admin, view)));
+        let beside = AbortOnDropHandle::new(tokio::spawn(beside(admin, view, files, shutdown.clone())));
         let draining = async {
             shutdown.cancelled().await;
             if timeout(grace, link.drain()).await.is_err() {
@@ -162,18 +165,6 @@ impl Agent {
             () = draining => {}
         }
         link.stop().await;
-        drop(background);
+        drop(beside);
     }
-}
-
-/// What goes on beside the work: the admin listeners, and reloads. Ends when it is aborted.
-async fn background(admin: Admin, view: Arc<View>) {
-    let observed: Arc<dyn Observed> = view.clone();
-    let reload = |_| async { view.reload().await };
-    tokio::join!(admin.run(observed, CancellationToken::new()), async {
-        match &view.source {
-            Some(source) => watch(|| vec![source.path().to_owned()], reload).await,
-            None => std::future::pending().await,
-        }
-    });
 }

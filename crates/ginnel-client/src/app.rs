@@ -15,8 +15,8 @@ use ginnel_identity::trust::{Roots, TrustError};
 use ginnel_net::accept::Stops;
 use ginnel_net::connect::Endpoint;
 use ginnel_net::upstream::{Progress, Upstream};
-use ginnel_ops::admin::{Admin, AdminError, Observed};
-use ginnel_ops::reload::watch;
+use ginnel_ops::admin::{Admin, AdminError};
+use ginnel_ops::beside::{Files, beside};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -135,6 +135,8 @@ impl Client {
     /// Serves until `shutdown`. Then it accepts nothing new, lets sessions finish within the grace, and ends the rest with a reset.
     pub async fn run(self, shutdown: CancellationToken) {
         let Self { upstream, link, sessions, draining, source, admin, grace, started, config, proxy, forwards } = self;
+        let file = source.as_ref().map(|source| source.path().to_owned());
+        let files = file.map(|file| -> Files { Box::new(move || vec![file.clone()]) });
         let view = Arc::new(View {
             upstream: Arc::clone(&upstream),
             sessions: Arc::clone(&sessions),
@@ -145,7 +147,7 @@ impl Client {
             started,
             config: Mutex::new(config),
         });
-        let background = AbortOnDropHandle::new(tokio::spawn(background(admin, view)));
+        let beside = AbortOnDropHandle::new(tokio::spawn(beside(admin, view, files, shutdown.clone())));
         let stops = Stops { accepting: draining.clone(), connections: CancellationToken::new() };
         let mut fronts = JoinSet::new();
         if let Some((listener, address)) = proxy {
@@ -171,24 +173,12 @@ impl Client {
             () = upstream.keep(link) => {}
             () = ending => {}
         }
-        drop(background);
+        drop(beside);
     }
 }
 
 async fn done(fronts: &mut JoinSet<()>) {
     while fronts.join_next().await.is_some() {}
-}
-
-/// What goes on beside the work: the admin listeners, and reloads. Ends when it is aborted.
-async fn background(admin: Admin, view: Arc<View>) {
-    let observed: Arc<dyn Observed> = view.clone();
-    let reload = |_| async { view.reload().await };
-    tokio::join!(admin.run(observed, CancellationToken::new()), async {
-        match &view.source {
-            Some(source) => watch(|| vec![source.path().to_owned()], reload).await,
-            None => std::future::pending().await,
-        }
-    });
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

@@ -3,7 +3,9 @@
 
 pub mod admin;
 pub mod audit;
+pub mod beside;
 pub mod ledger;
+pub mod notify;
 pub mod reload;
 pub mod signals;
 pub mod telemetry;

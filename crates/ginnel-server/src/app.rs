@@ -14,10 +14,10 @@ use ginnel_enrol::{EmbeddedIssuer, Enroller, Issuer};
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::{OuterTrust, outer_server};
 use ginnel_net::accept::{Stops, serve};
-use ginnel_ops::admin::{Admin, Observed};
+use ginnel_ops::admin::Admin;
 use ginnel_ops::audit::AuditLog;
+use ginnel_ops::beside::{Files, beside};
 use ginnel_ops::ledger::Ledger;
-use ginnel_ops::reload::watch;
 use ginnel_wire::hello::software_version;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -140,8 +140,9 @@ impl Server {
     pub async fn run(self) {
         let Self { listener, tls, broker, server_name, renew_after, address, admin, grace } = self;
         tracing::info!(listener = "server", %address, "listening");
-        let view = Arc::new(View(Arc::clone(&broker)));
-        let background = AbortOnDropHandle::new(tokio::spawn(background(admin, view)));
+        let files = files(&broker);
+        let beside = beside(admin, Arc::new(View(Arc::clone(&broker))), files, broker.shutdown.clone());
+        let beside = AbortOnDropHandle::new(tokio::spawn(beside));
         let renewals = own::keep(Arc::clone(&broker), server_name, renew_after);
         // Connections go when sessions have left their records, so they hang on a token of their own.
         let stops = Stops { accepting: broker.shutdown.clone(), connections: CancellationToken::new() };
@@ -160,7 +161,7 @@ impl Server {
             stops.connections.cancel();
         };
         tokio::join!(renewals, serving, stopping);
-        drop(background);
+        drop(beside);
         let audit = broker.audit.clone();
         // Closing waits for the disk.
         match tokio::task::spawn_blocking(move || audit.close()).await {
@@ -171,19 +172,11 @@ impl Server {
     }
 }
 
-/// What goes on beside the work: the admin listeners, and reloads. Ends when it is aborted.
-async fn background(admin: Admin, view: Arc<View>) {
-    let observed: Arc<dyn Observed> = view.clone();
-    let reload = |_| async { view.reload().await };
-    tokio::join!(admin.run(observed, CancellationToken::new()), async {
-        match &view.0.source {
-            Some(source) => {
-                let files = || std::iter::once(source.path().to_owned()).chain(view.0.rules.now().files()).collect();
-                watch(files, reload).await;
-            }
-            None => std::future::pending().await,
-        }
-    });
+/// The configuration, and the keys that it names.
+fn files(broker: &Arc<Broker>) -> Option<Files> {
+    let path = broker.source.as_ref()?.path().to_owned();
+    let broker = Arc::clone(broker);
+    Some(Box::new(move || std::iter::once(path.clone()).chain(broker.rules.now().files()).collect()))
 }
 
 fn enroller(config: &ServerConfig, now: SystemTime) -> Result<Enroller, StartError> {

@@ -27,6 +27,7 @@ use tracing::Instrument;
 use crate::directory::{AgentLink, Awaited};
 use crate::middle::{Middle, Said};
 use crate::roster::ClientSeat;
+use crate::rules::Rules;
 
 /// How long a call may take to say `Open`.
 const FIRST_FRAME_WAIT: Duration = Duration::from_secs(5);
@@ -107,6 +108,21 @@ async fn carry(seat: &Arc<ClientSeat>, open: &Open, mut middle: Middle, tracked:
     middle.end().await;
 }
 
+/// Whether the client may ask for anything at this moment.
+fn may_ask(seat: &ClientSeat, rules: &Rules) -> Result<(), Cause> {
+    let expired = seat.expired().ok_or(Cause::ProtocolError)?;
+    if !rules.admits(&seat.leaf.principal, &seat.leaf.email) {
+        return Err(Cause::NotAdmitted);
+    }
+    if expired.is_cancelled() {
+        return Err(Cause::CertificateExpired);
+    }
+    if seat.broker.shutdown.is_cancelled() {
+        return Err(Cause::ShuttingDown);
+    }
+    Ok(())
+}
+
 /// Decides, records, and asks the agent.
 ///
 /// All of it under one state of the rules, the entry in the ledger included: see [`crate::rules::InForceRules::deciding`].
@@ -117,16 +133,7 @@ fn permit(seat: &Arc<ClientSeat>, open: &Open, tracked: &Tracked) -> Result<Perm
         let target = Text::new(&open.target);
         Box::new(Denied { refusal: Refusal::new(hop, cause), target, agent: None, rule: None })
     };
-    if !rules.admits(&seat.client.principal, seat.client.email.as_str()) {
-        return Err(deny(Hop::Server, Cause::NotAdmitted));
-    }
-    let expired = seat.expired().ok_or_else(|| deny(Hop::Server, Cause::ProtocolError))?;
-    if expired.is_cancelled() {
-        return Err(deny(Hop::Server, Cause::CertificateExpired));
-    }
-    if broker.shutdown.is_cancelled() {
-        return Err(deny(Hop::Server, Cause::ShuttingDown));
-    }
+    may_ask(seat, &rules).map_err(|cause| deny(Hop::Server, cause))?;
     let target: Target = open.target.parse().map_err(|_| deny(Hop::Server, Cause::Malformed))?;
     let client = &seat.client.principal.name;
     if rules.policy.agents_for(client, &target).is_empty() {

@@ -96,7 +96,7 @@ fn compare<T: PartialEq, K: Ord + Display>(
     name: impl Fn(&T) -> K,
     lines: &mut Vec<String>,
 ) {
-    let by_name = |items: &'_ [T]| items.iter().map(|item| name(item)).zip(0..).collect::<BTreeMap<K, usize>>();
+    let by_name = |items: &'_ [T]| items.iter().map(&name).zip(0..).collect::<BTreeMap<K, usize>>();
     let (old, new) = (by_name(before), by_name(after));
     let added = new.keys().filter(|name| !old.contains_key(*name));
     let removed = old.keys().filter(|name| !new.contains_key(*name));

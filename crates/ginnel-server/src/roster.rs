@@ -32,7 +32,7 @@ pub(crate) struct ClientSeat {
     pub(crate) peer: SocketAddr,
     pub(crate) client: audit::Client,
     pub(crate) closed: CancellationToken,
-    leaf: Leaf,
+    pub(crate) leaf: Leaf,
     /// Set by the first message; nothing can be opened before.
     process: OnceLock<Process>,
     _registered: Registered,

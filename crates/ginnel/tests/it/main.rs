@@ -9,6 +9,7 @@ mod failover;
 mod git;
 mod hostile;
 mod packages;
+mod page;
 mod pair;
 mod policy;
 mod relay;

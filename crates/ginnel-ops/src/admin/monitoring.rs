@@ -200,6 +200,21 @@ fn every_alert_says_how_bad_it_is_and_what_to_do() {
 }
 
 #[test]
+fn every_alert_is_documented_with_its_severity() {
+    let (rules, page) = (read("deploy/monitoring/alerts.yml"), read("docs/operate/monitoring.md"));
+    let mut written = BTreeSet::new();
+    for rule in rules.split("- alert: ").skip(1) {
+        let severity = rule.split("{severity: ").nth(1).and_then(|rest| rest.split('}').next()).unwrap();
+        written.insert((rule.lines().next().unwrap().to_owned(), severity.to_owned()));
+    }
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `Ginnel")?.split_once("` | "));
+    let documented: BTreeSet<_> = rows
+        .map(|(name, rest)| (format!("Ginnel{name}"), rest.split(" |").next().unwrap_or_default().to_owned()))
+        .collect();
+    assert_eq!(written, documented);
+}
+
+#[test]
 fn the_dashboard_asks_for_metrics_that_there_are_and_promtool_can_read_it() {
     let dashboard = dashboard();
     let expressions = expressions(&dashboard);

@@ -1,8 +1,8 @@
-//! Files that hold keys: read only if nobody else can, created only where nothing is.
+//! Files that hold keys: read only if nobody else but root can, created only where nothing is.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -71,14 +71,15 @@ impl FileError {
     }
 }
 
-/// Reads a secret of at most `bytes_max` bytes from a regular file that only its owner may use.
+/// Reads a secret of at most `bytes_max` bytes from a regular file that only its owner may use, or that root lets our group read.
 ///
 /// # Errors
 /// [`FileError`], which never holds content.
 pub fn read_private(path: &Path, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, FileError> {
-    let (file, mode) = open(path)?;
+    let (file, metadata) = open(path)?;
     // Asked of the open file and not of the path, which could lead somewhere else a moment later.
-    if mode & 0o077 != 0 {
+    let mode = metadata.mode() & 0o7777;
+    if !is_private(mode, metadata.uid(), rustix::process::geteuid().as_raw()) {
         return Err(FileError::Mode { path: path.to_owned(), mode });
     }
     read(file, path, bytes_max)
@@ -123,7 +124,16 @@ pub fn create(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
     })
 }
 
-fn open(path: &Path) -> Result<(File, u32), FileError> {
+/// Whether a file of this mode and owner is a secret of ours.
+///
+/// A file of our own is for nobody else. One of root's has been put there for us by a service manager or a container engine, and the group
+/// is how it lets us read: systemd's credentials and Kubernetes' secrets have mode 0440. We cannot have widened it ourselves.
+fn is_private(mode: u32, owner: u32, us: u32) -> bool {
+    let others = if owner == 0 && us != 0 { 0o037 } else { 0o077 };
+    mode & others == 0
+}
+
+fn open(path: &Path) -> Result<(File, Metadata), FileError> {
     // Without O_NONBLOCK, opening a pipe would wait for a writer that may never come.
     let metadata = fs::metadata(path).map_err(FileError::io("read", path))?;
     if !metadata.is_file() {
@@ -134,7 +144,7 @@ fn open(path: &Path) -> Result<(File, u32), FileError> {
     if !metadata.is_file() {
         return Err(FileError::NotAFile { path: path.to_owned() });
     }
-    Ok((file, metadata.permissions().mode() & 0o7777))
+    Ok((file, metadata))
 }
 
 fn read(file: File, path: &Path, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, FileError> {
@@ -150,6 +160,23 @@ fn read(file: File, path: &Path, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_root_may_let_a_group_read_and_nobody_else() {
+        for (mode, owner, us, private) in [
+            (0o440, 0, 1000, true),
+            (0o640, 0, 1000, true),
+            (0o440, 0, 0, false),
+            (0o440, 1000, 1000, false),
+            (0o440, 1001, 1000, false),
+            (0o460, 0, 1000, false),
+            (0o450, 0, 1000, false),
+            (0o444, 0, 1000, false),
+            (0o400, 1000, 1000, true),
+        ] {
+            assert_eq!(is_private(mode, owner, us), private, "{mode:o} {owner} {us}");
+        }
+    }
 
     #[test]
     fn reads_secrets_only_if_nobody_else_can() {

@@ -117,3 +117,6 @@ impl Shared {
 
 #[cfg(test)]
 mod testing;
+
+#[cfg(test)]
+mod monitoring;

@@ -146,3 +146,150 @@ fn the_units_differ_only_in_what_they_start_and_keep() {
         assert_eq!(common(role), common("server"), "{role}");
     }
 }
+
+/// An instruction of the Dockerfile, with its continued lines joined: the word, and what follows.
+fn instructions() -> Vec<(String, String)> {
+    let text = read("deploy/container/Dockerfile").replace("\\\n", " ");
+    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines.map(|line| line.split_once(' ').map(|(word, rest)| (word.to_owned(), rest.to_owned())).unwrap()).collect()
+}
+
+/// The stages by name, each with where it begins from and its instructions.
+fn stages() -> BTreeMap<String, (String, Vec<(String, String)>)> {
+    let mut stages = BTreeMap::new();
+    let mut current = String::new();
+    for (word, rest) in instructions() {
+        if word == "FROM" {
+            let (from, name) = rest.split_once(" AS ").unwrap();
+            current = name.to_owned();
+            assert!(stages.insert(current.clone(), (from.to_owned(), Vec::new())).is_none(), "{name} is there twice");
+        } else {
+            stages.get_mut(&current).unwrap_or_else(|| panic!("{word} before FROM")).1.push((word, rest));
+        }
+    }
+    stages
+}
+
+fn only<'a>(stage: &'a [(String, String)], word: &str) -> &'a str {
+    let found: Vec<_> = stage.iter().filter(|(found, _)| found == word).collect();
+    assert_eq!(found.len(), 1, "{word}: {found:?}");
+    &found[0].1
+}
+
+#[test]
+fn each_image_is_bare_and_runs_as_a_number() {
+    let stages = stages();
+    assert_eq!(instructions().iter().rfind(|(word, _)| word == "FROM").unwrap().1, "scratch AS full", "the default");
+    for name in ["agent", "full"] {
+        let (from, stage) = &stages[name];
+        assert_eq!(from, "scratch", "{name}");
+        let known = ["COPY", "ENV", "USER", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK", "ENTRYPOINT", "CMD"];
+        assert!(stage.iter().all(|(word, _)| known.contains(&word.as_str())), "{name}: {stage:?}");
+        let (user, group) = only(stage, "USER").split_once(':').unwrap();
+        assert!([user, group].iter().all(|id| id.parse::<u32>().is_ok_and(|id| id >= 1000)), "{name}");
+        assert_eq!(only(stage, "STOPSIGNAL"), "SIGTERM", "{name}");
+        let check = only(stage, "HEALTHCHECK");
+        assert!(check.ends_with("CMD [\"/usr/bin/ginnel\", \"status\", \"--ready\"]"), "{name}: {check}");
+        // Without a shell only the JSON form can be started.
+        for word in ["ENTRYPOINT", "CMD"] {
+            assert!(serde_json::from_str::<Vec<String>>(only(stage, word)).is_ok(), "{name}: {word}");
+        }
+        // The health check and the listener meet at one address.
+        let environment = only(stage, "ENV");
+        if let Some(admin) = only(stage, "CMD").split("admin=").nth(1).and_then(|rest| rest.split('"').next()) {
+            assert!(environment.contains(&format!("GINNEL_ADMIN={admin} ")), "{name}: {environment}");
+        }
+    }
+    let agent: Vec<String> = serde_json::from_str(only(&stages["agent"].1, "CMD")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("agent.yaml");
+    fs::write(&config, ginnel_config::example(Role::Agent)).unwrap();
+    assert_eq!(agent[..3], ["agent", "--config", "/etc/ginnel/agent.yaml"]);
+    let listen = AgentConfig::load(&config, &overrides(&agent)).unwrap().admin.listen.unwrap();
+    assert!(environment_of(&stages["agent"].1, "GINNEL_ADMIN").parse::<std::net::SocketAddr>().unwrap() == listen);
+}
+
+fn environment_of<'a>(stage: &'a [(String, String)], name: &str) -> &'a str {
+    only(stage, "ENV").split(' ').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')).unwrap()
+}
+
+#[test]
+fn images_are_built_from_what_is_in_the_repository() {
+    let toolchain = read("rust-toolchain.toml");
+    let version = toolchain.lines().find_map(|line| line.strip_prefix("channel = ")).unwrap().trim_matches('"');
+    let manifest = read("crates/ginnel/Cargo.toml");
+    let known: Vec<&str> = manifest
+        .split("[features]")
+        .nth(1)
+        .unwrap()
+        .lines()
+        .filter_map(|line| line.split_once(" = "))
+        .map(|(name, _)| name)
+        .collect();
+    let ignored = read(".dockerignore");
+    let sent: Vec<&str> = ignored.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    let stages = stages();
+    let mut features_seen = 0;
+    for (name, (from, stage)) in &stages {
+        let is_stage = stages.contains_key(from);
+        let is_known = is_stage || from == "scratch" || *from == format!("rust:{version}-slim-bookworm");
+        assert!(is_known, "{name} begins from {from}; the toolchain is {version}");
+        for (_, copied) in stage.iter().filter(|(word, _)| word == "COPY") {
+            if let Some(other) = copied.strip_prefix("--from=") {
+                assert!(stages.contains_key(other.split(' ').next().unwrap()), "{name}: {copied}");
+                continue;
+            }
+            let paths: Vec<&str> = copied.split(' ').collect();
+            for source in &paths[..paths.len() - 1] {
+                assert!(root().join(source).exists(), "{name}: there is no {source}");
+                assert!(sent.contains(source), "{name}: .dockerignore keeps {source} back");
+            }
+        }
+        let texts = stage.iter().filter(|(word, _)| word == "RUN" || word == "ARG").map(|(_, rest)| rest);
+        for text in texts {
+            let list = text.strip_prefix("FEATURES=").or_else(|| text.split("--features ").nth(1)).unwrap_or_default();
+            for feature in list.split(',').filter(|feature| !feature.is_empty() && !feature.contains('$')) {
+                assert!(known.contains(&feature), "{name}: there is no feature {feature}");
+                features_seen += 1;
+            }
+        }
+    }
+    assert_eq!(features_seen, 4, "one for the agent alone, three for the full image");
+}
+
+#[test]
+fn an_image_holds_every_library_that_the_program_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    let assemble = root().join("deploy/container/assemble");
+    let made =
+        Command::new(assemble).args([env!("CARGO_BIN_EXE_ginnel").as_ref(), image.as_os_str()]).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let files = files(&image);
+    let loader = files.iter().find(|path| name(path).starts_with("ld-linux")).unwrap();
+    let libraries = files.iter().find(|path| name(path).starts_with("libc.so")).and_then(|path| path.parent()).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(loader);
+        command.arg("--library-path").arg(libraries).args(arguments).arg(image.join("usr/bin/ginnel"));
+        command.output().unwrap()
+    };
+    let listed = String::from_utf8(run(&["--list"]).stdout).unwrap();
+    let found: Vec<&str> = listed.lines().filter_map(|line| line.split(" => ").nth(1)).collect();
+    assert!(found.len() >= 2, "{listed}");
+    assert!(found.iter().all(|path| Path::new(path).starts_with(dir.path())), "{listed}");
+    let foreign: Vec<_> = files.iter().filter(|path| ["sh", "bash", "busybox", "apt"].contains(&name(path))).collect();
+    assert!(foreign.is_empty() && files.len() < 12, "{files:?}");
+}
+
+fn name(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found
+}

@@ -7,7 +7,7 @@ use ginnel_core::id::RequestId;
 use ginnel_core::target::Target;
 use ginnel_identity::SystemRandom;
 use ginnel_net::splice::{Ended, Socket};
-use tracing::{Span, debug, info, info_span};
+use tracing::{Span, info, info_span};
 
 use crate::open::Opener;
 
@@ -36,7 +36,6 @@ impl Request {
 
     /// Opens a session.
     pub(super) async fn open<O: Opener>(&self, target: Target, opener: &O) -> Result<O::Tunnel, Refusal> {
-        debug!(%target, "opening");
         opener.open(self.id, target, self.from).await.map_err(|refusal| self.refused(refusal))
     }
 

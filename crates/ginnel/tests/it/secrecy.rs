@@ -60,10 +60,8 @@ impl Talk {
     }
 
     fn finish(self) -> Result<()> {
-        for end in &self.ends {
-            ensure!(!end.is_finished(), "the session broke");
-            end.abort();
-        }
+        ensure!(self.ends.iter().all(|end| !end.is_finished()), "the session broke");
+        self.ends.iter().for_each(JoinHandle::abort);
         self.world.finish(&[])
     }
 }

@@ -1,22 +1,38 @@
 //! Builds the agent from its configuration and runs it.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, SystemTime};
 
-use ginnel_config::AgentConfig;
+use ginnel_config::{AgentConfig, Source};
 use ginnel_core::allow::AllowList;
+use ginnel_core::audit::{Text, Timestamp};
 use ginnel_core::id::InstanceId;
+use ginnel_core::principal::Role;
 use ginnel_identity::credential::{CredentialError, ServiceAccountKey};
+use ginnel_identity::key::sha256;
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::trust::{Roots, TrustError};
 use ginnel_net::connect::Endpoint;
-use ginnel_net::upstream::Upstream;
+use ginnel_net::upstream::{Progress, Upstream};
+use ginnel_ops::admin::{Admin, AdminError};
+use ginnel_ops::beside::{Files, beside};
+use ginnel_ops::ledger::Ledger;
+use ginnel_ops::reload::InForce;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::link::AgentLink;
+use crate::view::View;
 
 /// Why the agent does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The process cannot be seen or controlled as asked (configuration, environment).
+    #[error("opening the admin listeners")]
+    Admin(#[from] AdminError),
     /// The credential cannot be used (configuration).
     #[error("reading the credential")]
     Credential(#[from] CredentialError),
@@ -27,25 +43,68 @@ pub enum StartError {
 
 /// An agent that is ready to run.
 pub struct Agent {
-    upstream: Upstream,
+    upstream: Arc<Upstream>,
     link: AgentLink,
+    owner: Arc<Owner>,
+    source: Option<Source<AgentConfig>>,
+    admin: Admin,
+    grace: Duration,
 }
 
 /// What every session of the agent needs.
 pub(crate) struct Owner {
     pub(crate) instance: InstanceId,
-    pub(crate) allow: AllowList,
+    allow: RwLock<Arc<AllowList>>,
     pub(crate) client_roots: Roots,
+    /// Where the agent itself listens: nothing of it is a target.
+    pub(crate) own_listeners: Vec<SocketAddr>,
+    pub(crate) ledger: Ledger,
+    pub(crate) in_force: InForce,
+    pub(crate) progress: Progress,
+    pub(crate) started: Timestamp,
     /// Whether the owner switched inner TLS off.
     pub(crate) inner_tls_disabled: bool,
 }
 
+impl Owner {
+    /// The list in force.
+    pub(crate) fn allow(&self) -> Arc<AllowList> {
+        Arc::clone(&self.judging())
+    }
+
+    /// The list in force, which stays so until the guard is dropped: a verdict and its entry in the ledger are one step to whoever replaces
+    /// the list.
+    pub(crate) fn judging(&self) -> RwLockReadGuard<'_, Arc<AllowList>> {
+        self.allow.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts another list into force.
+    pub(crate) fn replace(&self, allow: AllowList) {
+        self.in_force.applied(version(&allow), allow.patterns().len());
+        *self.allow.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(allow);
+    }
+}
+
+/// A version that says the same of the same list in every agent; the order does not count.
+fn version(allow: &AllowList) -> String {
+    /// Hexadecimal digits of it, as of a policy's.
+    const DIGITS: usize = 16;
+    let patterns: BTreeSet<_> = allow.patterns().iter().map(ToString::to_string).collect();
+    let text = patterns.into_iter().collect::<Vec<_>>().join("\n");
+    let mut hex = Text::hex(&sha256(text.as_bytes())).as_str().to_owned();
+    hex.truncate(DIGITS);
+    hex
+}
+
 impl Agent {
-    /// Reads the files that the configuration names.
+    /// Reads the files that the configuration names and opens the admin listeners. `source` is where `config` comes from and is read again on
+    /// a reload; without it there are none.
     ///
     /// # Errors
-    /// [`StartError`] names the file.
-    pub fn new(config: AgentConfig) -> Result<Self, StartError> {
+    /// [`StartError`] names the file or the listener.
+    pub async fn start(config: AgentConfig, source: Option<Source<AgentConfig>>) -> Result<Self, StartError> {
+        let progress = Progress::default();
+        let admin = Admin::open(config.admin.listen, config.admin.socket.clone()).await?;
         let upstream = Upstream {
             endpoint: Endpoint {
                 host: config.server.address.host().to_owned(),
@@ -55,25 +114,57 @@ impl Agent {
             server_roots: Roots::read(&config.trust.server)?,
             credential: ServiceAccountKey::read(&config.credential)?,
             audience: config.enrolment_audience,
+            progress: progress.clone(),
         };
         if config.danger_disable_inner_tls {
             tracing::warn!("inner TLS is switched off: the server can read what sessions carry");
         }
+        let allow = AllowList::new(config.allow);
         let owner = Owner {
             instance: InstanceId::random(&mut SystemRandom),
-            allow: AllowList::new(config.allow),
+            in_force: InForce::new(version(&allow), allow.patterns().len()),
+            allow: RwLock::new(Arc::new(allow)),
+            own_listeners: admin.address().into_iter().collect(),
+            ledger: Ledger::new(Role::Agent),
+            progress,
+            started: Timestamp::from(SystemTime::now()),
             client_roots: Roots::read(&config.trust.client)?,
             inner_tls_disabled: config.danger_disable_inner_tls,
         };
-        Ok(Self { upstream, link: AgentLink::new(Arc::new(owner)) })
+        let (upstream, owner) = (Arc::new(upstream), Arc::new(owner));
+        Ok(Self {
+            upstream,
+            link: AgentLink::new(Arc::clone(&owner)),
+            owner,
+            source,
+            admin,
+            grace: config.shutdown_grace,
+        })
     }
 
-    /// Keeps a link up until `shutdown`; sessions then end with a reset.
+    /// Where it can be asked, if anywhere.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.address()
+    }
+
+    /// Keeps a link up until `shutdown`. Then it takes no more dials, lets sessions finish within the grace, and ends the rest with a reset.
     pub async fn run(self, shutdown: CancellationToken) {
+        let Self { upstream, link, owner, source, admin, grace } = self;
+        let file = source.as_ref().map(|source| source.path().to_owned());
+        let files = file.map(|file| -> Files { Box::new(move || vec![file.clone()]) });
+        let view = Arc::new(View { owner, upstream: Arc::clone(&upstream), source, shutdown: shutdown.clone() });
+        let beside = AbortOnDropHandle::new(tokio::spawn(beside(admin, view, files, shutdown.clone())));
+        let draining = async {
+            shutdown.cancelled().await;
+            if timeout(grace, link.drain()).await.is_err() {
+                tracing::warn!(grace_s = grace.as_secs(), "the grace is over: sessions are reset");
+            }
+        };
         tokio::select! {
-            () = self.upstream.keep(self.link.clone()) => {}
-            () = shutdown.cancelled() => {}
+            () = upstream.keep(link.clone()) => {}
+            () = draining => {}
         }
-        self.link.stop().await;
+        link.stop().await;
+        drop(beside);
     }
 }

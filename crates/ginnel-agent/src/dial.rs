@@ -27,13 +27,16 @@ pub(crate) struct Connected {
     pub(crate) address: SocketAddr,
 }
 
-/// Connects to a target if the allow-list permits it.
-pub(crate) async fn dial(target: &Target, allow: &AllowList) -> Result<Connected, Refusal> {
+/// Connects to a target if the allow-list permits it. The agent's own listeners are dialled only if the list names them alone.
+pub(crate) async fn dial(
+    target: &Target,
+    allow: &AllowList,
+    own_listeners: &[SocketAddr],
+) -> Result<Connected, Refusal> {
     let refuse = |cause| Refusal::new(Hop::Agent, cause);
     allow.permits_target(target).map_err(refuse)?;
     let resolved = resolve(target).await.map_err(refuse)?;
-    // An agent of this version listens nowhere, so that no listener of its own has to be kept out.
-    let addresses = allow.dialable(target, &resolved, &[]).map_err(refuse)?;
+    let addresses = allow.dialable(target, &resolved, own_listeners).map_err(refuse)?;
     connect(&addresses).await
 }
 
@@ -125,7 +128,7 @@ mod tests {
             ),
         ];
         for (patterns, target, expected) in cases {
-            let outcome = dial(&target.parse().unwrap(), &allow(&patterns)).await;
+            let outcome = dial(&target.parse().unwrap(), &allow(&patterns), &[]).await;
             let outcome = outcome.map(|connected| connected.address).map_err(|refusal| (refusal.hop, refusal.cause));
             assert_eq!(outcome, expected, "{target} with {patterns:?}");
         }

@@ -5,6 +5,7 @@
 //! | [`app`] | builds everything from a configuration and runs it |
 //! | `link` | the control stream: takes dials |
 //! | `dial` | the owner's allow-list, lookup and TCP connection |
+//! | `view` | what it shows of itself, and changing the allow-list while it runs |
 //! | `session` | carries one session |
 
 pub mod app;
@@ -12,3 +13,4 @@ pub mod app;
 mod dial;
 mod link;
 mod session;
+mod view;

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ginnel_core::audit::Text;
 use ginnel_core::cause::Cause;
 use ginnel_core::limits::{CONTROL_MESSAGE_MAX, SESSIONS_PER_AGENT_MAX};
 use ginnel_identity::certificate::Identity;
 use ginnel_net::connect::Connection;
 use ginnel_net::upstream::Link;
+use ginnel_ops::ledger::Begun;
 use ginnel_wire::hello::{Dial, Hello};
 use ginnel_wire::v1::agent_link_client::AgentLinkClient;
 use ginnel_wire::v1::{AgentMessage, ServerMessage, agent_message, server_message};
@@ -34,6 +36,9 @@ pub(crate) struct AgentLink {
     sessions: TaskTracker,
     slots: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
+    /// The process takes no more dials.
+    draining: CancellationToken,
+    /// What still runs is reset.
     stopping: CancellationToken,
 }
 
@@ -44,8 +49,16 @@ impl AgentLink {
             sessions: TaskTracker::new(),
             slots: Arc::new(Semaphore::new(SESSIONS_PER_AGENT_MAX)),
             refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
+            draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
         }
+    }
+
+    /// Takes no more dials and tells the server so; waits until every session has ended by itself.
+    pub(crate) async fn drain(&self) {
+        self.draining.cancel();
+        self.sessions.close();
+        self.sessions.wait().await;
     }
 
     /// Ends every session with a reset.
@@ -68,12 +81,21 @@ impl AgentLink {
         }
         let caller =
             Caller { owner: Arc::clone(&self.owner), connection: connection.clone(), identity: identity.clone() };
+        let tracked = self.owner.ledger.begin(Begun {
+            request: dial.request,
+            client: Some(dial.client.clone()),
+            client_instance: None,
+            from: None,
+            target: dial.target.to_string(),
+            front: None,
+        });
+        tracked.through(&identity.leaf().principal, Some(self.owner.instance), None);
         let stopping = self.stopping.clone();
         self.sessions.spawn(async move {
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => {}
-                () = session::run(caller, dial, has_slot) => {}
+                () = session::run(caller, dial, has_slot, tracked) => {}
             }
             drop(slot);
         });
@@ -99,23 +121,41 @@ impl Link for AgentLink {
         let Some(server_message::Kind::Welcome(welcome)) = next(&mut heard).await else {
             return Cause::ProtocolError;
         };
-        tracing::info!(instance = %self.owner.instance, server_version = welcome.software_version, "link up");
+        // The version is the server's own word, and may hold anything.
+        let version = Text::new(&welcome.software_version);
+        self.owner.progress.server_said(version.as_str());
+        tracing::info!(instance = %self.owner.instance, server_version = %version, "link up");
         if up.send(()).is_err() {
             return Cause::Internal;
         }
-        // Holding `said` keeps the agent's half of the stream open; the server ends its half when a newer link took over.
+        // Holding `said` keeps the agent's half of the stream open; the server ends its half when a newer link took over. Dropping it says
+        // that no more dials are taken; those that are on their way are answered until the server ends its half too.
+        let mut said = Some(said);
         let cause = loop {
-            match next(&mut heard).await {
+            let heard = tokio::select! {
+                biased;
+                () = self.draining.cancelled(), if said.is_some() => {
+                    said = None;
+                    continue;
+                }
+                heard = next(&mut heard) => heard,
+            };
+            match heard {
                 Some(server_message::Kind::Dial(dial)) => match Dial::try_from(dial) {
                     Ok(dial) => self.take(dial, &connection, &identity),
                     Err(error) => tracing::warn!(%error, "the server sent a malformed dial"),
                 },
                 Some(server_message::Kind::Welcome(_)) => break Cause::ProtocolError,
+                None if said.is_none() => break Cause::ShuttingDown,
                 None => break Cause::ServerLost,
             }
         };
         drop(said);
         cause
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.draining.is_cancelled()
     }
 }
 

@@ -12,10 +12,13 @@ use ginnel_net::carried::Carried;
 use ginnel_net::connect::Connection;
 use ginnel_net::inner::{Session, respond};
 use ginnel_net::splice::splice_target;
+use ginnel_ops::ledger::Tracked;
 use ginnel_wire::frame::SessionFrame;
 use ginnel_wire::hello::Dial;
 use ginnel_wire::path;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tracing::Instrument;
 
 use crate::app::Owner;
 use crate::dial::{Connected, dial};
@@ -28,18 +31,57 @@ pub(crate) struct Caller {
 }
 
 /// Answers one dial, from `Take` to the end of the session.
-pub(crate) async fn run(caller: Caller, order: Dial, has_slot: bool) {
-    let request = order.request;
+///
+/// Whoever stops the session through the ledger, before or after it was opened, resets it on both sides.
+pub(crate) async fn run(caller: Caller, order: Dial, has_slot: bool, tracked: Tracked) {
+    let span = tracing::info_span!("session", request = %order.request, client = %order.client.name);
     let (reader, writer) = caller.connection.call(path::CARRY);
     let carried = Carried::taking(SessionFrame::Take(order.session), reader, writer);
+    let stopper = carried.answers();
+    let opening = async {
+        tokio::select! {
+            biased;
+            refusal = tracked.stopped() => {
+                stopper.abort(refusal.cause);
+                Err(refusal)
+            }
+            opened = open(&caller, &order, carried, has_slot, &tracked) => opened,
+        }
+    };
+    let carrying = async {
+        match opening.await {
+            Ok((stream, session)) => {
+                let ended = splice_target(stream, session, tracked.traffic(), tracked.stopped()).await;
+                let (up, down) = (ended.down, ended.up);
+                tracing::info!(bytes_up = up, bytes_down = down, hop = %ended.hop, cause = %ended.cause, "ended");
+                tracked.ended(ended.hop, ended.cause);
+            }
+            Err(refusal) => {
+                tracing::info!(hop = %refusal.hop, cause = %refusal.cause, "refused");
+                tracked.refused(refusal);
+            }
+        }
+    };
+    carrying.instrument(span).await;
+}
+
+/// Judges the dial, connects, and verifies the client.
+async fn open(
+    caller: &Caller,
+    order: &Dial,
+    carried: Carried,
+    has_slot: bool,
+    tracked: &Tracked,
+) -> Result<(TcpStream, Session), Refusal> {
     let answers = carried.answers();
-    if let Err(refusal) = acceptable(&caller.owner, &order, has_slot) {
-        return refuse(&order, carried, refusal);
+    if let Err(refusal) = acceptable(&caller.owner, order, has_slot) {
+        answers.say(SessionFrame::Refused(refusal));
+        return Err(refusal);
     }
     let handshake =
-        async { if order.inner_tls { secure(&caller, carried, &order).await } else { Ok(Session::Clear(carried)) } };
+        async { if order.inner_tls { secure(caller, carried, order).await } else { Ok(Session::Clear(carried)) } };
     let connect = async {
-        match dial(&order.target, &caller.owner.allow).await {
+        match connect(&caller.owner, order, tracked).await {
             Ok(connected) => {
                 answers.say(SessionFrame::Opened(connected.address));
                 Ok(connected)
@@ -51,17 +93,23 @@ pub(crate) async fn run(caller: Caller, order: Dial, has_slot: bool) {
         }
     };
     // Both at once: the first round trip of the handshake hides the dial. The target hears nothing before both are done.
-    let (session, connected) = match tokio::try_join!(handshake, connect) {
-        Ok(both) => both,
-        Err(refusal) => return log_refusal(&order, refusal),
-    };
-    let Connected { stream, .. } = connected;
-    tracing::debug!(%request, target = %order.target, "connected");
-    let ended = splice_target(stream, session).await;
-    tracing::info!(
-        %request, client = %order.client, bytes_up = ended.up, bytes_down = ended.down, hop = %ended.hop,
-        cause = %ended.cause, "ended"
-    );
+    let (session, Connected { stream, address }) = tokio::try_join!(handshake, connect)?;
+    tracing::debug!(target = %order.target, %address, "connected");
+    tracked.carried(Some(address));
+    Ok((stream, session))
+}
+
+/// Connects to the target. The list in force when the connection stands has the last word: the address then is in the ledger, where a list
+/// that comes later finds it.
+async fn connect(owner: &Owner, order: &Dial, tracked: &Tracked) -> Result<Connected, Refusal> {
+    let allow = owner.allow();
+    let connected = dial(&order.target, &allow, &owner.own_listeners).await?;
+    let allow = owner.judging();
+    allow
+        .dialable(&order.target, &[connected.address], &owner.own_listeners)
+        .map_err(|cause| Refusal::new(Hop::Agent, cause))?;
+    tracked.dialled(connected.address);
+    Ok(connected)
 }
 
 /// What can be judged before anything is dialled.
@@ -73,7 +121,7 @@ fn acceptable(owner: &Owner, order: &Dial, has_slot: bool) -> Result<(), Refusal
     if order.inner_tls == owner.inner_tls_disabled {
         return Err(Refusal::new(Hop::Agent, Cause::PeerNotVerified));
     }
-    owner.allow.permits_target(&order.target).map_err(|cause| Refusal::new(Hop::Agent, cause))
+    owner.allow().permits_target(&order.target).map_err(|cause| Refusal::new(Hop::Agent, cause))
 }
 
 async fn secure(caller: &Caller, carried: Carried, order: &Dial) -> Result<Session, Refusal> {
@@ -87,7 +135,7 @@ async fn secure(caller: &Caller, carried: Carried, order: &Dial) -> Result<Sessi
     match timeout(INNER_DEADLINE, &mut responding).await {
         Ok(Ok(session)) => Ok(session),
         Ok(Err(error)) => {
-            tracing::debug!(request = %order.request, error = %Chain(&error), "no inner session");
+            tracing::debug!(error = %Chain(&error), "no inner session");
             Err(refusal)
         }
         Err(_) => {
@@ -95,13 +143,4 @@ async fn secure(caller: &Caller, carried: Carried, order: &Dial) -> Result<Sessi
             Err(Refusal::new(Hop::Client, Cause::TimedOut))
         }
     }
-}
-
-fn refuse(order: &Dial, carried: Carried, refusal: Refusal) {
-    carried.answers().say(SessionFrame::Refused(refusal));
-    log_refusal(order, refusal);
-}
-
-fn log_refusal(order: &Dial, refusal: Refusal) {
-    tracing::info!(request = %order.request, client = %order.client, hop = %refusal.hop, cause = %refusal.cause, "refused");
 }

@@ -1,27 +1,42 @@
 //! Builds the client from its configuration and runs it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
-use ginnel_config::ClientConfig;
+use ginnel_config::{ClientConfig, Source};
+use ginnel_core::audit::Timestamp;
 use ginnel_core::id::InstanceId;
+use ginnel_core::status::Config;
 use ginnel_core::target::Target;
 use ginnel_identity::credential::{CredentialError, ServiceAccountKey};
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::trust::{Roots, TrustError};
+use ginnel_net::accept::Stops;
 use ginnel_net::connect::Endpoint;
-use ginnel_net::upstream::Upstream;
+use ginnel_net::upstream::{Progress, Upstream};
+use ginnel_ops::admin::{Admin, AdminError};
+use ginnel_ops::beside::{Files, beside};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::front::{serve_forward, serve_proxy};
 use crate::link::ClientLink;
 use crate::sessions::Sessions;
+use crate::view::View;
+
+/// How long connections may take to be reset at the end.
+const STOP_WAIT: Duration = Duration::from_secs(2);
 
 /// Why the client does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The process cannot be seen or controlled as asked (configuration, environment).
+    #[error("opening the admin listeners")]
+    Admin(#[from] AdminError),
     /// The credential cannot be used (configuration).
     #[error("reading the credential")]
     Credential(#[from] CredentialError),
@@ -41,19 +56,28 @@ pub enum StartError {
 
 /// A client that listens.
 pub struct Client {
-    upstream: Upstream,
+    upstream: Arc<Upstream>,
     link: ClientLink,
-    sessions: Sessions,
+    sessions: Arc<Sessions>,
+    draining: CancellationToken,
+    source: Option<Source<ClientConfig>>,
+    admin: Admin,
+    grace: Duration,
+    started: Timestamp,
+    config: Config,
     proxy: Option<(TcpListener, SocketAddr)>,
     forwards: Vec<(TcpListener, SocketAddr, Target)>,
 }
 
 impl Client {
-    /// Reads the files that the configuration names, and listens.
+    /// Reads the files that the configuration names, and listens. `source` is where `config` comes from; a reload reads it again and says
+    /// whether it is right, but nothing of a client's configuration changes while it runs.
     ///
     /// # Errors
     /// [`StartError`] names the file or address.
-    pub async fn start(config: ClientConfig) -> Result<Self, StartError> {
+    pub async fn start(config: ClientConfig, source: Option<Source<ClientConfig>>) -> Result<Self, StartError> {
+        let admin = Admin::open(config.admin.listen, config.admin.socket.clone()).await?;
+        let (progress, draining) = (Progress::default(), CancellationToken::new());
         let upstream = Upstream {
             endpoint: Endpoint {
                 host: config.server.address.host().to_owned(),
@@ -63,13 +87,15 @@ impl Client {
             server_roots: Roots::read(&config.trust.server)?,
             credential: ServiceAccountKey::read(&config.credential)?,
             audience: config.enrolment_audience,
+            progress: progress.clone(),
         };
         if config.danger_disable_inner_tls {
             tracing::warn!("inner TLS is switched off: the server can read what sessions carry");
         }
         let agent_roots = Roots::read(&config.trust.agent)?;
-        let link = ClientLink::new(InstanceId::random(&mut SystemRandom));
-        let sessions = Sessions::new(link.live(), agent_roots, !config.danger_disable_inner_tls);
+        let link = ClientLink::new(InstanceId::random(&mut SystemRandom), draining.clone(), progress);
+        let inner_tls = !config.danger_disable_inner_tls;
+        let sessions = Arc::new(Sessions::new(link.live(), agent_roots, inner_tls, draining.clone()));
         let mut proxy = None;
         if let Some(address) = config.listen.proxy {
             proxy = Some(listen(address).await?);
@@ -79,7 +105,26 @@ impl Client {
             let (listener, address) = listen(forward.listen).await?;
             forwards.push((listener, address, forward.target));
         }
-        Ok(Self { upstream, link, sessions, proxy, forwards })
+        let started = Timestamp::from(SystemTime::now());
+        let entries = u64::try_from(forwards.len()).unwrap_or(u64::MAX);
+        Ok(Self {
+            upstream: Arc::new(upstream),
+            link,
+            sessions,
+            draining,
+            source,
+            admin,
+            grace: config.shutdown_grace,
+            started,
+            config: Config { entries, applied: Some(started), ..Config::default() },
+            proxy,
+            forwards,
+        })
+    }
+
+    /// Where it can be asked, if anywhere.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.address()
     }
 
     /// The address of the proxy listener; tells the port where the configuration said 0.
@@ -87,26 +132,53 @@ impl Client {
         self.proxy.as_ref().map(|(_, address)| *address)
     }
 
-    /// Serves until `shutdown`; sessions then end with a reset.
+    /// Serves until `shutdown`. Then it accepts nothing new, lets sessions finish within the grace, and ends the rest with a reset.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { upstream, link, sessions, proxy, forwards } = self;
-        let sessions = Arc::new(sessions);
+        let Self { upstream, link, sessions, draining, source, admin, grace, started, config, proxy, forwards } = self;
+        let file = source.as_ref().map(|source| source.path().to_owned());
+        let files = file.map(|file| -> Files { Box::new(move || vec![file.clone()]) });
+        let view = Arc::new(View {
+            upstream: Arc::clone(&upstream),
+            sessions: Arc::clone(&sessions),
+            live: link.live(),
+            instance: link.instance(),
+            source,
+            draining: draining.clone(),
+            started,
+            config: Mutex::new(config),
+        });
+        let beside = AbortOnDropHandle::new(tokio::spawn(beside(admin, view, files, shutdown.clone())));
+        let stops = Stops { accepting: draining.clone(), connections: CancellationToken::new() };
         let mut fronts = JoinSet::new();
         if let Some((listener, address)) = proxy {
             tracing::info!(listener = "proxy", %address, "listening");
-            fronts.spawn(serve_proxy(listener, Arc::clone(&sessions), shutdown.clone().cancelled_owned()));
+            fronts.spawn(serve_proxy(listener, Arc::clone(&sessions), stops.clone()));
         }
         for (listener, address, target) in forwards {
             tracing::info!(listener = "forward", %address, "listening");
             let sessions = Arc::clone(&sessions);
-            fronts.spawn(serve_forward(listener, target, sessions, shutdown.clone().cancelled_owned()));
+            fronts.spawn(serve_forward(listener, target, sessions, stops.clone()));
         }
+        let ending = async {
+            shutdown.cancelled().await;
+            draining.cancel();
+            if timeout(grace, done(&mut fronts)).await.is_err() {
+                tracing::warn!(grace_s = grace.as_secs(), "the grace is over: sessions are reset");
+            }
+            stops.connections.cancel();
+            // A connection that does not end in time ends with the process.
+            let _ = timeout(STOP_WAIT, done(&mut fronts)).await;
+        };
         tokio::select! {
             () = upstream.keep(link) => {}
-            () = shutdown.cancelled() => {}
+            () = ending => {}
         }
-        while fronts.join_next().await.is_some() {}
+        drop(beside);
     }
+}
+
+async fn done(fronts: &mut JoinSet<()>) {
+    while fronts.join_next().await.is_some() {}
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

@@ -12,16 +12,16 @@ mod listen;
 mod request;
 mod socks;
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ginnel_core::cause::Hop;
 use ginnel_core::target::Target;
-use ginnel_net::splice::{Socket, splice_as};
+use ginnel_net::accept::Stops;
+use ginnel_net::splice::Socket;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug};
 
 pub(crate) use self::answer::{CAUSE, HOP, REQUEST_ID};
@@ -35,25 +35,28 @@ const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// The first byte of SOCKS 5. No method of HTTP begins with it.
 const SOCKS5: u8 = 0x05;
 
-/// Serves HTTP CONNECT, plain HTTP and SOCKS 5 on one port until `shutdown`, told apart by the first byte.
+/// Serves HTTP CONNECT, plain HTTP and SOCKS 5 on one port until the first of the `stops`, told apart by the first byte.
 ///
-/// It returns when all connections are closed; those that are open at `shutdown` are reset. Dropping the future does the same.
-pub async fn serve_proxy<O: Opener>(listener: TcpListener, opener: O, shutdown: impl Future) {
-    listen::serve(listener, shutdown, move |socket, from| proxy(socket, from, opener.clone())).await;
+/// Connections that are open at the first of the `stops` may finish what they are at, those that are open at the second are reset. It returns
+/// when all are closed; dropping the future resets them.
+pub async fn serve_proxy<O: Opener>(listener: TcpListener, opener: O, stops: Stops) {
+    let draining = stops.accepting.clone();
+    let serve = move |socket, from| proxy(socket, from, opener.clone(), draining.clone());
+    listen::serve(listener, stops, serve).await;
 }
 
-/// Leads every connection that `listener` accepts to `target` until `shutdown`, which ends it as with [`serve_proxy`].
+/// Leads every connection that `listener` accepts to `target` until the first of the `stops`, and ends as [`serve_proxy`] does.
 ///
 /// A refusal resets the application's connection, because there is no other way to tell it.
-pub async fn serve_forward<O: Opener>(listener: TcpListener, target: Target, opener: O, shutdown: impl Future) {
-    listen::serve(listener, shutdown, move |socket, from| forward(socket, from, target.clone(), opener.clone())).await;
+pub async fn serve_forward<O: Opener>(listener: TcpListener, target: Target, opener: O, stops: Stops) {
+    listen::serve(listener, stops, move |socket, from| forward(socket, from, target.clone(), opener.clone())).await;
 }
 
-async fn proxy<O: Opener>(socket: Socket, from: SocketAddr, opener: O) {
+async fn proxy<O: Opener>(socket: Socket, from: SocketAddr, opener: O, draining: CancellationToken) {
     let mut first = [0];
     match timeout(HEAD_DEADLINE, socket.stream().peek(&mut first)).await {
         Ok(Ok(1)) if first == [SOCKS5] => return socks::serve(socket, from, opener).await,
-        Ok(Ok(1)) => return http::serve(socket, from, opener).await,
+        Ok(Ok(1)) => return http::serve(socket, from, opener, draining).await,
         Ok(Ok(_)) => debug!("the application left without a word"),
         Ok(Err(error)) => debug!(%error, "the application left"),
         Err(_) => debug!("the application said nothing"),
@@ -62,10 +65,10 @@ async fn proxy<O: Opener>(socket: Socket, from: SocketAddr, opener: O) {
 }
 
 async fn forward<O: Opener>(socket: Socket, from: SocketAddr, target: Target, opener: O) {
-    let request = Request::new("forward", from);
+    let request = Request::new("forward", from, opener.ledger());
     let carried = async {
         if let Ok(tunnel) = request.open_while(&socket, target, &opener).await {
-            request.ended(splice_as(Hop::Application, socket, Bytes::new(), tunnel).await);
+            request.carry(socket, Bytes::new(), tunnel).await;
         }
     };
     carried.instrument(request.span()).await;

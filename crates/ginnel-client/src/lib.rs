@@ -7,6 +7,7 @@
 //! | [`connect`] | `ginnel connect`, through the front ends of a running client |
 //! | [`open`] | what front ends ask for |
 //! | `link` | the connection to the server and the roster that comes on it |
+//! | `view` | what it shows of itself |
 //! | `sessions` | opens sessions: picks an agent, verifies it, tries another |
 
 pub mod app;
@@ -16,3 +17,4 @@ pub mod open;
 
 mod link;
 mod sessions;
+mod view;

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use ginnel_core::audit::Text;
 use ginnel_core::cause::Cause;
 use ginnel_core::id::InstanceId;
 use ginnel_core::limits::ROSTER_MESSAGE_MAX;
@@ -10,12 +12,14 @@ use ginnel_core::principal::Principal;
 use ginnel_core::roster::Roster;
 use ginnel_identity::certificate::Identity;
 use ginnel_net::connect::Connection;
-use ginnel_net::upstream::Link;
+use ginnel_net::upstream::{Link, Progress};
 use ginnel_wire::frame::WireError;
 use ginnel_wire::hello::{Hello, RosterEntry};
 use ginnel_wire::v1::client_link_client::ClientLinkClient;
 use ginnel_wire::v1::{RosterMessage, RosterRequest};
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// What sessions are opened with, as long as it is the newest.
 #[derive(Clone)]
@@ -25,9 +29,20 @@ pub(crate) struct Live {
     pub(crate) roster: Roster,
     /// Counts the connections of this process.
     number: u64,
+    since: Instant,
 }
 
 impl Live {
+    /// Counts the connections of this process; a later one has a greater number, and the first has 1.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// How long this connection has been in use.
+    pub(crate) fn age(&self) -> Duration {
+        self.since.elapsed()
+    }
+
     /// The principal of an agent with this name: agents live in the client's own trust domain, whatever a roster may say.
     pub(crate) fn agent(&self, name: &ginnel_core::principal::Name) -> Principal {
         Principal {
@@ -45,11 +60,17 @@ pub(crate) struct ClientLink {
     live: watch::Sender<Option<Live>>,
     /// Connections so far: a number is never used again, so that a late word of an old connection cannot pass for a newer one's.
     numbers: Arc<AtomicU64>,
+    draining: CancellationToken,
+    progress: Progress,
 }
 
 impl ClientLink {
-    pub(crate) fn new(instance: InstanceId) -> Self {
-        Self { instance, live: watch::Sender::new(None), numbers: Arc::default() }
+    pub(crate) fn new(instance: InstanceId, draining: CancellationToken, progress: Progress) -> Self {
+        Self { instance, live: watch::Sender::new(None), numbers: Arc::default(), draining, progress }
+    }
+
+    pub(crate) fn instance(&self) -> InstanceId {
+        self.instance
     }
 
     /// What is live; `None` while there is no connection.
@@ -60,7 +81,7 @@ impl ClientLink {
     /// Puts a new connection to use; gives its number.
     fn begin(&self, connection: Connection, identity: Identity, roster: Roster) -> u64 {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
-        self.live.send_replace(Some(Live { connection, identity, roster, number }));
+        self.live.send_replace(Some(Live { connection, identity, roster, number, since: Instant::now() }));
         number
     }
 
@@ -99,6 +120,10 @@ impl Link for ClientLink {
                     break Cause::ServerLost;
                 }
             };
+            if let Some(welcome) = &message.welcome {
+                // The server's own word, which may hold anything.
+                self.progress.server_said(Text::new(&welcome.software_version).as_str());
+            }
             let roster = match roster(message) {
                 Ok(roster) => roster,
                 Err(error) => {
@@ -123,6 +148,10 @@ impl Link for ClientLink {
         };
         self.change(number, |live| *live = None);
         cause
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.draining.is_cancelled()
     }
 }
 

@@ -7,16 +7,20 @@ use ginnel_core::cause::Refusal;
 use ginnel_core::id::RequestId;
 use ginnel_core::target::Target;
 pub use ginnel_net::tunnel::Tunnel;
+use ginnel_ops::ledger::{Ledger, Tracked};
 
 /// Opens sessions.
 pub trait Opener: Clone + Send + Sync + 'static {
     /// An open session.
     type Tunnel: Tunnel;
 
+    /// The book in which requests are put down.
+    fn ledger(&self) -> &Ledger;
+
     /// Opens a session to `target` for the application at `from`.
     ///
     /// It is done only after the target was connected and the agent has proved who it is, because the application is told of success right
-    /// then. Dropping the future gives the attempt up.
+    /// then. How it went stands in `tracked`; how it ended is the caller's to say. Dropping the future gives the attempt up.
     ///
     /// # Errors
     /// The [`Refusal`] that the application is told.
@@ -25,5 +29,6 @@ pub trait Opener: Clone + Send + Sync + 'static {
         request: RequestId,
         target: Target,
         from: SocketAddr,
+        tracked: &Tracked,
     ) -> impl Future<Output = Result<Self::Tunnel, Refusal>> + Send;
 }

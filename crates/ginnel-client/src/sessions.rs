@@ -9,6 +9,7 @@ use std::time::Duration;
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::{InstanceId, RequestId};
 use ginnel_core::limits::{ATTEMPTS_MAX, OPEN_DEADLINE, REQUEST_DEADLINE, SERVER_WAIT};
+use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
 use ginnel_core::target::Target;
 use ginnel_identity::random::SystemRandom;
@@ -16,11 +17,13 @@ use ginnel_identity::tls::inner_client;
 use ginnel_identity::trust::Roots;
 use ginnel_net::carried::Carried;
 use ginnel_net::inner::{Session, initiate};
+use ginnel_ops::ledger::{Ledger, Tracked};
 use ginnel_wire::frame::{Choice, Open, SessionFrame};
 use ginnel_wire::inner::InnerHello;
 use ginnel_wire::path;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::link::Live;
 use crate::open::Opener;
@@ -33,17 +36,27 @@ pub(crate) struct Sessions {
     live: watch::Receiver<Option<Live>>,
     agent_roots: Roots,
     inner_tls: bool,
+    ledger: Ledger,
+    /// The client is on its way out and opens nothing any more.
+    draining: CancellationToken,
 }
 
 impl Sessions {
-    pub(crate) fn new(live: watch::Receiver<Option<Live>>, agent_roots: Roots, inner_tls: bool) -> Self {
-        Self { live, agent_roots, inner_tls }
+    pub(crate) fn new(
+        live: watch::Receiver<Option<Live>>,
+        agent_roots: Roots,
+        inner_tls: bool,
+        draining: CancellationToken,
+    ) -> Self {
+        Self { live, agent_roots, inner_tls, ledger: Ledger::new(Role::Client), draining }
     }
 
-    /// The live connection; waits a little for one that is about to come back.
-    async fn live(&self) -> Result<Live, Refusal> {
+    /// The live connection; waits a little for one that is about to come back. One that came before `newer_than` does not count.
+    async fn live(&self, newer_than: u64) -> Result<Live, Refusal> {
         let mut live = self.live.clone();
-        let usable = |live: &Option<Live>| live.as_ref().is_some_and(|live| !live.connection.is_closed());
+        let usable = |live: &Option<Live>| {
+            live.as_ref().is_some_and(|live| !live.connection.is_closed() && live.number() > newer_than)
+        };
         let found = timeout(SERVER_WAIT, live.wait_for(usable)).await;
         let found = found.ok().and_then(|found| found.ok().and_then(|live| live.clone()));
         found.ok_or(Refusal::new(Hop::Client, Cause::ServerUnreachable))
@@ -79,7 +92,7 @@ impl Sessions {
             match initiate(carried, tls, &hello).await {
                 Ok(session) => Ok(session),
                 Err(error) => {
-                    tracing::debug!(%request, error = %Chain(&error), "no inner session");
+                    tracing::debug!(error = %Chain(&error), "no inner session");
                     // If the session was refused, that is the reason; the answer tells.
                     answers.answer().await?;
                     Err(Refusal::new(Hop::Client, Cause::PeerNotVerified))
@@ -94,19 +107,33 @@ impl Sessions {
 impl Opener for Arc<Sessions> {
     type Tunnel = Session;
 
-    async fn open(&self, request: RequestId, target: Target, from: SocketAddr) -> Result<Session, Refusal> {
-        tracing::debug!(%request, %from, %target, "opening");
+    fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    async fn open(
+        &self,
+        request: RequestId,
+        target: Target,
+        from: SocketAddr,
+        tracked: &Tracked,
+    ) -> Result<Session, Refusal> {
+        if self.draining.is_cancelled() {
+            return Err(Refusal::new(Hop::Client, Cause::ShuttingDown));
+        }
+        tracing::debug!(%from, %target, "opening");
         let late = |_| Err(Refusal::new(Hop::Client, Cause::TimedOut));
-        timeout(REQUEST_DEADLINE, self.try_agents(request, target)).await.unwrap_or_else(late)
+        timeout(REQUEST_DEADLINE, self.try_agents(request, target, tracked)).await.unwrap_or_else(late)
     }
 }
 
 impl Sessions {
-    async fn try_agents(&self, request: RequestId, target: Target) -> Result<Session, Refusal> {
+    async fn try_agents(&self, request: RequestId, target: Target, tracked: &Tracked) -> Result<Session, Refusal> {
         let mut tried: BTreeSet<InstanceId> = BTreeSet::new();
         let mut last = None;
+        let mut newer_than = 0;
         for attempt in 1..=ATTEMPTS_MAX {
-            let live = self.live().await.map_err(|refusal| last.unwrap_or(refusal))?;
+            let live = self.live(newer_than).await.map_err(|refusal| last.unwrap_or(refusal))?;
             let entry = live.roster.choose(&target, &tried, &mut SystemRandom).cloned();
             if let (None, Some(refusal)) = (&entry, last) {
                 return Err(refusal);
@@ -114,11 +141,26 @@ impl Sessions {
             // Without a fitting entry the server is asked all the same: its word, and its record, say why there is none.
             let choice = entry.map(|entry| Choice { principal: live.agent(&entry.agent), instance: entry.instance });
             let instance = choice.as_ref().map(|choice| choice.instance);
+            if let Some(choice) = &choice {
+                tracked.through(&choice.principal, instance, None);
+            }
             let attempted = timeout(ATTEMPT_DEADLINE, self.attempt(&live, request, &target, choice)).await;
             match attempted.unwrap_or(Err(Refusal::new(Hop::Agent, Cause::TimedOut))) {
                 Ok(session) => return Ok(session),
+                // A server on its way out has a successor, or will have one.
+                Err(refusal) if refusal == Refusal::new(Hop::Server, Cause::ShuttingDown) => {
+                    tracked.attempt_failed(refusal);
+                    newer_than = live.number();
+                    last = Some(refusal);
+                }
+                // A server that has just come back hears of its agents within seconds.
+                Err(refusal) if refusal.cause == Cause::NoLiveAgent && self.agent_comes(&live, &target).await => {
+                    tracked.attempt_failed(refusal);
+                    last = None;
+                }
                 Err(refusal) if refusal.another_agent_may_help() => {
-                    tracing::debug!(%request, attempt, hop = %refusal.hop, cause = %refusal.cause, "attempt failed");
+                    tracing::debug!(attempt, hop = %refusal.hop, cause = %refusal.cause, "attempt failed");
+                    tracked.attempt_failed(refusal);
                     // After the loss of the server the same agent is as good as any.
                     if refusal.cause != Cause::ServerLost {
                         tried.extend(instance);
@@ -129,5 +171,18 @@ impl Sessions {
             }
         }
         Err(last.unwrap_or(Refusal::new(Hop::Client, Cause::Internal)))
+    }
+
+    /// Waits for an agent for this target on a connection that is still young; whether one came.
+    async fn agent_comes(&self, live: &Live, target: &Target) -> bool {
+        let left = SERVER_WAIT.saturating_sub(live.age());
+        if left.is_zero() {
+            return false;
+        }
+        let mut changing = self.live.clone();
+        let serves = |live: &Option<Live>| {
+            live.as_ref().is_some_and(|live| live.roster.choose(target, &BTreeSet::new(), &mut SystemRandom).is_some())
+        };
+        timeout(left, changing.wait_for(serves)).await.is_ok_and(|found| found.is_ok())
     }
 }

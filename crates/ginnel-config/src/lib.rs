@@ -34,6 +34,7 @@ pub mod shape;
 pub mod tree;
 
 pub use finding::{Finding, Findings, LoadError, Place};
+pub use load::Source;
 pub use model::{
     Address, Admin, AgentConfig, AgentTrust, ClientConfig, ClientTrust, Forward, Identity, IssuerSection, Listen,
     ServerConfig, ServerSection, Upstream,

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::finding::{Collector, Findings, LoadError, Place};
 use crate::overrides::Overrides;
@@ -11,6 +11,37 @@ use crate::tree::{self, FILE_BYTES_MAX};
 
 /// A section that is declared by a function.
 pub type Declaration<T> = fn(&mut Fields<'_, '_>) -> Option<T>;
+
+/// Where a configuration comes from, so that it can be read again while the process runs.
+#[derive(Clone, Debug)]
+pub struct Source<C> {
+    path: PathBuf,
+    overrides: Overrides,
+    read: fn(&Path, &Overrides) -> Result<C, LoadError>,
+}
+
+impl<C> Source<C> {
+    pub(crate) fn new(
+        path: PathBuf,
+        overrides: Overrides,
+        read: fn(&Path, &Overrides) -> Result<C, LoadError>,
+    ) -> Self {
+        Self { path, overrides, read }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads the file as it is at this moment, and what overrides it.
+    ///
+    /// # Errors
+    /// [`LoadError`] if the file cannot be read, or with everything that is wrong.
+    pub fn load(&self) -> Result<C, LoadError> {
+        (self.read)(&self.path, &self.overrides)
+    }
+}
 
 /// Reads a file and what overrides it.
 ///

@@ -33,6 +33,11 @@ macro_rules! loadable {
                 crate::load::load(declaration, path, overrides)
             }
 
+            /// The file and what overrides it, to be read now and again later.
+            pub fn source(path: std::path::PathBuf, overrides: crate::Overrides) -> crate::Source<Self> {
+                crate::Source::new(path, overrides, Self::load)
+            }
+
             /// Reads a text and what overrides it. `file_name` is what findings call it; relative paths start at
             /// `base_dir`.
             ///

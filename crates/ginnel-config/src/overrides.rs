@@ -17,7 +17,7 @@ const PREFIX: &str = "GINNEL_";
 
 /// Variables that belong to commands, not to a configuration.
 const RESERVED: [&str; 6] =
-    ["GINNEL_ADMIN", "GINNEL_ADMIN_SOCKET", "GINNEL_LOG", "GINNEL_LOG_FORMAT", "GINNEL_OTLP_ENDPOINT", "GINNEL_PROXY"];
+    ["GINNEL_ASK", "GINNEL_ASK_SOCKET", "GINNEL_LOG", "GINNEL_LOG_FORMAT", "GINNEL_OTLP_ENDPOINT", "GINNEL_PROXY"];
 
 /// Values that were set outside the file. What is wrong with them comes out when a file is loaded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

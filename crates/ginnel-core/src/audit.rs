@@ -99,6 +99,13 @@ pub enum Event {
         /// The version of the policy in force.
         policy: Text,
     },
+    /// Rules or identities were changed while the server runs.
+    Reloaded {
+        /// The version of the policy in force from here on.
+        policy: Text,
+        /// What changed, in words.
+        changed: Text,
+    },
     /// Somebody enrolled and is about to be given this certificate.
     Enrolled {
         /// Whom the certificate names.
@@ -259,6 +266,7 @@ impl Event {
     /// Every word that [`Self::word`] can give.
     pub const WORDS: &[&str] = &[
         "started",
+        "reloaded",
         "enrolled",
         "enrolmentRefused",
         "certificateIssued",
@@ -277,6 +285,7 @@ impl Event {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Started { .. } => "started",
+            Self::Reloaded { .. } => "reloaded",
             Self::Enrolled { .. } => "enrolled",
             Self::EnrolmentRefused { .. } => "enrolmentRefused",
             Self::CertificateIssued { .. } => "certificateIssued",
@@ -305,6 +314,7 @@ impl Event {
             | Self::ClientDown { .. }
             | Self::Connected { .. }
             | Self::Ended { .. }
+            | Self::Reloaded { .. }
             | Self::Gap { .. } => Kind::Fact,
         }
     }

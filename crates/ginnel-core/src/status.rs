@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::audit::Timestamp;
 
 /// One process: `/status`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
     /// `server`, `agent` or `client`.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ginnel_core::principal::{Principal, Role};
@@ -167,7 +168,8 @@ impl fmt::Display for Denied {
 
 impl std::error::Error for Denied {}
 
-/// Judges enrolments. It remembers used tokens for as long as they could be used, so there must be one for the life of the process.
+/// Judges enrolments. It remembers used tokens for as long as they could be used, so every one of a process but the
+/// first is made by [`Self::with_identities`].
 #[derive(Debug)]
 pub struct Enroller {
     audience: String,
@@ -179,7 +181,7 @@ pub struct Enroller {
 struct Known {
     principal: Principal,
     keys: Vec<PublicKey>,
-    used: Used,
+    used: Arc<Used>,
 }
 
 impl Enroller {
@@ -209,10 +211,25 @@ impl Enroller {
             if known.contains_key(&email) {
                 return Err(EnrollerError::DuplicateEmail { email });
             }
-            known.insert(email, Known { principal, keys, used: Used::default() });
+            known.insert(email, Known { principal, keys, used: Arc::default() });
         }
         let iat_min = seconds(started).saturating_sub(BEFORE_START_SECONDS);
         Ok(Self { audience, identities: known, iat_min })
+    }
+
+    /// The same with other identities. Tokens that were used before stay used.
+    ///
+    /// # Errors
+    /// [`EnrollerError`] for the first identity that cannot be used.
+    pub fn with_identities(&self, identities: Vec<EnrolIdentity>) -> Result<Self, EnrollerError> {
+        let mut next = Self::new(self.audience.clone(), identities, UNIX_EPOCH)?;
+        next.iat_min = self.iat_min;
+        for (email, known) in &mut next.identities {
+            if let Some(before) = self.identities.get(email) {
+                known.used = Arc::clone(&before.used);
+            }
+        }
+        Ok(next)
     }
 
     /// Judges a token and the certificate request that came with it, cheap checks first. A token that is admitted is used up.

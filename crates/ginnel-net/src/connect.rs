@@ -114,7 +114,8 @@ impl Endpoint {
         timeout(CONNECT_DEADLINE, attempt).await.map_err(|_| ConnectError::TimedOut { address: self.address() })?
     }
 
-    fn address(&self) -> String {
+    /// What is dialled, as host:port.
+    pub fn address(&self) -> String {
         if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)
         } else {

@@ -6,12 +6,13 @@
 mod pump;
 mod socket;
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use ginnel_core::cause::{Cause, Hop, Refusal};
+use ginnel_core::traffic::Traffic;
 use tokio::net::TcpStream;
 
 pub use self::socket::Socket;
@@ -38,20 +39,49 @@ pub struct Ended {
 /// the other one lasts. A reset by the application is passed on within milliseconds, even while nothing is read from it. Dropping the future
 /// resets both sides.
 pub async fn splice<T: Tunnel>(app: TcpStream, first: Bytes, tunnel: T) -> Ended {
-    splice_as(Hop::Application, Socket::new(app), first, tunnel).await
+    splice_as(Hop::Application, Socket::new(app), first, tunnel, &Traffic::default(), pending()).await
 }
 
 /// Does the same at the agent's end, between the connection to a target and a session.
-pub async fn splice_target<T: Tunnel>(target: TcpStream, tunnel: T) -> Ended {
-    splice_as(Hop::Target, Socket::new(target), Bytes::new(), tunnel).await
+///
+/// The counters of `traffic` follow the bytes: what comes from the target goes towards the application.
+/// When `stop` resolves, both sides are reset for its reason.
+pub async fn splice_target<T: Tunnel>(
+    target: TcpStream,
+    tunnel: T,
+    traffic: &Traffic,
+    stop: impl Future<Output = Refusal>,
+) -> Ended {
+    splice_as(Hop::Target, Socket::new(target), Bytes::new(), tunnel, traffic, stop).await
 }
 
 /// Does the same for a [`Socket`] whose peer is called `near` in the answer. It is closed only when its last clone is dropped.
-pub async fn splice_as<T: Tunnel>(near: Hop, socket: Socket, first: Bytes, tunnel: T) -> Ended {
+pub async fn splice_as<T: Tunnel>(
+    near: Hop,
+    socket: Socket,
+    first: Bytes,
+    tunnel: T,
+    traffic: &Traffic,
+    stop: impl Future<Output = Refusal>,
+) -> Ended {
+    let mut stop = pin!(stop);
     let watched = socket.clone();
     let mut failed = pin!(watched.failed());
     let mut session = Session { up: Pump::with(first), down: Pump::with(Bytes::new()), socket, tunnel, over: false };
-    let (cause, hop) = match poll_fn(|cx| session.poll(cx, failed.as_mut())).await {
+    let polled = poll_fn(|cx| {
+        if let Poll::Ready(refusal) = stop.as_mut().poll(cx) {
+            return Poll::Ready(Outcome::Far(refusal));
+        }
+        let polled = session.poll(cx, failed.as_mut());
+        let (out, back) = (session.up.moved(), session.down.moved());
+        if near == Hop::Target {
+            traffic.set(back, out)
+        } else {
+            traffic.set(out, back)
+        }
+        polled
+    });
+    let (cause, hop) = match polled.await {
         Outcome::Finished => {
             session.socket.end_on_close();
             (Cause::Finished, near)

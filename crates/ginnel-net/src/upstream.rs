@@ -6,7 +6,7 @@
 //! nothing.
 
 use std::error::Error;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -31,6 +31,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::connect::{ConnectError, Connection, Endpoint};
+
+mod progress;
+
+pub use self::progress::Progress;
 
 /// A whole enrolment, connection included.
 const ENROL_WAIT: Duration = Duration::from_secs(15);
@@ -64,6 +68,8 @@ pub struct Upstream {
     pub credential: ServiceAccountKey,
     /// The audience of enrolment tokens.
     pub audience: String,
+    /// Where it is put down how things stand.
+    pub progress: Progress,
 }
 
 /// What an agent or client does on one connection.
@@ -75,6 +81,9 @@ pub trait Link: Clone + Send + Sync + 'static {
         identity: Identity,
         up: oneshot::Sender<()>,
     ) -> impl Future<Output = Cause> + Send + 'static;
+
+    /// Whether the process is on its way out and wants no more connections.
+    fn is_stopping(&self) -> bool;
 }
 
 /// Why there is no certificate.
@@ -130,17 +139,28 @@ impl Upstream {
         // Connections that were replaced and finish their sessions.
         let mut retired = JoinSet::new();
         loop {
+            if link.is_stopping() {
+                // Replaced connections still finish their sessions; whoever drops this future ends that.
+                while retired.join_next().await.is_some() {}
+                return pending().await;
+            }
             match self.valid(admitted.take()).await {
-                Err(error) => tracing::warn!(error = %Chain(&error), "enrolment failed"),
+                Err(error) => {
+                    tracing::warn!(error = %Chain(&error), "enrolment failed");
+                    self.progress.disconnected(Some(Chain(&error).to_string()));
+                }
                 Ok(certificate) => match self.bring_up(&certificate, &link).await {
                     Err(error) => {
                         tracing::warn!(error = %Chain(&*error), "no connection to the server");
+                        self.progress.disconnected(Some(Chain(&*error).to_string()));
                         // A certificate that does not connect and has expired by the wall clock is not tried again.
                         admitted = Some(certificate).filter(Admitted::is_current);
                     }
                     Ok(running) => {
                         let up = Instant::now();
+                        self.progress.connected();
                         admitted = Some(self.stay(certificate, running, &link, &mut retired).await);
+                        self.progress.disconnected(None);
                         if up.elapsed() > STABLE_AFTER {
                             backoff.reset();
                         }
@@ -154,8 +174,15 @@ impl Upstream {
     async fn valid(&self, admitted: Option<Admitted>) -> Result<Admitted, EnrolError> {
         match admitted {
             Some(admitted) if admitted.is_valid() => Ok(admitted),
-            Some(_) | None => self.enrol().await.map(Admitted::new),
+            Some(_) | None => self.admitted().await,
         }
+    }
+
+    /// Enrols, and puts down that there is a certificate.
+    async fn admitted(&self) -> Result<Admitted, EnrolError> {
+        let admitted = self.enrol().await.map(Admitted::new)?;
+        self.progress.certified(&admitted.identity, admitted.expires);
+        Ok(admitted)
     }
 
     /// Stays connected, through renewals, until the connection in use is lost; gives the certificate in use back.
@@ -205,6 +232,7 @@ impl Upstream {
                 }
                 Err(error) => {
                     tracing::warn!(error = %Chain(&*error), "renewal failed; the certificate stays in use");
+                    self.progress.renewal_failed(Chain(&*error).to_string());
                     current.renew = Instant::now() + retry.next(&mut SystemRandom);
                 }
             }
@@ -223,7 +251,7 @@ impl Upstream {
         if retired >= RETIRED_MAX {
             return Err("too many connections are still finishing their sessions".into());
         }
-        let renewed = Admitted::new(self.enrol().await?);
+        let renewed = self.admitted().await?;
         connecting.store(true, Ordering::Relaxed);
         let running = self.bring_up(&renewed, link).await?;
         Ok((renewed, running))

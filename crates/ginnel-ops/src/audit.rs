@@ -120,6 +120,11 @@ impl AuditLog {
         self.open.queue.healthy()
     }
 
+    /// How many records wait to be written.
+    pub fn waiting(&self) -> u64 {
+        self.open.queue.waiting()
+    }
+
     /// Writes what is queued and ends the writer; blocks until both are done. Later records are refused.
     ///
     /// # Errors

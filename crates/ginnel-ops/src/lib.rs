@@ -1,6 +1,11 @@
-//! What every daemon needs around its work: the audit log on disk, its own log, and the signals that end it.
+//! What every daemon needs around its work: the audit log on disk, its own log, the book of its requests, its admin listeners, and the signals
+//! that end it or make it read its configuration again.
 
 pub mod admin;
 pub mod audit;
+pub mod beside;
+pub mod ledger;
+pub mod notify;
+pub mod reload;
 pub mod signals;
 pub mod telemetry;

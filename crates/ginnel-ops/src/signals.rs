@@ -1,4 +1,4 @@
-//! The signals that tell a process to stop.
+//! The signals that tell a process to stop or to read its configuration again.
 
 use std::future::{pending, poll_fn};
 use std::task::Poll;
@@ -24,6 +24,28 @@ pub async fn terminated() {
     })
     .await;
     info!(signal = name, "told to stop");
+}
+
+/// SIGHUP, which asks for the configuration to be read again. From [`Self::listen`] on it does not end the process.
+#[derive(Debug)]
+pub struct Hangups(Option<Signal>);
+
+impl Hangups {
+    /// Listens from now on. Must run on a tokio runtime with I/O enabled.
+    pub fn listen() -> Self {
+        Self(listen("SIGHUP", SignalKind::hangup()))
+    }
+
+    /// Resolves at the next signal. Cancel safe.
+    pub async fn next(&mut self) {
+        let heard = match &mut self.0 {
+            Some(signal) => signal.recv().await.is_some(),
+            None => false,
+        };
+        if !heard {
+            pending().await
+        }
+    }
 }
 
 fn listen(name: &str, kind: SignalKind) -> Option<Signal> {

@@ -26,12 +26,8 @@ impl Admit for Admission {
         let Some(leaf) = peer.leaf else {
             return Some(Calls::anonymous(Enrol { broker, peer: peer.address }));
         };
-        // A certificate outlives the identity that it was issued to: whoever was taken out of the configuration stays out.
-        if broker.identities.get(&leaf.principal) != Some(&leaf.email) {
-            tracing::warn!(peer = %peer.address, principal = %leaf.principal, "certificate of an identity that is not configured");
-            return None;
-        }
-        match leaf.principal.role {
+        let (principal, email) = (leaf.principal.clone(), leaf.email.clone());
+        let calls = match principal.role {
             Role::Agent => {
                 let seat = Arc::new(AgentSeat::new(Arc::clone(&broker), peer.address, leaf, peer.closed.clone()));
                 expect_hello(&broker, &seat, peer.closed, AgentSeat::has_said_hello);
@@ -43,7 +39,14 @@ impl Admit for Admission {
                 Some(Calls::client(seat))
             }
             Role::Server => None,
+        };
+        // A certificate outlives the identity that it was issued to: whoever was taken out of the configuration stays out. Asked when the
+        // connection is in the table already, so that a change of identities either comes before this or finds it there.
+        if !broker.rules.now().admits(&principal, &email) {
+            tracing::warn!(peer = %peer.address, %principal, "certificate of an identity that is not configured");
+            return None;
         }
+        calls
     }
 }
 

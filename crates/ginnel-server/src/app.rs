@@ -2,37 +2,38 @@
 
 use std::error::Error;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::digest;
-use ginnel_config::ServerConfig;
-use ginnel_core::audit::{Event, Text};
+use ginnel_config::{ServerConfig, ServerSection, Source};
+use ginnel_core::audit::{Event, Text, Timestamp};
 use ginnel_core::id::InstanceId;
-use ginnel_core::policy::Policy;
-use ginnel_core::principal::{Principal, Role};
+use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
-use ginnel_enrol::{EmbeddedIssuer, EnrolIdentity, Enroller, Issuer, PublicKey};
+use ginnel_enrol::{EmbeddedIssuer, Enroller, Issuer};
 use ginnel_identity::random::SystemRandom;
-use ginnel_identity::tls::{CurrentIdentity, OuterTrust, outer_server};
+use ginnel_identity::tls::{OuterTrust, outer_server};
 use ginnel_net::accept::{Stops, serve};
+use ginnel_ops::admin::Admin;
 use ginnel_ops::audit::AuditLog;
+use ginnel_ops::beside::{Files, beside};
+use ginnel_ops::ledger::Ledger;
 use ginnel_wire::hello::software_version;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::admit::Admission;
 use crate::broker::{Broker, Rosters};
+use crate::connections::Connections;
 use crate::directory::InMemory;
-use crate::own;
+use crate::own::{self, OwnCertificate};
+use crate::rules::{InForceRules, Rules, enrol_identities};
+use crate::view::View;
 
 /// How long sessions may take to hear of a shutdown and to leave their records.
 const STOP_WAIT: Duration = Duration::from_secs(5);
-
-/// Hexadecimal digits of a policy's version.
-const VERSION_DIGITS: usize = 16;
 
 /// Why the server does not start: what it was doing, and the error beneath.
 #[derive(Debug, thiserror::Error)]
@@ -55,16 +56,22 @@ pub struct Server {
     tls: Arc<rustls::ServerConfig>,
     broker: Arc<Broker>,
     server_name: String,
-    current: CurrentIdentity,
     renew_after: Duration,
+    admin: Admin,
+    grace: Duration,
 }
 
 impl Server {
-    /// Opens the issuer, the audit log and the listener, and makes the server's own certificate.
+    /// Opens the issuer, the audit log and the listeners, and makes the server's own certificate. `source` is where `config` comes from and
+    /// is read again on a reload; without it there are none.
     ///
     /// # Errors
     /// [`StartError`] names what could not be had.
-    pub async fn start(config: ServerConfig, shutdown: CancellationToken) -> Result<Self, StartError> {
+    pub async fn start(
+        config: ServerConfig,
+        source: Option<Source<ServerConfig>>,
+        shutdown: CancellationToken,
+    ) -> Result<Self, StartError> {
         let now = SystemTime::now();
         let server_id = InstanceId::random(&mut SystemRandom);
         let server_name = config.server.name.to_string();
@@ -73,47 +80,49 @@ impl Server {
         let directory = issuer.directory.as_path();
         let opened = EmbeddedIssuer::open(directory, &config.trust_domain, issuer.certificate_lifetime, now);
         let issuer = opened.map_err(while_doing(format!("opening the issuer in {}", directory.display())))?;
-        let current = CurrentIdentity::default();
+        let own = OwnCertificate::default();
         let trust = OuterTrust { agent: issuer.roots(Role::Agent), client: issuer.roots(Role::Client), server: None };
-        let tls = outer_server(&current, trust).map_err(while_doing("setting TLS up"))?;
+        let tls = outer_server(&own.current, trust).map_err(while_doing("setting TLS up"))?;
         let principal = own::principal(&config.trust_domain, &server_name);
-        let (renew_after, issued) = own::renew(&issuer, &principal, &server_name, &current)
+        let (renew_after, issued) = own::renew(&issuer, &principal, &server_name, &own)
             .map_err(while_doing("making the server's own certificate"))?;
         let directory = config.audit_directory.as_path();
         let audit = AuditLog::open(directory, server_id)
             .map_err(while_doing(format!("opening the audit log in {}", directory.display())))?;
-        let identities = config.identities.iter().map(|identity| {
-            let (trust_domain, name) = (config.trust_domain.clone(), identity.name.clone());
-            (Principal { trust_domain, role: identity.role, name }, identity.email.clone())
-        });
-        let identities = identities.collect();
-        let policy = Policy::new(config.rules);
-        let policy_version = version(&policy);
-        let started = Event::Started { version: Text::new(software_version()), policy: policy_version.clone() };
+        let address = config.server.listen;
+        let ServerSection { admin, shutdown_grace: grace, .. } = config.server.clone();
+        let trust_domain = config.trust_domain.clone();
+        let rules = Rules::new(config, enroller);
+        let started = Event::Started { version: Text::new(software_version()), policy: rules.version.clone() };
         for event in [started, issued] {
             let recorded = async { audit.record(event)?.await };
             recorded.await.map_err(while_doing("writing to the audit log"))?;
         }
-        let address = config.server.listen;
+        let admin =
+            Admin::open(admin.listen, admin.socket).await.map_err(while_doing("opening the admin listeners"))?;
         let listener = TcpListener::bind(address).await.map_err(while_doing(format!("listening on {address}")))?;
         let address = listener.local_addr().map_err(while_doing("asking for the address"))?;
         let broker = Broker {
             server_id,
             epoch: epoch(now),
-            trust_domain: config.trust_domain,
-            identities,
-            policy,
-            policy_version,
+            trust_domain,
+            rules: InForceRules::new(rules),
+            source,
+            connections: Connections::default(),
+            ledger: Ledger::new(Role::Server),
             directory: Box::new(InMemory::default()),
             leases: Arc::default(),
             rosters: Rosters::default(),
             audit,
-            enroller,
+            enrolments: Mutex::default(),
+            own,
             issuer: Box::new(issuer),
             tasks: TaskTracker::new(),
             shutdown,
+            cut: CancellationToken::new(),
+            started: Timestamp::from(now),
         };
-        Ok(Self { listener, address, tls, broker: Arc::new(broker), server_name, current, renew_after })
+        Ok(Self { listener, address, tls, broker: Arc::new(broker), server_name, renew_after, admin, grace })
     }
 
     /// The address that it listens on; tells the port where the configuration said 0.
@@ -121,23 +130,38 @@ impl Server {
         self.address
     }
 
-    /// Serves until `shutdown`; then ends every session with a reset and closes the log.
+    /// Where it can be asked, if anywhere.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.address()
+    }
+
+    /// Serves until `shutdown`. Then it accepts nothing new, lets sessions finish within the grace, ends the rest with a reset, and closes
+    /// the log.
     pub async fn run(self) {
-        let Self { listener, tls, broker, server_name, current, renew_after, address } = self;
+        let Self { listener, tls, broker, server_name, renew_after, address, admin, grace } = self;
         tracing::info!(listener = "server", %address, "listening");
-        let renewals = own::keep(Arc::clone(&broker), server_name, current, renew_after);
+        let files = files(&broker);
+        let beside = beside(admin, Arc::new(View(Arc::clone(&broker))), files, broker.shutdown.clone());
+        let beside = AbortOnDropHandle::new(tokio::spawn(beside));
+        let renewals = own::keep(Arc::clone(&broker), server_name, renew_after);
         // Connections go when sessions have left their records, so they hang on a token of their own.
         let stops = Stops { accepting: broker.shutdown.clone(), connections: CancellationToken::new() };
         let serving = serve(listener, tls, Admission(Arc::clone(&broker)), stops.clone());
         let stopping = async {
             broker.shutdown.cancelled().await;
             broker.tasks.close();
+            if timeout(grace, broker.tasks.wait()).await.is_err() {
+                let sessions = broker.ledger.live().len();
+                tracing::warn!(sessions, grace_s = grace.as_secs(), "the grace is over: sessions are reset");
+            }
+            broker.cut.cancel();
             if timeout(STOP_WAIT, broker.tasks.wait()).await.is_err() {
                 tracing::warn!("not every session ended in time");
             }
             stops.connections.cancel();
         };
         tokio::join!(renewals, serving, stopping);
+        drop(beside);
         let audit = broker.audit.clone();
         // Closing waits for the disk.
         match tokio::task::spawn_blocking(move || audit.close()).await {
@@ -148,27 +172,16 @@ impl Server {
     }
 }
 
-fn enroller(config: &ServerConfig, now: SystemTime) -> Result<Enroller, StartError> {
-    let mut identities = Vec::new();
-    for identity in &config.identities {
-        let mut keys = Vec::new();
-        for path in &identity.public_keys {
-            keys.push(
-                PublicKey::read(path).map_err(while_doing(format!("reading the public key of {}", identity.name)))?,
-            );
-        }
-        let principal =
-            Principal { trust_domain: config.trust_domain.clone(), role: identity.role, name: identity.name.clone() };
-        identities.push(EnrolIdentity { principal, email: identity.email.clone(), keys });
-    }
-    Enroller::new(config.enrolment_audience.clone(), identities, now).map_err(while_doing("reading the identities"))
+/// The configuration, and the keys that it names.
+fn files(broker: &Arc<Broker>) -> Option<Files> {
+    let path = broker.source.as_ref()?.path().to_owned();
+    let broker = Arc::clone(broker);
+    Some(Box::new(move || std::iter::once(path.clone()).chain(broker.rules.now().files()).collect()))
 }
 
-/// A version that says the same of the same rules on every server.
-fn version(policy: &Policy) -> Text {
-    let hash = digest::digest(&digest::SHA256, policy.canonical_text().as_bytes());
-    let hex = Text::hex(hash.as_ref());
-    Text::new(&hex.as_str()[..VERSION_DIGITS.min(hex.as_str().len())])
+fn enroller(config: &ServerConfig, now: SystemTime) -> Result<Enroller, StartError> {
+    let identities = enrol_identities(config).map_err(|(doing, source)| StartError { doing, source })?;
+    Enroller::new(config.enrolment_audience.clone(), identities, now).map_err(while_doing("reading the identities"))
 }
 
 fn epoch(now: SystemTime) -> u64 {

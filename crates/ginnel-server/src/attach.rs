@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::broker::Broker;
-use crate::directory::{AgentLink, Carrier};
+use crate::connections::Registered;
+use crate::directory::{AgentLink, Carrier, Facts};
 use crate::lease::Share;
 
 /// How long a stream may take to say its first message.
@@ -34,6 +35,7 @@ pub(crate) struct AgentSeat {
     closed: CancellationToken,
     /// A connection has one link; sessions are taken up on the connection whose link they were announced on.
     link: OnceLock<Attached>,
+    _registered: Registered,
 }
 
 /// A link and the connection's part in the lease, which lasts as long as the connection, whatever becomes of the link.
@@ -44,7 +46,8 @@ struct Attached {
 
 impl AgentSeat {
     pub(crate) fn new(broker: Arc<Broker>, peer: SocketAddr, leaf: Leaf, closed: CancellationToken) -> Self {
-        Self { broker, peer, leaf, closed, link: OnceLock::new() }
+        let registered = broker.connections.register(&leaf, closed.clone());
+        Self { broker, peer, leaf, closed, link: OnceLock::new(), _registered: registered }
     }
 
     pub(crate) fn has_said_hello(&self) -> bool {
@@ -81,7 +84,8 @@ impl AgentSeat {
             instance: hello.instance,
         };
         let (control, messages) = mpsc::channel(CONTROL_QUEUE_MAX);
-        let link = Arc::new(AgentLink::new(agent, control, self.closed.clone(), share.ended().clone()));
+        let facts = Facts::new(&self.leaf, self.peer, &hello.software_version);
+        let link = Arc::new(AgentLink::new(agent, facts, control, self.closed.clone(), share.ended().clone()));
         match self.link.set(Attached { link: Arc::clone(&link), _share: share }) {
             Ok(()) => Ok((link, messages)),
             Err(_) => Err(Status::failed_precondition("this connection has a link already")),
@@ -123,7 +127,8 @@ impl Attachment {
         tracing::info!(agent = %link.agent.principal, instance = %link.agent.instance, "link up");
         let cause = forward(&link, welcome, messages, &out, said, &broker.shutdown).await;
         broker.directory.leave(&link);
-        if cause != Cause::Finished {
+        // An agent that takes no more, or a server on its way out, still finishes what was begun.
+        if !matches!(cause, Cause::Finished | Cause::ShuttingDown) {
             link.gone.cancel();
         }
         if matches!(cause, Cause::CertificateExpired | Cause::ProtocolError) {
@@ -177,16 +182,21 @@ async fn forward(
     shutdown: &CancellationToken,
 ) -> Cause {
     let mut unsent = Some(welcome);
+    let mut agent_has_ended = false;
     loop {
         tokio::select! {
             biased;
             () = link.expired.cancelled() => return Cause::CertificateExpired,
             () = link.closed.cancelled() => return Cause::AgentLost,
-            () = shutdown.cancelled() => return Cause::ShuttingDown,
-            more = said.message() => match more {
+            more = said.message(), if !agent_has_ended => match more {
                 Ok(Some(AgentMessage { kind: None })) => {}
                 Ok(Some(_)) => return Cause::ProtocolError,
-                Ok(None) | Err(_) => return Cause::AgentLost,
+                // An agent that ends its half takes no more dials; those that are on their way it still answers.
+                Ok(None) => {
+                    agent_has_ended = true;
+                    messages.close();
+                }
+                Err(_) => return Cause::AgentLost,
             },
             room = out.reserve(), if unsent.is_some() => match (room, unsent.take()) {
                 (Ok(room), Some(message)) => room.send(Ok(message)),
@@ -196,9 +206,11 @@ async fn forward(
             // Closed and empty only after the arm below: whoever comes later finds the link that replaced this one.
             message = messages.recv(), if unsent.is_none() => match message {
                 Some(message) => unsent = Some(message),
-                None => return Cause::Finished,
+                None if link.replaced.is_cancelled() => return Cause::Finished,
+                None => return Cause::ShuttingDown,
             },
             () = link.replaced.cancelled(), if !messages.is_closed() => messages.close(),
+            () = shutdown.cancelled(), if !messages.is_closed() => messages.close(),
         }
     }
 }

@@ -3,20 +3,25 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ginnel_core::audit::{Event, Text};
+use ginnel_config::{ServerConfig, Source};
+use ginnel_core::audit::{Event, Timestamp};
 use ginnel_core::id::InstanceId;
-use ginnel_core::policy::Policy;
 use ginnel_core::principal::{Principal, TrustDomain};
 use ginnel_core::report::Chain;
-use ginnel_enrol::{Enroller, Issuer};
+use ginnel_core::status::Enrolments;
+use ginnel_enrol::{Denied, Issuer};
 use ginnel_ops::audit::AuditLog;
+use ginnel_ops::ledger::Ledger;
 use ginnel_wire::hello::{INNER_TLS, PROTOCOL_VERSION, software_version};
 use ginnel_wire::v1::Welcome;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::directory::Directory;
+use crate::connections::Connections;
+use crate::directory::{Directory, Facts};
 use crate::lease::Leases;
+use crate::own::OwnCertificate;
+use crate::rules::InForceRules;
 
 /// What every connection shares.
 pub(crate) struct Broker {
@@ -24,19 +29,26 @@ pub(crate) struct Broker {
     /// Milliseconds since 1970 at which this process started.
     pub(crate) epoch: u64,
     pub(crate) trust_domain: TrustDomain,
-    /// Who may connect, with the service account that each must have.
-    pub(crate) identities: BTreeMap<Principal, String>,
-    pub(crate) policy: Policy,
-    pub(crate) policy_version: Text,
+    /// What can change while the server runs.
+    pub(crate) rules: InForceRules,
+    /// Where that comes from; none for a server without a file.
+    pub(crate) source: Option<Source<ServerConfig>>,
+    pub(crate) connections: Connections,
+    pub(crate) ledger: Ledger,
     pub(crate) directory: Box<dyn Directory>,
     pub(crate) leases: Arc<Leases>,
     pub(crate) rosters: Rosters,
     pub(crate) audit: AuditLog,
-    pub(crate) enroller: Enroller,
+    pub(crate) enrolments: Mutex<Enrolments>,
+    pub(crate) own: OwnCertificate,
     pub(crate) issuer: Box<dyn Issuer>,
     /// Every session and every standing stream.
     pub(crate) tasks: TaskTracker,
+    /// The server is on its way out: nothing new, what runs may finish.
     pub(crate) shutdown: CancellationToken,
+    /// The grace is over: what still runs is reset.
+    pub(crate) cut: CancellationToken,
+    pub(crate) started: Timestamp,
 }
 
 /// The roster stream of each client process, so that a newer one can replace an older one.
@@ -48,7 +60,7 @@ pub(crate) struct Rosters {
 #[derive(Debug, Default)]
 struct Streams {
     next: u64,
-    held: BTreeMap<(Principal, InstanceId), (u64, CancellationToken)>,
+    held: BTreeMap<(Principal, InstanceId), (u64, CancellationToken, Facts)>,
 }
 
 /// One roster stream.
@@ -61,12 +73,12 @@ pub(crate) struct RosterStream {
 
 impl Rosters {
     /// Takes a stream in; it replaces an older one of the same process.
-    pub(crate) fn join(&self, client: &Principal, instance: InstanceId) -> RosterStream {
+    pub(crate) fn join(&self, client: &Principal, instance: InstanceId, facts: Facts) -> RosterStream {
         let replaced = CancellationToken::new();
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let number = streams.next;
         streams.next += 1;
-        if let Some((_, old)) = streams.held.insert((client.clone(), instance), (number, replaced.clone())) {
+        if let Some((_, old, _)) = streams.held.insert((client.clone(), instance), (number, replaced.clone(), facts)) {
             old.cancel();
         }
         RosterStream { number, replaced }
@@ -76,9 +88,16 @@ impl Rosters {
     pub(crate) fn leave(&self, client: &Principal, instance: InstanceId, stream: &RosterStream) {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (client.clone(), instance);
-        if streams.held.get(&key).is_some_and(|(number, _)| *number == stream.number) {
+        if streams.held.get(&key).is_some_and(|(number, ..)| *number == stream.number) {
             streams.held.remove(&key);
         }
+    }
+
+    /// The connected clients, ordered by principal and process.
+    pub(crate) fn all(&self) -> Vec<(Principal, InstanceId, Facts)> {
+        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = streams.held.iter();
+        held.map(|((client, instance), (.., facts))| (client.clone(), *instance, facts.clone())).collect()
     }
 }
 
@@ -93,6 +112,15 @@ impl Broker {
             software_version: software_version().to_owned(),
             protocol_version: PROTOCOL_VERSION,
             capabilities: vec![INNER_TLS.to_owned()],
+        }
+    }
+
+    /// Counts an enrolment.
+    pub(crate) fn enrolment(&self, outcome: Result<(), Denied>) {
+        let mut enrolments = self.enrolments.lock().unwrap_or_else(PoisonError::into_inner);
+        match outcome {
+            Ok(()) => enrolments.issued += 1,
+            Err(denied) => *enrolments.refused.entry(denied.as_str().to_owned()).or_default() += 1,
         }
     }
 

@@ -1,11 +1,14 @@
 //! Which link belongs to which agent.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
-use ginnel_core::audit;
+use ginnel_core::audit::{self, Timestamp};
 use ginnel_core::id::{InstanceId, SessionId};
 use ginnel_core::principal::Principal;
+use ginnel_identity::certificate::Leaf;
 use ginnel_net::body::{FrameReader, FrameWriter};
 use ginnel_wire::v1::ServerMessage;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -23,12 +26,16 @@ pub(crate) trait Directory: Send + Sync {
     fn links(&self) -> Vec<Arc<AgentLink>>;
     /// Counts the changes; wakes whoever waits for one.
     fn changes(&self) -> watch::Receiver<u64>;
+    /// Counts a change of what clients may use, other than of the links.
+    fn rules_changed(&self);
 }
 
 /// One agent's control stream.
 pub(crate) struct AgentLink {
     /// Whose it is, as records tell it.
     pub(crate) agent: audit::Agent,
+    /// What is known of its process.
+    pub(crate) facts: Facts,
     /// Messages for the agent.
     pub(crate) control: mpsc::Sender<ServerMessage>,
     /// Cancelled when the connection is gone; cancelling it closes the connection.
@@ -40,6 +47,25 @@ pub(crate) struct AgentLink {
     /// Cancelled when another link of the same process took over.
     pub(crate) replaced: CancellationToken,
     awaited: Mutex<BTreeMap<SessionId, oneshot::Sender<Carrier>>>,
+}
+
+/// What is known of a connected process, for whoever asks the server.
+#[derive(Clone, Debug)]
+pub(crate) struct Facts {
+    /// Its software version, as it states it.
+    pub(crate) version: String,
+    /// Where its connection comes from.
+    pub(crate) peer: SocketAddr,
+    pub(crate) since: Timestamp,
+    pub(crate) serial: String,
+    pub(crate) not_after: SystemTime,
+}
+
+impl Facts {
+    pub(crate) fn new(leaf: &Leaf, peer: SocketAddr, version: &str) -> Self {
+        let (serial, not_after) = (leaf.serial.clone(), leaf.not_after);
+        Self { version: version.to_owned(), peer, since: Timestamp::from(SystemTime::now()), serial, not_after }
+    }
 }
 
 /// The two bodies of the call with which an agent takes a session up.
@@ -58,12 +84,14 @@ pub(crate) struct Awaited {
 impl AgentLink {
     pub(crate) fn new(
         agent: audit::Agent,
+        facts: Facts,
         control: mpsc::Sender<ServerMessage>,
         closed: CancellationToken,
         expired: CancellationToken,
     ) -> Self {
         Self {
             agent,
+            facts,
             control,
             closed,
             gone: CancellationToken::new(),
@@ -137,6 +165,10 @@ impl Directory for InMemory {
     fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
+
+    fn rules_changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -155,7 +187,14 @@ mod tests {
             instance: InstanceId::from_bytes(&[instance; 16]).unwrap(),
         };
         let (control, _) = mpsc::channel(1);
-        Arc::new(AgentLink::new(agent, control, CancellationToken::new(), CancellationToken::new()))
+        let facts = Facts {
+            version: "0.1.0".to_owned(),
+            peer: "192.0.2.1:1".parse().unwrap(),
+            since: Timestamp::from(SystemTime::UNIX_EPOCH),
+            serial: "01".to_owned(),
+            not_after: SystemTime::UNIX_EPOCH,
+        };
+        Arc::new(AgentLink::new(agent, facts, control, CancellationToken::new(), CancellationToken::new()))
     }
 
     #[test]

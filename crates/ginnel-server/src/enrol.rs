@@ -26,13 +26,15 @@ impl Enrolment for Enrol {
         let request = request.into_inner();
         let now = SystemTime::now();
         let broker = &self.broker;
-        let admitted = broker.enroller.verdict(&request.token, &request.certificate_signing_request, now);
+        let rules = broker.rules.now();
+        let admitted = rules.enroller.verdict(&request.token, &request.certificate_signing_request, now);
         let admitted = match admitted {
             Ok(admitted) => admitted,
             Err(denied) => {
                 let reason = Text::new(denied.as_str());
                 tracing::warn!(peer = %self.peer, %reason, "enrolment refused");
                 // What an unverified token claims is nobody's word, and stays out of the record.
+                broker.enrolment(Err(denied));
                 broker.note(Event::EnrolmentRefused { reason, email: None, peer: self.peer });
                 return Err(Status::unauthenticated("enrolment refused"));
             }
@@ -61,6 +63,7 @@ impl Enrolment for Enrol {
             tracing::error!(error = %Chain(&error), "could not record an enrolment");
             Status::unavailable("no certificate can be issued now")
         })?;
+        broker.enrolment(Ok(()));
         let certificate_chain = chain.into_iter().map(|certificate| certificate.to_vec()).collect();
         Ok(Response::new(EnrolResponse { certificate_chain }))
     }

@@ -4,6 +4,9 @@
 //! |---|---|
 //! | [`app`] | builds everything from a configuration and runs it |
 //! | `broker` | what every connection shares |
+//! | `rules`, `reload` | what can change while it runs, and changing it |
+//! | `view` | what it shows of itself |
+//! | `connections` | the open connections of known peers |
 //! | `admit` | what one connection may call |
 //! | `enrol` | tokens for certificates |
 //! | `attach` | agents' links |
@@ -18,11 +21,15 @@ pub mod app;
 mod admit;
 mod attach;
 mod broker;
+mod connections;
 mod directory;
 mod enrol;
 mod lease;
 mod middle;
 mod open;
 mod own;
+mod reload;
 mod roster;
+mod rules;
 mod service;
+mod view;

@@ -9,6 +9,7 @@ use ginnel_core::limits::DATA_MAX;
 use ginnel_core::relay::{Ending, Relay, Side};
 use ginnel_core::report::Chain;
 use ginnel_core::stream::Frame;
+use ginnel_core::traffic::Traffic;
 use ginnel_net::body::{FrameReader, FrameWriter, Gone, ReadError, Room};
 use ginnel_wire::frame::SessionFrame;
 use tokio::time::timeout;
@@ -21,6 +22,7 @@ pub(crate) struct Middle {
     relay: Relay,
     client: Leg,
     agent: Option<Leg>,
+    traffic: Traffic,
 }
 
 /// The two bodies of one side's call.
@@ -46,8 +48,9 @@ pub(crate) enum Said {
 }
 
 impl Middle {
-    pub(crate) fn new(reader: FrameReader, writer: FrameWriter) -> Self {
-        Self { relay: Relay::new(), client: Leg::new(Side::Client, reader, writer), agent: None }
+    /// The middle of a session that `reader` and `writer` asked for; `traffic` counts what is passed on.
+    pub(crate) fn new(reader: FrameReader, writer: FrameWriter, traffic: Traffic) -> Self {
+        Self { relay: Relay::new(), client: Leg::new(Side::Client, reader, writer), agent: None, traffic }
     }
 
     /// The agent took the session up.
@@ -107,6 +110,8 @@ impl Middle {
 
     async fn step(&mut self) -> Step {
         let step = self.select().await;
+        let (up, down) = self.relay.bytes();
+        self.traffic.set(up, down);
         match &step {
             Step::Sent | Step::Read(_, Ok(Some(_))) => {}
             Step::Read(side, Ok(None) | Err(_)) => self.leg(*side, |leg| leg.reading = false),
@@ -117,7 +122,7 @@ impl Middle {
     }
 
     async fn select(&mut self) -> Step {
-        let Self { relay, client, agent } = self;
+        let Self { relay, client, agent, traffic: _ } = self;
         let to_client = client.wants_to_send(relay);
         let to_agent = agent.as_ref().is_some_and(|agent| agent.wants_to_send(relay));
         let Leg { reader: client_reader, writer: client_writer, first, reading: client_reading, .. } = client;

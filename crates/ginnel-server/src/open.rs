@@ -16,15 +16,18 @@ use ginnel_core::target::Target;
 use ginnel_identity::random::SystemRandom;
 use ginnel_net::body::{FrameReader, FrameWriter};
 use ginnel_ops::audit::{AuditError, Durable};
+use ginnel_ops::ledger::{Begun, Tracked};
 use ginnel_wire::frame::{Open, SessionFrame};
 use ginnel_wire::hello::Dial;
 use ginnel_wire::v1::{ServerMessage, server_message};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Instant, sleep_until, timeout};
+use tracing::Instrument;
 
 use crate::directory::{AgentLink, Awaited};
 use crate::middle::{Middle, Said};
 use crate::roster::ClientSeat;
+use crate::rules::Rules;
 
 /// How long a call may take to say `Open`.
 const FIRST_FRAME_WAIT: Duration = Duration::from_secs(5);
@@ -73,45 +76,73 @@ impl Opening {
             }
         };
         let seat = self.seat;
-        let mut middle = Middle::new(self.reader, self.writer);
-        match permit(&seat, &open) {
-            Err(denied) => {
-                record_refusal(&seat, open.request, &denied).await;
-                middle.answer(SessionFrame::Refused(denied.refusal));
-                middle.stop(denied.refusal.hop, denied.refusal.cause);
-            }
-            Ok(permitted) => {
-                let Permitted { record, link, awaited, allowed, since } = permitted;
-                let running = Running { seat: &seat, record, link, since };
-                running.run(&mut middle, awaited, allowed).await;
-            }
-        }
-        middle.end().await;
+        let client = &seat.client.principal;
+        let span = tracing::info_span!("session", request = %open.request, client = %client.name);
+        let tracked = seat.broker.ledger.begin(Begun {
+            request: open.request,
+            client: Some(client.clone()),
+            client_instance: seat.instance(),
+            from: None,
+            target: Text::new(&open.target).as_str().to_owned(),
+            front: None,
+        });
+        let middle = Middle::new(self.reader, self.writer, tracked.traffic().clone());
+        carry(&seat, &open, middle, tracked).instrument(span).await;
     }
 }
 
+async fn carry(seat: &Arc<ClientSeat>, open: &Open, mut middle: Middle, tracked: Tracked) {
+    match permit(seat, open, &tracked) {
+        Err(denied) => {
+            record_refusal(seat, open.request, &denied).await;
+            tracked.refused(denied.refusal);
+            middle.answer(SessionFrame::Refused(denied.refusal));
+            middle.stop(denied.refusal.hop, denied.refusal.cause);
+        }
+        Ok(permitted) => {
+            let Permitted { record, link, awaited, allowed, since } = permitted;
+            let running = Running { seat, record, link, since, tracked };
+            running.run(&mut middle, awaited, allowed).await;
+        }
+    }
+    middle.end().await;
+}
+
+/// Whether the client may ask for anything at this moment.
+fn may_ask(seat: &ClientSeat, rules: &Rules) -> Result<(), Cause> {
+    let expired = seat.expired().ok_or(Cause::ProtocolError)?;
+    if !rules.admits(&seat.leaf.principal, &seat.leaf.email) {
+        return Err(Cause::NotAdmitted);
+    }
+    if expired.is_cancelled() {
+        return Err(Cause::CertificateExpired);
+    }
+    if seat.broker.shutdown.is_cancelled() {
+        return Err(Cause::ShuttingDown);
+    }
+    Ok(())
+}
+
 /// Decides, records, and asks the agent.
-fn permit(seat: &Arc<ClientSeat>, open: &Open) -> Result<Permitted, Box<Denied>> {
+///
+/// All of it under one state of the rules, the entry in the ledger included: see [`crate::rules::InForceRules::deciding`].
+fn permit(seat: &Arc<ClientSeat>, open: &Open, tracked: &Tracked) -> Result<Permitted, Box<Denied>> {
     let broker = &seat.broker;
+    let rules = broker.rules.deciding();
     let deny = |hop, cause| {
         let target = Text::new(&open.target);
         Box::new(Denied { refusal: Refusal::new(hop, cause), target, agent: None, rule: None })
     };
-    let expired = seat.expired().ok_or_else(|| deny(Hop::Server, Cause::ProtocolError))?;
-    if expired.is_cancelled() {
-        return Err(deny(Hop::Server, Cause::CertificateExpired));
-    }
-    if broker.shutdown.is_cancelled() {
-        return Err(deny(Hop::Server, Cause::ShuttingDown));
-    }
+    may_ask(seat, &rules).map_err(|cause| deny(Hop::Server, cause))?;
     let target: Target = open.target.parse().map_err(|_| deny(Hop::Server, Cause::Malformed))?;
     let client = &seat.client.principal.name;
-    if broker.policy.agents_for(client, &target).is_empty() {
+    if rules.policy.agents_for(client, &target).is_empty() {
         return Err(deny(Hop::Server, Cause::NotAllowed));
     }
     let choice = open.agent.as_ref().ok_or_else(|| deny(Hop::Server, Cause::NoLiveAgent))?;
     let rule =
-        broker.policy.decide(client, &target, &choice.principal.name).map_err(|cause| deny(Hop::Server, cause))?;
+        rules.policy.decide(client, &target, &choice.principal.name).map_err(|cause| deny(Hop::Server, cause))?;
+    tracked.through(&choice.principal, Some(choice.instance), Some(&rule.rule));
     let mut attempt = 0;
     loop {
         attempt += 1;
@@ -125,7 +156,7 @@ fn permit(seat: &Arc<ClientSeat>, open: &Open) -> Result<Permitted, Box<Denied>>
             target: target.clone(),
             peer: seat.peer,
             rule: Text::new(&rule.rule),
-            policy: broker.policy_version.clone(),
+            policy: rules.version.clone(),
         };
         let denied = |cause| {
             let refusal = Refusal::new(Hop::Server, cause);
@@ -166,7 +197,7 @@ fn permit(seat: &Arc<ClientSeat>, open: &Open) -> Result<Permitted, Box<Denied>>
 /// Records a refusal and waits for the disk, so that whoever was refused can be shown the record; but not for long.
 async fn record_refusal(seat: &ClientSeat, request: RequestId, denied: &Denied) {
     let Refusal { hop, cause } = denied.refusal;
-    tracing::info!(%request, client = %seat.client.principal, %hop, %cause, "refused");
+    tracing::info!(%hop, %cause, "refused");
     let recorded = seat.broker.audit.record(Event::Refused {
         request_id: request,
         client: seat.client.clone(),
@@ -176,7 +207,7 @@ async fn record_refusal(seat: &ClientSeat, request: RequestId, denied: &Denied) 
         hop,
         cause,
         rule: denied.rule.clone(),
-        policy: seat.broker.policy_version.clone(),
+        policy: seat.broker.rules.now().version.clone(),
     });
     // A log that cannot be written says so itself; the refusal stands either way.
     if let Ok(durable) = recorded {
@@ -190,6 +221,7 @@ struct Running<'a> {
     record: audit::Session,
     link: Arc<AgentLink>,
     since: Instant,
+    tracked: Tracked,
 }
 
 impl Running<'_> {
@@ -202,12 +234,14 @@ impl Running<'_> {
                 rule: Some(self.record.rule.clone()),
             };
             record_refusal(self.seat, self.record.request_id, &denied).await;
+            self.tracked.refused(refusal);
             middle.answer(SessionFrame::Refused(refusal));
             middle.stop(refusal.hop, refusal.cause);
             return;
         }
         let ending = self.until_over(middle).await;
         self.record_end(middle, ending);
+        self.tracked.ended(ending.hop, ending.cause);
     }
 
     /// Carries the inner handshake while the agent connects to the target; then makes the record durable and tells the client.
@@ -247,10 +281,13 @@ impl Running<'_> {
             connected?.await
         };
         match tokio::time::timeout_at(deadline, durable).await {
-            Ok(Ok(())) => middle.answer(SessionFrame::Opened(address)),
+            Ok(Ok(())) => {
+                self.tracked.carried(Some(address));
+                middle.answer(SessionFrame::Opened(address));
+            }
             Ok(Err(_)) | Err(_) => return Err(Refusal::new(Hop::Server, Cause::AuditUnavailable)),
         }
-        tracing::debug!(request = %self.record.request_id, "opened");
+        tracing::debug!("opened");
         Ok(())
     }
 
@@ -284,7 +321,8 @@ impl Running<'_> {
             biased;
             () = expired => Refusal::new(Hop::Client, Cause::CertificateExpired),
             () = self.link.expired.cancelled() => Refusal::new(Hop::Agent, Cause::CertificateExpired),
-            () = self.seat.broker.shutdown.cancelled() => Refusal::new(Hop::Server, Cause::ShuttingDown),
+            refusal = self.tracked.stopped() => refusal,
+            () = self.seat.broker.cut.cancelled() => Refusal::new(Hop::Server, Cause::ShuttingDown),
         }
     }
 
@@ -292,8 +330,7 @@ impl Running<'_> {
         let Ending { hop, cause } = ending;
         let (bytes_up, bytes_down) = middle.bytes();
         let duration_ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let request = self.record.request_id;
-        tracing::info!(%request, bytes_up, bytes_down, duration_ms, %hop, %cause, "ended");
+        tracing::info!(bytes_up, bytes_down, duration_ms, %hop, %cause, "ended");
         let session = self.record.clone();
         self.seat.broker.note(Event::Ended { session, bytes_up, bytes_down, duration_ms, hop, cause });
     }

@@ -1,12 +1,13 @@
 //! The server's own certificate, which it issues to itself and renews.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use ginnel_core::audit::{Event, Text, Timestamp};
 use ginnel_core::principal::{Name, Principal, Role};
 use ginnel_core::renewal::renew_after;
 use ginnel_core::report::Chain;
+use ginnel_core::status::{Failure, Renewals};
 use ginnel_enrol::{CertificateRequest, IssueError, Issuer};
 use ginnel_identity::certificate::Identity;
 use ginnel_identity::key::KeyPair;
@@ -29,12 +30,42 @@ pub(crate) enum OwnError {
     Issue(#[source] IssueError),
 }
 
+/// The server's own certificate, and how its renewals went.
+#[derive(Debug, Default)]
+pub(crate) struct OwnCertificate {
+    pub(crate) current: CurrentIdentity,
+    state: Mutex<(Renewals, Option<Failure>)>,
+}
+
+impl OwnCertificate {
+    fn renewed(&self) {
+        let mut state = self.lock();
+        state.0.renewed += 1;
+        state.1 = None;
+    }
+
+    fn failed(&self, error: String) {
+        let mut state = self.lock();
+        state.0.failed += 1;
+        state.1 = Some(Failure { time: Timestamp::from(SystemTime::now()), error });
+    }
+
+    /// How renewals went, and why the last one failed, if it did.
+    pub(crate) fn renewals(&self) -> (Renewals, Option<Failure>) {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Renewals, Option<Failure>)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Issues a certificate for `server_name` and puts it to use; tells when to renew it.
 pub(crate) fn renew(
     issuer: &dyn Issuer,
     principal: &Principal,
     server_name: &str,
-    current: &CurrentIdentity,
+    own: &OwnCertificate,
 ) -> Result<(Duration, Event), OwnError> {
     let now = SystemTime::now();
     let unusable = |error: Box<dyn std::error::Error + Send + Sync>| OwnError::Identity(error);
@@ -50,7 +81,8 @@ pub(crate) fn renew(
     let issued = issuer.issue(&request, now).map_err(OwnError::Issue)?;
     let identity = Identity::new(issued.chain, key).map_err(|error| unusable(error.into()))?;
     let lifetime = issued.not_after.duration_since(now).unwrap_or_default();
-    current.set(identity);
+    own.current.set(identity);
+    own.renewed();
     let event = Event::CertificateIssued {
         principal: principal.clone(),
         serial: Text::new(issued.serial),
@@ -73,21 +105,22 @@ pub(crate) fn principal(trust_domain: &ginnel_core::principal::TrustDomain, serv
 }
 
 /// Renews until shutdown. The certificate in use stays until the next one is there.
-pub(crate) async fn keep(broker: Arc<Broker>, server_name: String, current: CurrentIdentity, first: Duration) {
+pub(crate) async fn keep(broker: Arc<Broker>, server_name: String, first: Duration) {
     let principal = principal(&broker.trust_domain, &server_name);
     let mut wait = first;
     loop {
         tokio::select! {
-            () = broker.shutdown.cancelled() => return,
+            () = broker.cut.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
         }
-        wait = match renew(broker.issuer.as_ref(), &principal, &server_name, &current) {
+        wait = match renew(broker.issuer.as_ref(), &principal, &server_name, &broker.own) {
             Ok((next, event)) => {
                 broker.note(event);
                 next
             }
             Err(error) => {
                 tracing::error!(error = %Chain(&error), "could not renew the server's certificate");
+                broker.own.failed(Chain(&error).to_string());
                 RETRY_AFTER
             }
         };

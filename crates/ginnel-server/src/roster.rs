@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::broker::Broker;
+use crate::connections::Registered;
+use crate::directory::Facts;
 use crate::lease::Share;
 use crate::open::Opening;
 
@@ -30,9 +32,10 @@ pub(crate) struct ClientSeat {
     pub(crate) peer: SocketAddr,
     pub(crate) client: audit::Client,
     pub(crate) closed: CancellationToken,
-    leaf: Leaf,
+    pub(crate) leaf: Leaf,
     /// Set by the first message; nothing can be opened before.
     process: OnceLock<Process>,
+    _registered: Registered,
 }
 
 struct Process {
@@ -43,12 +46,18 @@ struct Process {
 impl ClientSeat {
     pub(crate) fn new(broker: Arc<Broker>, peer: SocketAddr, leaf: Leaf, closed: CancellationToken) -> Self {
         let client = audit::Client { principal: leaf.principal.clone(), email: Text::new(&leaf.email) };
-        Self { broker, peer, client, closed, leaf, process: OnceLock::new() }
+        let registered = broker.connections.register(&leaf, closed.clone());
+        Self { broker, peer, client, closed, leaf, process: OnceLock::new(), _registered: registered }
     }
 
     /// Cancelled when the lease of the client's process ended; `None` before its first message.
     pub(crate) fn expired(&self) -> Option<&CancellationToken> {
         self.process.get().map(|process| process.share.ended())
+    }
+
+    /// Which process it is; `None` before its first message.
+    pub(crate) fn instance(&self) -> Option<InstanceId> {
+        self.process.get().map(|process| process.instance)
     }
 
     pub(crate) fn has_said_hello(&self) -> bool {
@@ -62,7 +71,7 @@ impl ClientSeat {
     }
 
     fn entries(&self) -> Vec<v1::RosterEntry> {
-        let mut reach = self.broker.policy.reach(&self.client.principal.name);
+        let mut reach = self.broker.rules.now().policy.reach(&self.client.principal.name);
         let mut instances: BTreeMap<Principal, Vec<_>> = BTreeMap::new();
         for link in self.broker.directory.links() {
             instances.entry(link.agent.principal.clone()).or_default().push((link.agent.instance, false));
@@ -159,7 +168,11 @@ impl ClientLink for ClientCalls {
             return Err(Status::failed_precondition("this connection has a roster already"));
         }
         seat.broker.note(seat.client_up(&hello));
-        let stream_held = seat.broker.rosters.join(&seat.client.principal, hello.instance);
+        let stream_held = seat.broker.rosters.join(
+            &seat.client.principal,
+            hello.instance,
+            Facts::new(&seat.leaf, seat.peer, &hello.software_version),
+        );
         let (out, stream) = mpsc::channel(1);
         let tasks = seat.broker.tasks.clone();
         let seat = Arc::clone(seat);

@@ -183,6 +183,22 @@ impl Daemon {
         Ok(within(&format!("{} to end", self.name), SOON, self.child.wait()).await??)
     }
 
+    /// Asks it to end with SIGTERM and does not wait.
+    ///
+    /// # Errors
+    /// If the process is gone.
+    pub fn terminate(&self) -> Result<()> {
+        Ok(kill_process(self.pid, Signal::TERM)?)
+    }
+
+    /// Asks it with SIGHUP to read its configuration again.
+    ///
+    /// # Errors
+    /// If the process is gone.
+    pub fn hang_up(&self) -> Result<()> {
+        Ok(kill_process(self.pid, Signal::HUP)?)
+    }
+
     /// Waits until it ends by itself.
     ///
     /// # Errors

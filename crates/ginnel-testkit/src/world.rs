@@ -40,6 +40,7 @@ pub struct WorldBuilder {
     client_inner_tls: bool,
     relayed: bool,
     client_key: &'static str,
+    grace: String,
 }
 
 impl WorldBuilder {
@@ -119,6 +120,13 @@ impl WorldBuilder {
         self
     }
 
+    /// How long sessions may go on after SIGTERM, such as `10s`; not at all by default.
+    #[must_use]
+    pub fn grace(mut self, grace: &str) -> Self {
+        grace.clone_into(&mut self.grace);
+        self
+    }
+
     /// Starts every process and waits until the client knows every agent.
     ///
     /// # Errors
@@ -151,7 +159,7 @@ impl WorldBuilder {
 
         let mut agents = Vec::new();
         for index in 0..self.agents {
-            agents.push(daemon(&self.binary, Part::Agent(index), dir.path(), &[])?);
+            agents.push(daemon(&self.binary, Part::Agent(index), dir.path(), &[socket_setting(index)])?);
         }
         let client = daemon(&self.binary, Part::Client, dir.path(), &[])?;
         let proxy = listening(&client, "proxy", 0).await?;
@@ -195,6 +203,7 @@ impl World {
             client_inner_tls: true,
             relayed: false,
             client_key: files::CLIENT,
+            grace: "0s".to_owned(),
         }
     }
 
@@ -265,7 +274,7 @@ impl World {
         let settings = match part {
             Part::Server => vec![format!("server.listen={}", self.server_address)],
             Part::Client => vec![format!("listen.proxy={}", self.proxy)],
-            Part::Agent(_) => Vec::new(),
+            Part::Agent(index) => vec![socket_setting(index)],
         };
         let old = self.part(part)?;
         old.kill().await?;
@@ -292,6 +301,44 @@ impl World {
     pub async fn roster(&self, mark: usize, agents: usize) -> Result<()> {
         self.client.wait_for_after(mark, "roster received", |line| line["agents"] == agents).await?;
         Ok(())
+    }
+
+    /// Where `part` can be asked over HTTP.
+    ///
+    /// # Errors
+    /// If it does not say so in time.
+    pub async fn admin(&mut self, part: Part) -> Result<SocketAddr> {
+        listening(self.part(part)?, "admin", 0).await
+    }
+
+    /// The admin socket of `part`.
+    pub fn socket(&self, part: Part) -> PathBuf {
+        self.dir.path().join(match part {
+            Part::Server => "server.sock".to_owned(),
+            Part::Agent(index) => format!("agent-{index}.sock"),
+            Part::Client => "client.sock".to_owned(),
+        })
+    }
+
+    /// Changes the configuration file of a role, `server`, `agent` or `client`, in one step.
+    ///
+    /// # Errors
+    /// If it cannot be read or written.
+    pub fn edit(&self, role: &str, change: impl FnOnce(&mut Value)) -> Result<()> {
+        let path = self.dir.path().join(format!("{role}.yaml"));
+        let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
+        change(&mut config);
+        self.write(role, &serde_json::to_string_pretty(&config)?)
+    }
+
+    /// Replaces the configuration file of a role in one step, with anything.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(&self, role: &str, text: &str) -> Result<()> {
+        let next = self.dir.path().join(format!("{role}.next"));
+        std::fs::write(&next, text)?;
+        Ok(std::fs::rename(next, self.dir.path().join(format!("{role}.yaml")))?)
     }
 
     /// The audit log so far, without a last line that is still being written.
@@ -352,6 +399,11 @@ impl World {
     }
 }
 
+/// Agents share a file, and need a socket each.
+fn socket_setting(index: usize) -> String {
+    format!("adminSocket=agent-{index}.sock")
+}
+
 fn daemon(binary: &Path, part: Part, dir: &Path, settings: &[String]) -> Result<Daemon> {
     let (role, name) = match part {
         Part::Server => ("server", "server".to_owned()),
@@ -359,6 +411,7 @@ fn daemon(binary: &Path, part: Part, dir: &Path, settings: &[String]) -> Result<
         Part::Client => ("client", "client".to_owned()),
     };
     let mut command = crate::command::command(binary, dir);
+    command.current_dir(dir);
     command.arg(role).arg("--config").arg(dir.join(format!("{role}.yaml"))).args(["--log-format", "json"]);
     for setting in settings {
         command.arg("--set").arg(setting);

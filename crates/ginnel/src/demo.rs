@@ -57,7 +57,7 @@ pub(crate) async fn run(once: bool, targets: Vec<Target>) -> Result<Outcome, Fai
         listed.push(Listed { target, addresses });
     }
     let started = start(scratch.path(), &listed, &shutdown, &mut tasks).await;
-    let proxy = started.map_err(Failure::Failed)?;
+    let Addresses { proxy, admin } = started.map_err(Failure::Failed)?;
     print(&format!(
         "One process, three networks: a tunnel server, {AGENTS} agents and a client, which meet over TLS on loopback.\n\
          The client's proxy listens on {proxy} (HTTP CONNECT, plain HTTP, SOCKS5).\n\n"
@@ -68,7 +68,7 @@ pub(crate) async fn run(once: bool, targets: Vec<Target>) -> Result<Outcome, Fai
     }
     show_record(scratch.path(), listed.len()).await?;
     if !once {
-        print(&advice(proxy, &listed[0].target))?;
+        print(&advice(proxy, admin, &listed[0].target))?;
         terminated().await;
     }
     shutdown.cancel();
@@ -84,13 +84,19 @@ async fn resolve(target: &Target) -> io::Result<Vec<SocketAddr>> {
     }
 }
 
-/// Starts all parts; gives the address of the client's proxy.
+/// Where the parts listen that people use.
+struct Addresses {
+    proxy: SocketAddr,
+    admin: SocketAddr,
+}
+
+/// Starts all parts.
 async fn start(
     scratch: &Path,
     listed: &[Listed],
     shutdown: &CancellationToken,
     tasks: &mut JoinSet<()>,
-) -> Result<SocketAddr, Box<dyn Error + Send + Sync>> {
+) -> Result<Addresses, Box<dyn Error + Send + Sync>> {
     for role in ["agent", "client"] {
         let key = scratch.join(format!("{role}.json"));
         let public_key = ServiceAccountKey::create(configs::email(role), &key)?;
@@ -98,20 +104,21 @@ async fn start(
     }
     let none = Overrides::none();
     let config = ServerConfig::parse(&configs::server(listed), "server.yaml", scratch, &none)?;
-    let server = Server::start(config, shutdown.clone()).await?;
+    let server = Server::start(config, None, shutdown.clone()).await?;
     let address = server.address();
+    let admin = server.admin_address().ok_or("the server has no admin listener")?;
     tasks.spawn(server.run());
     for _ in 0..AGENTS {
         let config = AgentConfig::parse(&configs::agent(address, listed), "agent.yaml", scratch, &none)?;
-        tasks.spawn(Agent::new(config)?.run(shutdown.clone()));
+        tasks.spawn(Agent::start(config, None).await?.run(shutdown.clone()));
     }
     // A client that came first would be told, and the record would show, that there is no agent yet.
     timeout(FETCH_DEADLINE, recorded(scratch, "linkUp", AGENTS)).await.map_err(|_| "the agents did not come up")?;
     let config = ClientConfig::parse(&configs::client(address), "client.yaml", scratch, &none)?;
-    let client = Client::start(config).await?;
+    let client = Client::start(config, None).await?;
     let proxy = client.proxy_address().ok_or("the client has no proxy listener")?;
     tasks.spawn(client.run(shutdown.clone()));
-    Ok(proxy)
+    Ok(Addresses { proxy, admin })
 }
 
 /// Fetches a target directly and through the tunnel, and says whether the answers are equal.
@@ -151,13 +158,17 @@ async fn show_record(scratch: &Path, sessions: usize) -> Result<(), Failure> {
     print(&format!("\nThe server's audit log so far:\n\n{}\n", String::from_utf8_lossy(&records)))
 }
 
-fn advice(proxy: SocketAddr, target: &Target) -> String {
+fn advice(proxy: SocketAddr, admin: SocketAddr, target: &Target) -> String {
     format!(
         "It stays up until you press Ctrl-C. Try in another terminal:\n\n\
          \x20 curl -p -x http://{proxy} http://{target}/      # HTTP CONNECT\n\
          \x20 curl -x socks5h://{proxy} http://{target}/      # SOCKS5, the name resolved by the agent\n\
          \x20 curl -i -x http://{proxy} http://example.com/   # refused, and it says by whom and why\n\
          \x20 ginnel connect --proxy {proxy} HOST PORT        # standard input and output; for SSH's ProxyCommand\n\n\
+         The server shows itself at http://{admin}/ and answers questions about it:\n\n\
+         \x20 ginnel status --admin {admin}                   # agents, certificates, sessions, refusals\n\
+         \x20 ginnel explain --admin {admin} REQUEST-ID       # what happened to one request\n\
+         \x20 ginnel policy test --admin {admin} demo {target}\n\n\
          Settings for the tools of your application, once your own hosts are in the rules:\n\n\
          \x20 git -c http.proxy=http://{proxy} clone https://gitlab.acme.internal/group/project.git\n\
          \x20 ssh -o ProxyCommand='ginnel connect --proxy {proxy} %h %p' git@gitlab.acme.internal\n\

@@ -1,6 +1,6 @@
 //! One plain HTTP request and its answer, over a session of its own.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
@@ -31,11 +31,14 @@ pub(super) struct Exchange<T: Tunnel> {
     connection: Option<Connection<T>>,
     /// The connection has done all that it will do.
     finished: bool,
+    is_stopped: bool,
     /// None until the head of the answer is there.
     body: Option<Incoming>,
     /// The body's end was read.
     ended: bool,
     broken: Option<Refusal>,
+    /// Resolves when somebody tells the request to end.
+    stopped: Pin<Box<dyn Future<Output = Refusal> + Send>>,
 }
 
 /// Sends `message`, which must be fit for the target, and waits for the head of the answer.
@@ -53,16 +56,21 @@ pub(super) async fn exchange<T: Tunnel>(
         closers: closers.clone(),
         connection: Some(connection),
         finished: false,
+        is_stopped: false,
         body: None,
         ended: false,
         broken: None,
+        stopped: Box::pin(request.stopped()),
     };
     let mut answer = pin!(sender.send_request(message));
     let answer = poll_fn(|cx| {
         exchange.drive(cx);
-        answer.as_mut().poll(cx)
+        match exchange.broken.filter(|_| exchange.is_stopped) {
+            Some(refusal) => Poll::Ready(Err(refusal)),
+            None => answer.as_mut().poll(cx).map_err(|error| exchange.broke(&error)),
+        }
     });
-    let answer = answer.await.map_err(|error| exchange.broke(&error))?;
+    let answer = answer.await?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         // Nobody asked for it, and what follows is not HTTP.
         let refusal = Refusal::new(Hop::Target, Cause::ProtocolError);
@@ -95,6 +103,11 @@ impl<T: Tunnel> Exchange<T> {
         if self.finished {
             return;
         }
+        if let Poll::Ready(refusal) = self.stopped.as_mut().poll(cx) {
+            (self.finished, self.is_stopped) = (true, true);
+            self.broken = Some(refusal);
+            return;
+        }
         if let Some(connection) = &mut self.connection
             && let Poll::Ready(end) = connection.poll_without_shutdown(cx)
         {
@@ -117,6 +130,9 @@ impl<T: Tunnel> Body for Exchange<T> {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Refusal>>> {
         let this = &mut *self;
         this.drive(cx);
+        if let Some(refusal) = this.broken.filter(|_| this.is_stopped) {
+            return Poll::Ready(Some(Err(refusal)));
+        }
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
         match Pin::new(body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::target::{InvalidTarget, Target};
-use ginnel_net::splice::{Ended, Socket, splice_as};
+use ginnel_net::splice::{Ended, Socket};
 use ginnel_net::tunnel::Tunnel;
 use http::header::{CONNECTION, HOST};
 use http::uri::PathAndQuery;
@@ -21,6 +21,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug};
 
 use super::answer::{self, Text};
@@ -37,8 +38,8 @@ const HEAD_MAX: usize = 48 * 1024;
 const BUFFER_MAX: usize = 64 * 1024;
 
 /// Serves one connection of an application, request by request, until one of them is a CONNECT that succeeds.
-pub(super) async fn serve<O: Opener>(socket: Socket, from: SocketAddr, opener: O) {
-    let front = Arc::new(Front { from, opener, connected: Mutex::new(None), closers: Closers::default() });
+pub(super) async fn serve<O: Opener>(socket: Socket, from: SocketAddr, opener: O, draining: CancellationToken) {
+    let front = Arc::new(Front { from, opener, draining, connected: Mutex::new(None), closers: Closers::default() });
     carry(socket, &front).await;
     front.closers.finish().await;
 }
@@ -47,6 +48,8 @@ pub(super) async fn serve<O: Opener>(socket: Socket, from: SocketAddr, opener: O
 struct Front<O: Opener> {
     from: SocketAddr,
     opener: O,
+    /// From here on the connection ends after the request that it is at.
+    draining: CancellationToken,
     /// The session of a CONNECT whose answer may not have been written yet.
     connected: Mutex<Option<(Request, O::Tunnel)>>,
     closers: Closers,
@@ -71,10 +74,17 @@ async fn carry<O: Opener>(socket: Socket, front: &Arc<Front<O>>) {
         .preserve_header_case(true)
         .auto_date_header(false);
     let mut connection = builder.serve_connection(TokioIo::new(Unended(socket.clone())), service);
-    let end = tokio::select! {
-        biased;
-        end = &mut connection => Some(end),
-        () = socket.failed() => None,
+    let mut draining = false;
+    let end = loop {
+        tokio::select! {
+            biased;
+            end = &mut connection => break Some(end),
+            () = socket.failed() => break None,
+            () = front.draining.cancelled(), if !draining => {
+                draining = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+        }
     };
     let rest = match &end {
         Some(_) => connection.into_parts().read_buf,
@@ -87,8 +97,7 @@ async fn carry<O: Opener>(socket: Socket, front: &Arc<Front<O>>) {
     match (end, connected) {
         (Some(Ok(())), Some((request, tunnel))) => {
             let span = request.span();
-            let carried = async { request.ended(splice_as(Hop::Application, socket, rest, tunnel).await) };
-            carried.instrument(span).await;
+            request.carry(socket, rest, tunnel).instrument(span).await;
         }
         (Some(Ok(())), None) => linger(socket).await,
         (Some(Err(error)), None) => give_up(socket, &error, !rest.is_empty()).await,
@@ -128,7 +137,7 @@ enum Asked {
 impl<O: Opener> Front<O> {
     async fn answer(&self, message: http::Request<Incoming>) -> Response<Answer<O::Tunnel>> {
         let front = if message.method() == Method::CONNECT { "connect" } else { "http" };
-        let request = Request::new(front, self.from);
+        let request = Request::new(front, self.from, self.opener.ledger());
         let span = request.span();
         async {
             match judge(message.method(), message.uri(), message.version(), message.headers(), message.body()) {

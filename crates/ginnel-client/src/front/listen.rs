@@ -3,9 +3,9 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 
 use ginnel_core::limits::ACCEPT_REST;
+use ginnel_net::accept::Stops;
 use ginnel_net::splice::Socket;
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
@@ -15,19 +15,18 @@ use tracing::{debug, error};
 /// Applications on one listener at once. Each costs two descriptors at most and some 20 KiB; more wait in the kernel's queue.
 const APPLICATIONS_MAX: usize = 10_000;
 
-/// Accepts until `shutdown` and handles every connection in a task of its own; then resets the connections that are left.
-pub(super) async fn serve<H, F>(listener: TcpListener, shutdown: impl Future, handle: H)
+/// Accepts until the first of the `stops` and handles every connection in a task of its own; resets what is left at the second.
+pub(super) async fn serve<H, F>(listener: TcpListener, stops: Stops, handle: H)
 where
     H: Fn(Socket, SocketAddr) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    let mut shutdown = pin!(shutdown);
     let mut tasks = JoinSet::new();
     let mut failing = false;
     loop {
         tokio::select! {
             biased;
-            _ = &mut shutdown => break,
+            () = stops.accepting.cancelled() => break,
             Some(ended) = tasks.join_next() => report(ended),
             accepted = listener.accept(), if tasks.len() < APPLICATIONS_MAX => match accepted {
                 Ok((stream, from)) => {
@@ -42,14 +41,25 @@ where
                     }
                     failing = true;
                     tokio::select! {
-                        _ = &mut shutdown => break,
+                        () = stops.accepting.cancelled() => break,
                         () = sleep(ACCEPT_REST) => {}
                     }
                 }
             },
         }
     }
+    // Closed at once: whoever comes now is refused by the system instead of waiting for nothing.
     drop(listener);
+    loop {
+        tokio::select! {
+            biased;
+            () = stops.connections.cancelled() => break,
+            ended = tasks.join_next() => match ended {
+                Some(ended) => report(ended),
+                None => return,
+            },
+        }
+    }
     tasks.shutdown().await;
 }
 

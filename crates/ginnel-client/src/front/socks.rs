@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use bytes::{Bytes, BytesMut};
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::target::Target;
-use ginnel_net::splice::{Ended, Socket, splice_as};
+use ginnel_net::splice::{Ended, Socket};
 use ginnel_net::tunnel::Tunnel;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -34,7 +34,7 @@ pub(super) async fn serve<O: Opener>(mut socket: Socket, from: SocketAddr, opene
             return linger(socket).await;
         }
     };
-    let request = Request::new("socks", from);
+    let request = Request::new("socks", from, opener.ledger());
     let span = request.span();
     carry(socket, request, asked, read.freeze(), &opener).instrument(span).await;
 }
@@ -97,7 +97,7 @@ async fn carry<O: Opener>(
     match request.open_while(&socket, target, opener).await {
         Ok(mut tunnel) => {
             if socket.write_all(&outcome(message::SUCCEEDED)).await.is_ok() {
-                request.ended(splice_as(Hop::Application, socket, first, tunnel).await);
+                request.carry(socket, first, tunnel).await;
             } else {
                 tunnel.abort(Cause::Reset);
                 request.ended(Ended { up: 0, down: 0, cause: Cause::Reset, hop: Hop::Application });

@@ -9,15 +9,16 @@ mod socks;
 use std::future::pending;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::task::{Context, Poll};
 
-use ginnel_core::cause::{Cause, Refusal};
+use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::RequestId;
+use ginnel_core::principal::Role;
 use ginnel_core::target::Host;
+use ginnel_ops::ledger::{Ledger, Tracked};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -87,7 +88,12 @@ pub(crate) struct Direct(Arc<Mutex<Vec<(RequestId, Target)>>>);
 impl Opener for Direct {
     type Tunnel = Fake;
 
-    async fn open(&self, request: RequestId, target: Target, _: SocketAddr) -> Result<Fake, Refusal> {
+    fn ledger(&self) -> &Ledger {
+        static LEDGER: LazyLock<Ledger> = LazyLock::new(|| Ledger::new(Role::Client));
+        &LEDGER
+    }
+
+    async fn open(&self, request: RequestId, target: Target, _: SocketAddr, _: &Tracked) -> Result<Fake, Refusal> {
         self.0.lock().unwrap().push((request, target.clone()));
         if let Host::Name(name) = &target.host {
             let label = name.as_str().split('.').next().unwrap();
@@ -109,7 +115,7 @@ pub(crate) struct World {
     pub(crate) proxy: SocketAddr,
     pub(crate) host: TcpListener,
     pub(crate) opener: Direct,
-    pub(crate) stop: Option<oneshot::Sender<()>>,
+    pub(crate) stop: Stops,
     pub(crate) serving: JoinHandle<()>,
 }
 
@@ -118,10 +124,10 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = listener.local_addr().unwrap();
         let opener = Direct::default();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let serving = tokio::spawn(serve_proxy(listener, opener.clone(), stopped));
+        let stop = Stops::default();
+        let serving = tokio::spawn(serve_proxy(listener, opener.clone(), stop.clone()));
         let host = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        Self { proxy, host, opener, stop: Some(stop), serving }
+        Self { proxy, host, opener, stop, serving }
     }
 
     pub(crate) fn port(&self) -> u16 {

@@ -34,6 +34,7 @@ pub struct Entry {
     pub hop: Option<String>,
     pub cause: Option<String>,
     pub reason: Option<String>,
+    pub changed: Option<String>,
     pub bytes_up: Option<u64>,
     pub bytes_down: Option<u64>,
     pub duration_ms: Option<u64>,

@@ -100,6 +100,7 @@ fn examples() -> Vec<Event> {
         Event::LinkDown { agent: agent(), cause: Cause::AgentLost },
         Event::ClientDown { client: client(), instance: instance(0xc1), cause: Cause::Aborted },
         Event::Gap { records: 3 },
+        Event::Reloaded { policy: Text::new("6a4b"), changed: Text::new("rule git removed") },
     ]
 }
 

@@ -11,8 +11,8 @@ use time::format_description::well_known::Rfc3339;
 /// The last microsecond of the year 9999, the last that RFC 3339 can write.
 const MICROS_MAX: u64 = 253_402_300_799_999_999;
 
-/// A point of wall-clock time in whole microseconds, from 1970 to 9999.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A point of wall-clock time in whole microseconds, from 1970, which is the default, to 9999.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 
 /// A text that is neither an RFC 3339 time nor a date.

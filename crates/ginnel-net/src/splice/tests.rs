@@ -244,7 +244,7 @@ async fn the_agents_end_calls_its_peer_the_target() {
     let (target, near) = pair().await;
     let (stream, _far) = pair().await;
     let tunnel = Fake { stream, aborted: Arc::default(), broken: oneshot::channel().1 };
-    let carrying = tokio::spawn(splice_target(near, tunnel));
+    let carrying = tokio::spawn(async move { splice_target(near, tunnel, &Traffic::default(), pending()).await });
     reset(target);
     let ended = soon(carrying).await.unwrap();
     assert_eq!((ended.cause, ended.hop), (Cause::Reset, Hop::Target));

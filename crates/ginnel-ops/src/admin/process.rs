@@ -1,6 +1,10 @@
 //! What the system says of this process: `/proc/self`. On a system without it, or where it is hidden, nothing is said.
 
 use std::fs;
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// The numbers; `None` for what cannot be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -19,17 +23,27 @@ impl Process {
     pub(super) fn read() -> Self {
         let text = |path: &str| fs::read_to_string(path).ok();
         let stat = text("/proc/self/stat");
-        let booted = text("/proc/stat").and_then(|text| after(&text, "btime"));
         Self {
             cpu_seconds: stat.as_deref().and_then(cpu_seconds),
             resident_bytes: text("/proc/self/status").and_then(|text| after(&text, "VmRSS:")).map(|kib| kib * 1024.0),
             open_descriptors: open_descriptors(),
             descriptors_max: text("/proc/self/limits").and_then(|text| after(&text, "Max open files")),
-            start_seconds: booted
+            start_seconds: booted()
                 .zip(stat.as_deref().and_then(|stat| field(stat, 22)))
                 .map(|(booted, ticks)| booted + ticks / TICKS_PER_SECOND),
         }
     }
+}
+
+/// When the machine was started, in seconds since 1970. `/proc/stat` has it as well, but a hardened service does not see that file.
+fn booted() -> Option<f64> {
+    // Worked out once: a start that moved with every reading would look like a restart.
+    static BOOTED: OnceLock<Option<f64>> = OnceLock::new();
+    *BOOTED.get_or_init(|| {
+        let up = clock_gettime(ClockId::Boottime);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        Some(now.as_secs_f64() - (up.tv_sec as f64 + up.tv_nsec as f64 / 1e9))
+    })
 }
 
 fn cpu_seconds(stat: &str) -> Option<f64> {
@@ -72,6 +86,16 @@ mod tests {
     fn reads_this_process() {
         let Process { cpu_seconds, resident_bytes, open_descriptors, start_seconds, .. } = Process::read();
         assert!(cpu_seconds.is_some() && resident_bytes.is_some_and(|bytes| bytes > 100_000.0));
-        assert!(open_descriptors.is_some_and(|open| open >= 3.0) && start_seconds.is_some_and(|at| at > 1e9));
+        assert!(open_descriptors.is_some_and(|open| open >= 3.0) && start_seconds.is_some());
+    }
+
+    #[test]
+    fn this_process_started_between_the_machine_and_this_moment() {
+        let before = fs::read_to_string("/proc/stat").ok().and_then(|text| after(&text, "btime")).unwrap_or(1e9);
+        let started = Process::read().start_seconds.unwrap();
+        assert_eq!(Process::read().start_seconds, Some(started), "the start does not move");
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+        // Both ends are rounded, one to a second and one to a tick.
+        assert!(started >= before - 1.0 && started <= now + 0.1, "{before} {started} {now}");
     }
 }

@@ -119,6 +119,11 @@ impl Queue {
         self.news.notify_one();
     }
 
+    pub(super) fn waiting(&self) -> u64 {
+        let state = self.state();
+        u64::try_from(state.waiting.len() + state.in_hand).unwrap_or(u64::MAX)
+    }
+
     pub(super) fn healthy(&self) -> bool {
         let state = self.state();
         !state.failed && !state.closing

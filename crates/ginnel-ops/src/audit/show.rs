@@ -272,6 +272,7 @@ impl fmt::Display for Shown<'_> {
             ("hop", &entry.hop),
             ("cause", &entry.cause),
             ("reason", &entry.reason),
+            ("changed", &entry.changed),
             ("address", &entry.address),
             ("peer", &entry.peer),
             ("email", &entry.email),

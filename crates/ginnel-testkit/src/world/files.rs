@@ -36,7 +36,10 @@ pub(super) fn server(dir: &Path, world: &WorldBuilder) -> Result<()> {
     let identity = |role: &str, name: &str| json!({"name": name, "role": role, "email": email(role), "publicKeys": [format!("{role}.pub.pem")]});
     let config = json!({
         "trustDomain": "acme.example",
-        "server": {"name": SERVER_NAME, "listen": "127.0.0.1:0"},
+        "server": {
+            "name": SERVER_NAME, "listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "adminSocket": "server.sock",
+            "shutdownGrace": world.grace,
+        },
         "identities": [identity(AGENT, "acme"), identity(CLIENT, "frontend")],
         "rules": [{"name": "hosts", "clients": ["frontend"], "agents": ["acme"], "targets": world.rule}],
         "issuer": {"embedded": {"directory": "ca"}, "certificateLifetime": world.certificate_lifetime},
@@ -51,6 +54,8 @@ pub(super) fn agent(dir: &Path, world: &WorldBuilder, server: SocketAddr) -> Res
         "trust": {"server": "ca/server-root.pem", "client": "ca/client-root.pem"},
         "credential": {"serviceAccountKeyFile": "agent.json"},
         "allow": world.allow,
+        "admin": "127.0.0.1:0",
+        "shutdownGrace": world.grace,
     });
     if !world.agents_inner_tls {
         config["dangerDisableInnerTls"] = json!(true);
@@ -63,6 +68,9 @@ pub(super) fn client(dir: &Path, world: &WorldBuilder, server: SocketAddr) -> Re
         world.forwards.iter().map(|target| json!({"listen": "127.0.0.1:0", "target": target})).collect();
     let mut config = json!({
         "server": {"address": server, "name": SERVER_NAME},
+        "admin": "127.0.0.1:0",
+        "adminSocket": "client.sock",
+        "shutdownGrace": world.grace,
         "trust": {"server": "ca/server-root.pem", "agent": "ca/agent-root.pem"},
         "credential": {"serviceAccountKeyFile": format!("{}.json", world.client_key)},
         "listen": {"proxy": "127.0.0.1:0", "forwards": forwards},

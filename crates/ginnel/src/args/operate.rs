@@ -11,11 +11,11 @@ use ginnel_ops::admin::client::Door;
 #[derive(ClapArgs)]
 pub(crate) struct Ask {
     /// The process's admin listener
-    #[arg(long, value_name = "ADDRESS", env = "GINNEL_ADMIN", default_value = "127.0.0.1:50051")]
+    #[arg(long, value_name = "ADDRESS", env = "GINNEL_ASK", default_value = "127.0.0.1:50051")]
     pub(crate) admin: SocketAddr,
 
     /// The process's admin socket, instead of the listener
-    #[arg(long, value_name = "PATH", env = "GINNEL_ADMIN_SOCKET")]
+    #[arg(long, value_name = "PATH", env = "GINNEL_ASK_SOCKET")]
     pub(crate) socket: Option<PathBuf>,
 }
 
@@ -95,14 +95,14 @@ pub(crate) struct End {
     pub(crate) all: bool,
 
     /// The process's admin socket
-    #[arg(long, value_name = "PATH", env = "GINNEL_ADMIN_SOCKET")]
+    #[arg(long, value_name = "PATH", env = "GINNEL_ASK_SOCKET")]
     pub(crate) socket: PathBuf,
 }
 
 #[derive(ClapArgs)]
 pub(crate) struct Reload {
     /// The process's admin socket
-    #[arg(long, value_name = "PATH", env = "GINNEL_ADMIN_SOCKET")]
+    #[arg(long, value_name = "PATH", env = "GINNEL_ASK_SOCKET")]
     pub(crate) socket: PathBuf,
 }
 
@@ -117,7 +117,7 @@ pub(crate) struct Explain {
     pub(crate) files: Vec<PathBuf>,
 
     /// Ask this admin listener as well; may be repeated. Without it and without files: 127.0.0.1:50051
-    #[arg(long, value_name = "ADDRESS", env = "GINNEL_ADMIN", value_delimiter = ',')]
+    #[arg(long, value_name = "ADDRESS", env = "GINNEL_ASK", value_delimiter = ',')]
     pub(crate) admin: Vec<SocketAddr>,
 
     /// Print what was found and the conclusion in JSON

@@ -11,7 +11,10 @@ fn overrides(daemon: &Daemon) -> Overrides {
     Overrides::from_env(std::env::vars_os()).with_flags(daemon.overrides.iter().cloned())
 }
 
-/// A token that is cancelled by the first signal to end.
+/// The exit code of a process that was told a second time to stop.
+const STOPPED_AT_ONCE: i32 = 1;
+
+/// A token that is cancelled by the first signal to end. The second ends the process where it stands: connections are reset by the system.
 fn shutdown() -> CancellationToken {
     let token = CancellationToken::new();
     let signalled = token.clone();
@@ -20,30 +23,36 @@ fn shutdown() -> CancellationToken {
         terminated().await;
         tracing::info!("shutting down");
         signalled.cancel();
+        terminated().await;
+        tracing::warn!("told to stop again: ending at once");
+        std::process::exit(STOPPED_AT_ONCE);
     });
     token
 }
 
 #[cfg(feature = "server")]
 pub(super) async fn server(daemon: Daemon) -> Result<Outcome, Failure> {
-    let config = ginnel_config::ServerConfig::load(&daemon.config, &overrides(&daemon))?;
-    let server = ginnel_server::app::Server::start(config, shutdown()).await.map_err(Failure::failed)?;
+    let source = ginnel_config::ServerConfig::source(daemon.config.clone(), overrides(&daemon));
+    let config = source.load()?;
+    let server = ginnel_server::app::Server::start(config, Some(source), shutdown()).await.map_err(Failure::failed)?;
     server.run().await;
     Ok(Outcome::Yes)
 }
 
 #[cfg(feature = "agent")]
 pub(super) async fn agent(daemon: Daemon) -> Result<Outcome, Failure> {
-    let config = ginnel_config::AgentConfig::load(&daemon.config, &overrides(&daemon))?;
-    let agent = ginnel_agent::app::Agent::new(config).map_err(Failure::failed)?;
+    let source = ginnel_config::AgentConfig::source(daemon.config.clone(), overrides(&daemon));
+    let config = source.load()?;
+    let agent = ginnel_agent::app::Agent::start(config, Some(source)).await.map_err(Failure::failed)?;
     agent.run(shutdown()).await;
     Ok(Outcome::Yes)
 }
 
 #[cfg(feature = "client")]
 pub(super) async fn client(daemon: Daemon) -> Result<Outcome, Failure> {
-    let config = ginnel_config::ClientConfig::load(&daemon.config, &overrides(&daemon))?;
-    let client = ginnel_client::app::Client::start(config).await.map_err(Failure::failed)?;
+    let source = ginnel_config::ClientConfig::source(daemon.config.clone(), overrides(&daemon));
+    let config = source.load()?;
+    let client = ginnel_client::app::Client::start(config, Some(source)).await.map_err(Failure::failed)?;
     client.run(shutdown()).await;
     Ok(Outcome::Yes)
 }

@@ -16,7 +16,7 @@ pub(super) fn server(listed: &[Listed]) -> String {
     let targets: Vec<_> = listed.iter().map(|listed| format!("{:?}", listed.target.to_string())).collect();
     format!(
         "trustDomain: demo.example\n\
-         server: {{name: {SERVER_NAME}, listen: \"127.0.0.1:0\"}}\n\
+         server: {{name: {SERVER_NAME}, listen: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", shutdownGrace: 0s}}\n\
          identities:\n\
          \x20 - {{name: demo, role: agent, email: {}, publicKeys: [agent.pub.pem]}}\n\
          \x20 - {{name: demo, role: client, email: {}, publicKeys: [client.pub.pem]}}\n\
@@ -55,7 +55,8 @@ pub(super) fn client(server: SocketAddr) -> String {
 
 fn upstream(server: SocketAddr, peer: &str) -> String {
     format!(
-        "server: {{address: \"{server}\", name: {SERVER_NAME}}}\n\
+        "shutdownGrace: 0s\n\
+         server: {{address: \"{server}\", name: {SERVER_NAME}}}\n\
          trust: {{server: ca/server-root.pem, {peer}: ca/{peer}-root.pem}}\n"
     )
 }

@@ -1,7 +1,9 @@
 //! Process tests: the real binary as server, agents and client, real hosts behind them, real programs in front.
 #![cfg(all(feature = "server", feature = "agent", feature = "client"))]
 
+mod admin;
 mod cancelled;
+mod drain;
 mod endings;
 mod failover;
 mod git;
@@ -10,6 +12,7 @@ mod packages;
 mod pair;
 mod policy;
 mod relay;
+mod reload;
 mod renewal;
 mod secrecy;
 

@@ -78,7 +78,8 @@ async fn an_application_that_leaves_while_the_session_opens_gives_it_up() {
     // One that stays is not disturbed, and the proxy stops without waiting for either.
     let mut other = world.say("CONNECT never.example:443 HTTP/1.1\r\nHost: x\r\n\r\n").await;
     let (mut app, mut host) = world.connected().await;
-    world.stop.unwrap().send(()).unwrap();
+    world.stop.accepting.cancel();
+    world.stop.connections.cancel();
     soon(world.serving).await.unwrap();
     for stream in [&mut other, &mut app, &mut host] {
         assert_eq!(end_of(stream).await, (String::new(), RESET));

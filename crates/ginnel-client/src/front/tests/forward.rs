@@ -4,7 +4,7 @@ async fn forward_to(target: &str) -> (SocketAddr, Direct) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let opener = Direct::default();
-    tokio::spawn(serve_forward(listener, target.parse().unwrap(), opener.clone(), pending::<()>()));
+    tokio::spawn(serve_forward(listener, target.parse().unwrap(), opener.clone(), Stops::default()));
     (address, opener)
 }
 

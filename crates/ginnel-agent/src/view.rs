@@ -1,0 +1,135 @@
+//! What the agent shows of itself, and what its admin socket asks it to do.
+
+use std::collections::BTreeSet;
+use std::future::{Future, ready};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use ginnel_config::{AgentConfig, LoadError, Source};
+use ginnel_core::allow::AllowList;
+use ginnel_core::audit::Timestamp;
+use ginnel_core::cause::{Cause, Hop, Refusal};
+use ginnel_core::id::RequestId;
+use ginnel_core::principal::Role;
+use ginnel_core::report::Chain;
+use ginnel_core::status::{Request, Status, Verdict};
+use ginnel_net::upstream::Upstream;
+use ginnel_ops::admin::{Observed, Question, Which};
+use ginnel_ops::ledger::Parties;
+use ginnel_wire::hello::software_version;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::Owner;
+
+/// The agent, as its admin listeners see it.
+pub(crate) struct View {
+    pub(crate) owner: Arc<Owner>,
+    pub(crate) upstream: Arc<Upstream>,
+    pub(crate) source: Option<Source<AgentConfig>>,
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl Observed for View {
+    fn status(&self) -> Status {
+        let draining = self.shutdown.is_cancelled();
+        let connected = self.upstream.progress.is_connected();
+        let reasons = [
+            (draining, "the agent is draining: it takes no more sessions"),
+            (!connected, "there is no link to the server"),
+            (self.owner.allow().patterns().is_empty(), "the allow-list is empty: nothing may be dialled"),
+        ];
+        let not_ready: Vec<_> = reasons.iter().filter(|(holds, _)| *holds).map(|(_, why)| (*why).to_owned()).collect();
+        let mut status = Status {
+            role: Role::Agent.to_string(),
+            instance: self.owner.instance.to_string(),
+            version: software_version().to_owned(),
+            time: Timestamp::from(SystemTime::now()),
+            started: self.owner.started,
+            draining,
+            ready: not_ready.is_empty(),
+            not_ready,
+            config: self.owner.in_force.config(),
+            ..Status::default()
+        };
+        self.upstream.progress.fill(&self.upstream.endpoint, &mut status);
+        self.owner.ledger.fill(&mut status);
+        status
+    }
+
+    fn sessions(&self) -> Vec<Request> {
+        self.owner.ledger.live()
+    }
+
+    fn request(&self, id: RequestId) -> Option<Request> {
+        self.owner.ledger.find(id)
+    }
+
+    fn judge(&self, _: &Question) -> Option<Result<Vec<Verdict>, String>> {
+        None
+    }
+
+    fn end_sessions(&self, which: &Which) -> u64 {
+        self.owner.ledger.end(which, Refusal::new(Hop::Agent, Cause::EndedByOperator))
+    }
+
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, String>> + Send + '_>> {
+        let outcome = self.try_reload();
+        if let Err(why) = &outcome {
+            self.owner.in_force.failed(why);
+        }
+        Box::pin(ready(outcome))
+    }
+}
+
+impl View {
+    /// Reads the allow-list again, puts it into force, and ends the sessions that it does not permit.
+    fn try_reload(&self) -> Result<String, String> {
+        let source = self.source.as_ref().ok_or("this agent was started without a configuration file")?;
+        let config = source.load().map_err(|error| match error {
+            LoadError::Invalid(findings) => findings.to_string(),
+            LoadError::Read { .. } => Chain(&error).to_string(),
+        })?;
+        let before = self.owner.allow();
+        let after = AllowList::new(config.allow);
+        let mut lines = changes(&before, &after);
+        self.owner.replace(after);
+        let ended = self.owner.ledger.end_where(|parties| self.objection(parties));
+        if ended > 0 {
+            lines.push(format!("{ended} sessions are no longer permitted and were ended"));
+        }
+        if lines.is_empty() {
+            lines.push("the allow-list has not changed; everything else takes a restart".to_owned());
+        }
+        lines.push(format!("allow-list {} is in force", self.owner.in_force.config().version));
+        Ok(lines.join("\n"))
+    }
+
+    fn objection(&self, parties: &Parties) -> Option<Refusal> {
+        let (allow, target) = (self.owner.allow(), parties.target.as_ref()?);
+        let verdict = match parties.address {
+            Some(address) => allow.dialable(target, &[address], &self.owner.own_listeners).map(drop),
+            None => allow.permits_target(target),
+        };
+        verdict.err().map(|cause| Refusal::new(Hop::Agent, cause))
+    }
+}
+
+/// Patterns that are given of each kind of change; more of them are counted.
+const PATTERNS_MAX: usize = 20;
+
+fn changes(before: &AllowList, after: &AllowList) -> Vec<String> {
+    let set = |list: &AllowList| list.patterns().iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+    let (before, after) = (set(before), set(after));
+    let mut lines = Vec::new();
+    for (how, patterns) in [("added", after.difference(&before)), ("removed", before.difference(&after))] {
+        let patterns: Vec<_> = patterns.cloned().collect();
+        let shown = patterns[..patterns.len().min(PATTERNS_MAX)].join(", ");
+        match patterns.len().saturating_sub(PATTERNS_MAX) {
+            0 if patterns.is_empty() => {}
+            0 => lines.push(format!("allow {how}: {shown}")),
+            more => lines.push(format!("allow {how}: {shown} and {more} more")),
+        }
+    }
+    lines
+}

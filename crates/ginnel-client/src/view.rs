@@ -1,0 +1,129 @@
+//! What the client shows of itself, and what its admin socket asks it to do.
+
+use std::future::{Future, ready};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use ginnel_config::{ClientConfig, LoadError, Source};
+use ginnel_core::audit::Timestamp;
+use ginnel_core::cause::{Cause, Hop, Refusal};
+use ginnel_core::id::{InstanceId, RequestId};
+use ginnel_core::principal::Role;
+use ginnel_core::report::Chain;
+use ginnel_core::status::{Config, Failure, Peer, Request, Status, Verdict};
+use ginnel_net::upstream::Upstream;
+use ginnel_ops::admin::{Observed, Question, Which};
+use ginnel_wire::hello::software_version;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::link::Live;
+use crate::open::Opener;
+use crate::sessions::Sessions;
+
+/// The client, as its admin listeners see it.
+pub(crate) struct View {
+    pub(crate) upstream: Arc<Upstream>,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) live: watch::Receiver<Option<Live>>,
+    pub(crate) instance: InstanceId,
+    pub(crate) source: Option<Source<ClientConfig>>,
+    pub(crate) draining: CancellationToken,
+    pub(crate) started: Timestamp,
+    pub(crate) config: Mutex<Config>,
+}
+
+impl Observed for View {
+    fn status(&self) -> Status {
+        let draining = self.draining.is_cancelled();
+        let connected = self.upstream.progress.is_connected();
+        let agents = self.agents();
+        let reasons = [
+            (draining, "the client is draining: it takes no more sessions"),
+            (!connected, "there is no connection to the server"),
+            (connected && agents.is_empty(), "the server knows of no live agent that this client may use"),
+        ];
+        let not_ready: Vec<_> = reasons.iter().filter(|(holds, _)| *holds).map(|(_, why)| (*why).to_owned()).collect();
+        let mut status = Status {
+            role: Role::Client.to_string(),
+            instance: self.instance.to_string(),
+            version: software_version().to_owned(),
+            time: Timestamp::from(SystemTime::now()),
+            started: self.started,
+            draining,
+            ready: not_ready.is_empty(),
+            not_ready,
+            config: self.config().clone(),
+            agents,
+            ..Status::default()
+        };
+        self.upstream.progress.fill(&self.upstream.endpoint, &mut status);
+        self.sessions.ledger().fill(&mut status);
+        status
+    }
+
+    fn sessions(&self) -> Vec<Request> {
+        self.sessions.ledger().live()
+    }
+
+    fn request(&self, id: RequestId) -> Option<Request> {
+        self.sessions.ledger().find(id)
+    }
+
+    fn judge(&self, _: &Question) -> Option<Result<Vec<Verdict>, String>> {
+        None
+    }
+
+    fn end_sessions(&self, which: &Which) -> u64 {
+        self.sessions.ledger().end(which, Refusal::new(Hop::Client, Cause::EndedByOperator))
+    }
+
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, String>> + Send + '_>> {
+        let outcome = self.try_reload();
+        let mut config = self.config();
+        match &outcome {
+            Ok(_) => config.failure = None,
+            Err(why) => {
+                config.failures += 1;
+                config.failure = Some(Failure { time: Timestamp::from(SystemTime::now()), error: why.clone() });
+            }
+        }
+        drop(config);
+        Box::pin(ready(outcome))
+    }
+}
+
+impl View {
+    fn try_reload(&self) -> Result<String, String> {
+        let source = self.source.as_ref().ok_or("this client was started without a configuration file")?;
+        match source.load() {
+            Ok(_) => Ok("the file is right; nothing of a client's configuration changes without a restart".to_owned()),
+            Err(LoadError::Invalid(findings)) => Err(findings.to_string()),
+            Err(error @ LoadError::Read { .. }) => Err(Chain(&error).to_string()),
+        }
+    }
+
+    /// The agents on the roster.
+    fn agents(&self) -> Vec<Peer> {
+        let live = self.live.borrow();
+        let Some(live) = live.as_ref() else { return Vec::new() };
+        let entries = live.roster.entries().iter();
+        let peer = |entry: &ginnel_core::roster::Entry| Peer {
+            principal: live.agent(&entry.agent).to_string(),
+            instance: entry.instance.to_string(),
+            version: None,
+            peer: None,
+            since: None,
+            certificate: None,
+            sessions: Some(self.sessions.ledger().of_agent(entry.instance)),
+            draining: entry.draining,
+            targets: entry.targets.iter().map(ToString::to_string).collect(),
+        };
+        entries.map(peer).collect()
+    }
+
+    fn config(&self) -> MutexGuard<'_, Config> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

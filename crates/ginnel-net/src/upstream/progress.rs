@@ -1,0 +1,99 @@
+//! How an agent or client stands with its server, for whoever asks the process.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use ginnel_core::audit::Timestamp;
+use ginnel_core::status::{self, Renewals, Status};
+use ginnel_identity::certificate::{Identity, Leaf};
+use tokio::time::Instant;
+
+use crate::connect::Endpoint;
+
+/// What is known. Clones tell of the same process.
+#[derive(Clone, Debug, Default)]
+pub struct Progress(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    certificate: Option<(Leaf, Instant)>,
+    renewals: Renewals,
+    renewal_failure: Option<status::Failure>,
+    connected: Option<Timestamp>,
+    server_version: Option<String>,
+    failure: Option<status::Failure>,
+}
+
+impl Progress {
+    /// A certificate came in; it ends at `expires` by the monotonic clock.
+    pub(super) fn certified(&self, identity: &Identity, expires: Instant) {
+        let mut state = self.lock();
+        state.certificate = Some((identity.leaf().clone(), expires));
+        state.renewals.renewed += 1;
+        state.renewal_failure = None;
+    }
+
+    pub(super) fn renewal_failed(&self, error: String) {
+        let mut state = self.lock();
+        state.renewals.failed += 1;
+        state.renewal_failure = Some(failure(error));
+    }
+
+    pub(super) fn connected(&self) {
+        let mut state = self.lock();
+        state.connected = Some(now());
+        state.failure = None;
+    }
+
+    pub(super) fn disconnected(&self, error: Option<String>) {
+        let mut state = self.lock();
+        state.connected = None;
+        if let Some(error) = error {
+            state.failure = Some(failure(error));
+        }
+    }
+
+    /// What the server said of its software.
+    pub fn server_said(&self, version: &str) {
+        self.lock().server_version = Some(version.to_owned());
+    }
+
+    /// Whether there is a connection that sessions can use.
+    pub fn is_connected(&self) -> bool {
+        self.lock().connected.is_some()
+    }
+
+    /// Writes what is known into a status.
+    pub fn fill(&self, endpoint: &Endpoint, status: &mut Status) {
+        let state = self.lock();
+        status.certificate = state.certificate.as_ref().map(|(leaf, expires)| status::Certificate {
+            serial: leaf.serial.clone(),
+            not_after: Timestamp::from(leaf.not_after),
+            remaining_seconds: expires.saturating_duration_since(Instant::now()).as_secs(),
+            renewal_failure: state.renewal_failure.clone(),
+        });
+        status.principal = state.certificate.as_ref().map(|(leaf, _)| leaf.principal.to_string());
+        status.renewals = state.renewals;
+        status.server = Some(status::Upstream {
+            address: endpoint.address(),
+            name: endpoint.server_name.clone(),
+            connected: state.connected.is_some(),
+            since: state.connected,
+            version: state.server_version.clone(),
+            failure: state.failure.clone(),
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change is one step: a panic elsewhere cannot have left half of one.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn failure(error: String) -> status::Failure {
+    status::Failure { time: now(), error }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from(SystemTime::now())
+}

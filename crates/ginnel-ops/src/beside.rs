@@ -1,0 +1,78 @@
+//! What goes on beside a daemon's work: its admin listeners, reloads, and word to the service manager.
+
+use std::future::pending;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{Admin, Observed};
+use crate::notify::Notify;
+use crate::reload::watch;
+
+/// How often the service manager is told how the process is, when no watchdog asks for more.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
+/// The files whose change asks for a reload, as they are at this moment.
+pub type Files = Box<dyn Fn() -> Vec<PathBuf> + Send + Sync>;
+
+/// Runs until it is dropped. Without `files` there is nothing to reload, and SIGHUP keeps its usual effect.
+///
+/// The service manager hears that the process is ready when this begins: whatever listens must listen by then.
+pub async fn beside(admin: Admin, observed: Arc<dyn Observed>, files: Option<Files>, shutdown: CancellationToken) {
+    let notify = Notify::from_env();
+    let notify = notify.as_ref();
+    let reloading = async {
+        let Some(files) = &files else { return pending().await };
+        let reload = |_| async {
+            if let Some(notify) = notify {
+                notify.reloading();
+            }
+            let outcome = observed.reload().await;
+            if let Some(notify) = notify {
+                notify.ready(&summary(&*observed));
+            }
+            outcome
+        };
+        watch(files, reload).await;
+    };
+    tokio::join!(
+        admin.run(Arc::clone(&observed), CancellationToken::new()),
+        reloading,
+        report(notify, &*observed, &shutdown)
+    );
+}
+
+/// Tells the service manager how the process is, as often as it wants to hear it.
+async fn report(notify: Option<&Notify>, observed: &dyn Observed, shutdown: &CancellationToken) {
+    let Some(notify) = notify else { return };
+    notify.ready(&summary(observed));
+    let every = notify.watchdog_interval().unwrap_or(SAY_EVERY).min(SAY_EVERY);
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled(), if !stopping => {
+                stopping = true;
+                notify.stopping();
+            }
+            _ = ticks.tick() => {
+                // The status takes the locks that sessions take: a process in which that hangs is one that should be started again.
+                notify.status(&summary(observed));
+                notify.watchdog();
+            }
+        }
+    }
+}
+
+fn summary(observed: &dyn Observed) -> String {
+    let status = observed.status();
+    match status.not_ready.first() {
+        None => format!("ready, {} sessions", status.sessions.live),
+        Some(why) => format!("not ready: {why}; {} sessions", status.sessions.live),
+    }
+}

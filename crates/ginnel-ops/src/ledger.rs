@@ -1,0 +1,394 @@
+//! The book of requests: what is carried now, what was refused or ended lately, and the numbers since the start.
+//!
+//! Every role keeps one. It is also where sessions are told to end while they run: by an operator, or because what allowed them is gone.
+//! What is kept is bounded: live requests by the bounds on sessions, past ones by [`PAST_MAX`] and [`REFUSALS_MAX`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use ginnel_core::audit::Timestamp;
+use ginnel_core::cause::{Cause, Hop, Refusal};
+use ginnel_core::id::{InstanceId, RequestId};
+use ginnel_core::principal::{Principal, Role};
+use ginnel_core::status::{Counted, Latency, Request, Status, Totals};
+use ginnel_core::target::Target;
+use ginnel_core::traffic::Traffic;
+use tokio_util::sync::CancellationToken;
+
+use self::latency::Histogram;
+use crate::admin::Which;
+
+mod latency;
+#[cfg(test)]
+mod tests;
+mod which;
+
+/// Requests that are remembered after they ended. Some 600 bytes each; whoever wants to know more of the past reads the audit log.
+const PAST_MAX: usize = 2048;
+
+/// Refusals that are remembered whatever else has ended since.
+const REFUSALS_MAX: usize = 64;
+
+/// Failed attempts that are kept of one request; a client makes fewer.
+const ATTEMPTS_MAX: usize = 16;
+
+/// The book. Clones are handles on the same one.
+#[derive(Clone, Debug)]
+pub struct Ledger(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    role: Role,
+    book: Mutex<Book>,
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    next: u64,
+    /// In the order in which they began.
+    live: BTreeMap<u64, Live>,
+    /// Newest last.
+    past: VecDeque<(RequestId, Request)>,
+    refusals: VecDeque<(RequestId, Request)>,
+    causes: BTreeMap<(bool, Hop, Cause), u64>,
+    opened: u64,
+    bytes: (u64, u64),
+    opening: Histogram,
+}
+
+#[derive(Debug)]
+struct Live {
+    id: RequestId,
+    seen: Request,
+    parties: Parties,
+    client_instance: Option<InstanceId>,
+    since: Instant,
+    traffic: Traffic,
+    stop: Arc<Stop>,
+}
+
+/// Between whom a request is, as far as it is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parties {
+    /// The client.
+    pub client: Option<Principal>,
+    /// The agent.
+    pub agent: Option<Principal>,
+    /// The target.
+    pub target: Option<Target>,
+    /// The address of the target that was dialled.
+    pub address: Option<SocketAddr>,
+}
+
+#[derive(Debug, Default)]
+struct Stop {
+    token: CancellationToken,
+    why: OnceLock<Refusal>,
+}
+
+/// A request as it comes in.
+#[derive(Clone, Debug)]
+pub struct Begun {
+    /// Its id.
+    pub request: RequestId,
+    /// The client, on servers and agents.
+    pub client: Option<Principal>,
+    /// Which process of that client.
+    pub client_instance: Option<InstanceId>,
+    /// Where the application comes from, on clients.
+    pub from: Option<SocketAddr>,
+    /// The target, as it was spelled.
+    pub target: String,
+    /// The front end by which it came, on clients.
+    pub front: Option<&'static str>,
+}
+
+/// A request under way. Whatever becomes of it is put down here; dropping it puts it down as broken off.
+#[derive(Debug)]
+pub struct Tracked {
+    ledger: Ledger,
+    number: u64,
+    traffic: Traffic,
+    stop: Arc<Stop>,
+}
+
+impl Ledger {
+    /// An empty book of a process of this role.
+    pub fn new(role: Role) -> Self {
+        Self(Arc::new(Shared { role, book: Mutex::default() }))
+    }
+
+    /// Puts a request down.
+    pub fn begin(&self, begun: Begun) -> Tracked {
+        let Begun { request, client, client_instance, from, target, front } = begun;
+        let (traffic, stop) = (Traffic::default(), Arc::<Stop>::default());
+        let seen = Request {
+            request_id: request.to_string(),
+            role: self.0.role.to_string(),
+            state: "opening".to_owned(),
+            since: now(),
+            until: None,
+            client: client.as_ref().map(ToString::to_string).or(from.map(|from| from.to_string())),
+            agent: None,
+            agent_instance: None,
+            target: target.clone(),
+            address: None,
+            rule: None,
+            front: front.map(str::to_owned),
+            bytes_up: 0,
+            bytes_down: 0,
+            hop: None,
+            cause: None,
+            attempts: Vec::new(),
+        };
+        let parties = Parties { client, target: target.parse().ok(), ..Parties::default() };
+        let mut book = self.book();
+        let number = book.next;
+        book.next += 1;
+        let live = Live {
+            id: request,
+            seen,
+            parties,
+            client_instance,
+            since: Instant::now(),
+            traffic: traffic.clone(),
+            stop: Arc::clone(&stop),
+        };
+        book.live.insert(number, live);
+        drop(book);
+        Tracked { ledger: self.clone(), number, traffic, stop }
+    }
+
+    /// What is under way, oldest first.
+    pub fn live(&self) -> Vec<Request> {
+        self.book().live.values().map(Live::seen).collect()
+    }
+
+    /// One request. What the same request tried before stands in its attempts.
+    pub fn find(&self, id: RequestId) -> Option<Request> {
+        let book = self.book();
+        let past = book.refusals.iter().chain(book.past.iter()).filter(|(known, _)| *known == id);
+        let mut found: Vec<Request> = past.map(|(_, request)| request.clone()).collect();
+        found.extend(book.live.values().filter(|live| live.id == id).map(Live::seen));
+        drop(book);
+        found.sort_by_key(|request| request.since);
+        found.dedup();
+        let mut last = found.pop()?;
+        let before = found.iter().map(as_attempt);
+        last.attempts = before.chain(std::mem::take(&mut last.attempts)).take(ATTEMPTS_MAX).collect();
+        Some(last)
+    }
+
+    /// Tells the requests that fit to end for this reason; gives how many were told.
+    pub fn end(&self, which: &Which, why: Refusal) -> u64 {
+        self.stop(|live| which.means(&live.seen).then_some(why))
+    }
+
+    /// Tells the requests to end for which `judge` has a reason; gives how many were told.
+    pub fn end_where(&self, judge: impl Fn(&Parties) -> Option<Refusal>) -> u64 {
+        self.stop(|live| judge(&live.parties))
+    }
+
+    fn stop(&self, judge: impl Fn(&Live) -> Option<Refusal>) -> u64 {
+        let book = self.book();
+        let mut told = 0;
+        for live in book.live.values() {
+            if let Some(why) = judge(live) {
+                told += 1;
+                // The first reason stays.
+                let _ = live.stop.why.set(why);
+                live.stop.token.cancel();
+            }
+        }
+        told
+    }
+
+    /// How many requests one process of an agent has.
+    pub fn of_agent(&self, instance: InstanceId) -> u64 {
+        let instance = instance.to_string();
+        self.count(|live| live.seen.agent_instance.as_ref() == Some(&instance))
+    }
+
+    /// How many requests one process of a client has.
+    pub fn of_client(&self, instance: InstanceId) -> u64 {
+        self.count(|live| live.client_instance == Some(instance))
+    }
+
+    fn count(&self, is: impl Fn(&Live) -> bool) -> u64 {
+        self.book().live.values().map(|live| u64::from(is(live))).sum()
+    }
+
+    /// Writes what the book knows into a status: sessions, times, causes and refusals.
+    pub fn fill(&self, status: &mut Status) {
+        let book = self.book();
+        let mut totals = Totals { opened: book.opened, ..Totals::default() };
+        (totals.bytes_up, totals.bytes_down) = book.bytes;
+        for live in book.live.values() {
+            let (up, down) = live.traffic.bytes();
+            totals.live += u64::from(live.is_carried());
+            totals.bytes_up += up;
+            totals.bytes_down += down;
+        }
+        for ((is_end, ..), count) in &book.causes {
+            *(if *is_end { &mut totals.ended } else { &mut totals.refused }) += count;
+        }
+        let counted = book.causes.iter().map(|((is_end, hop, cause), count)| Counted {
+            event: (if *is_end { "ended" } else { "refused" }).to_owned(),
+            hop: hop.to_string(),
+            cause: cause.to_string(),
+            count: *count,
+        });
+        status.sessions = totals;
+        status.causes = counted.collect();
+        status.opening = Latency::from(&book.opening);
+        status.refusals = book.refusals.iter().rev().map(|(_, request)| request.clone()).collect();
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        // Every change is one step: a panic elsewhere cannot have left half of one.
+        self.0.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn own_hop(&self) -> Hop {
+        match self.0.role {
+            Role::Server => Hop::Server,
+            Role::Agent => Hop::Agent,
+            Role::Client => Hop::Client,
+        }
+    }
+}
+
+impl Live {
+    fn is_carried(&self) -> bool {
+        self.seen.state == "carried"
+    }
+
+    fn seen(&self) -> Request {
+        let (bytes_up, bytes_down) = self.traffic.bytes();
+        Request { bytes_up, bytes_down, ..self.seen.clone() }
+    }
+}
+
+impl Tracked {
+    /// Counts the bytes.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// Says through whom it goes, and by which rule.
+    pub fn through(&self, agent: &Principal, instance: Option<InstanceId>, rule: Option<&str>) {
+        self.change(|live| {
+            live.parties.agent = Some(agent.clone());
+            live.seen.agent = Some(agent.to_string());
+            live.seen.agent_instance = instance.map(|instance| instance.to_string());
+            live.seen.rule = rule.map(str::to_owned);
+        });
+    }
+
+    /// Puts a failed attempt down; the request goes on.
+    pub fn attempt_failed(&self, why: Refusal) {
+        self.change(|live| {
+            let refused = Request { hop: Some(why.hop.to_string()), cause: Some(why.cause.to_string()), ..live.seen() };
+            if live.seen.attempts.len() < ATTEMPTS_MAX {
+                live.seen.attempts.push(as_attempt(&refused));
+            }
+        });
+    }
+
+    /// The address of the target that was connected to, before anything is carried.
+    pub fn dialled(&self, address: SocketAddr) {
+        self.change(|live| live.parties.address = Some(address));
+    }
+
+    /// The target answered at this address, if it is known: bytes are carried.
+    pub fn carried(&self, address: Option<SocketAddr>) {
+        let mut book = self.ledger.book();
+        let Some(live) = book.live.get_mut(&self.number) else { return };
+        live.seen.state = "carried".to_owned();
+        live.seen.address = address.map(|address| address.to_string());
+        live.parties.address = address;
+        let took = live.since.elapsed();
+        book.opened += 1;
+        book.opening.add(took);
+    }
+
+    /// Resolves when the session was told to end, with the reason. Never does otherwise.
+    pub fn stopped(&self) -> impl Future<Output = Refusal> + Send + 'static {
+        let (stop, own) = (Arc::clone(&self.stop), self.ledger.own_hop());
+        async move {
+            stop.token.cancelled().await;
+            stop.why.get().copied().unwrap_or(Refusal::new(own, Cause::Internal))
+        }
+    }
+
+    /// It came to nothing.
+    pub fn refused(&self, why: Refusal) {
+        self.close(why);
+    }
+
+    /// It is over.
+    pub fn ended(&self, hop: Hop, cause: Cause) {
+        self.close(Refusal::new(hop, cause));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Live)) {
+        if let Some(live) = self.ledger.book().live.get_mut(&self.number) {
+            change(live);
+        }
+    }
+
+    /// The first word counts.
+    fn close(&self, Refusal { hop, cause }: Refusal) {
+        let mut book = self.ledger.book();
+        let Some(live) = book.live.remove(&self.number) else { return };
+        let was_carried = live.is_carried();
+        let (up, down) = live.traffic.bytes();
+        book.bytes.0 += up;
+        book.bytes.1 += down;
+        *book.causes.entry((was_carried, hop, cause)).or_default() += 1;
+        let seen = Request {
+            state: (if was_carried { "ended" } else { "refused" }).to_owned(),
+            until: Some(now()),
+            hop: Some(hop.to_string()),
+            cause: Some(cause.to_string()),
+            ..live.seen()
+        };
+        let (kept, max) = if was_carried { (&mut book.past, PAST_MAX) } else { (&mut book.refusals, REFUSALS_MAX) };
+        if kept.len() == max
+            && let Some(oldest) = kept.pop_front()
+            && !was_carried
+        {
+            // A refusal that makes room among the last ones is still remembered among the rest.
+            if book.past.len() == PAST_MAX {
+                book.past.pop_front();
+            }
+            book.past.push_back(oldest);
+        }
+        let kept = if was_carried { &mut book.past } else { &mut book.refusals };
+        kept.push_back((live.id, seen));
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        let why = self.stop.why.get().copied();
+        let why = why.unwrap_or(Refusal::new(self.ledger.own_hop(), Cause::Aborted));
+        self.close(why);
+    }
+}
+
+fn as_attempt(request: &Request) -> String {
+    let hop = request.hop.as_deref().unwrap_or("-");
+    let cause = request.cause.as_deref().unwrap_or("-");
+    match &request.agent {
+        Some(agent) => format!("{hop}: {cause} ({})", agent.rsplit('/').next().unwrap_or(agent)),
+        None => format!("{hop}: {cause}"),
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from(SystemTime::now())
+}

@@ -1,0 +1,186 @@
+//! Configuration that changes while the process runs: when to read it again, and what is in force.
+//!
+//! What is in force is replaced as a whole or not at all. A file that cannot be used changes nothing: the last good configuration stays, and
+//! the failure is shown in log, status and metrics until a reload succeeds.
+
+use std::fs;
+use std::future::Future;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use ginnel_core::audit::Timestamp;
+use ginnel_core::status::{Config, Failure};
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{error, info};
+
+use crate::signals::Hangups;
+
+/// How often files are looked at. A change is taken up when it has stood still from one look to the next, so that a file that is still being
+/// written is left alone: half a second to a second after the last write.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// What is in force, and what came of the last attempt to change it.
+#[derive(Debug)]
+pub struct InForce(Mutex<Config>);
+
+impl InForce {
+    /// What the process started with.
+    pub fn new(version: String, entries: usize) -> Self {
+        Self(Mutex::new(Config { version, entries: count(entries), applied: Some(now()), ..Config::default() }))
+    }
+
+    /// A reload came into force.
+    pub fn applied(&self, version: String, entries: usize) {
+        let mut config = self.lock();
+        let reloads = config.reloads + 1;
+        *config = Config {
+            version,
+            entries: count(entries),
+            applied: Some(now()),
+            reloads,
+            failures: config.failures,
+            failure: None,
+        };
+    }
+
+    /// A reload failed.
+    pub fn failed(&self, error: &str) {
+        let mut config = self.lock();
+        config.failures += 1;
+        config.failure = Some(Failure { time: now(), error: error.to_owned() });
+    }
+
+    /// The state, for the status.
+    pub fn config(&self) -> Config {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Config> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a reload was begun, for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// A file was changed.
+    FileChange,
+    /// The process got SIGHUP.
+    Hangup,
+}
+
+/// Calls `reload` whenever one of the `files` has changed and whenever SIGHUP comes; never ends. `files` is asked before every look, because
+/// a reload may change which files there are.
+pub async fn watch<F>(files: impl Fn() -> Vec<PathBuf>, reload: impl Fn(Trigger) -> F)
+where
+    F: Future<Output = Result<String, String>>,
+{
+    let mut hangups = Hangups::listen();
+    let mut looks = interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut known = stamps(files());
+    let mut last = known.clone();
+    loop {
+        let trigger = tokio::select! {
+            biased;
+            () = hangups.next() => Trigger::Hangup,
+            _ = looks.tick() => {
+                let seen = stamps(files());
+                let stands_still = seen == last;
+                last.clone_from(&seen);
+                if seen == known || !stands_still {
+                    continue;
+                }
+                Trigger::FileChange
+            }
+        };
+        // Taken before the file is read: a change that comes meanwhile is seen at the next look.
+        known = stamps(files());
+        last.clone_from(&known);
+        say(trigger, &reload(trigger).await);
+        // What the files are now may be others; their state before this moment was read.
+        if files().len() != known.len() {
+            known = stamps(files());
+            last.clone_from(&known);
+        }
+    }
+}
+
+/// Logs what came of a reload.
+pub fn say(trigger: Trigger, outcome: &Result<String, String>) {
+    let by = match trigger {
+        Trigger::FileChange => "file change",
+        Trigger::Hangup => "SIGHUP",
+    };
+    match outcome {
+        Ok(changed) => info!(by, changed = one_line(changed), "configuration reloaded"),
+        Err(why) => {
+            error!(by, error = one_line(why), "configuration not reloaded; what was in force before still is");
+        }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.trim_end().replace('\n', "; ")
+}
+
+/// What tells one state of a file from another. A name that is moved onto the file, or a link that is turned, shows in the inode.
+type Stamp = Option<(u64, i64, i64, u64)>;
+
+fn stamps(files: Vec<PathBuf>) -> Vec<(PathBuf, Stamp)> {
+    let stamp = |path: &PathBuf| {
+        let found = fs::metadata(path).ok()?;
+        Some((found.ino(), found.mtime(), found.mtime_nsec(), found.len()))
+    };
+    files.into_iter().map(|path| (path.clone(), stamp(&path))).collect()
+}
+
+fn count(entries: usize) -> u64 {
+    u64::try_from(entries).unwrap_or(u64::MAX)
+}
+
+fn now() -> Timestamp {
+    Timestamp::from(SystemTime::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[test]
+    fn a_failure_shows_until_a_reload_succeeds_and_changes_nothing_else() {
+        let in_force = InForce::new("a".to_owned(), 1);
+        in_force.failed("server.yaml:1:1: is empty");
+        let config = in_force.config();
+        assert_eq!((config.version.as_str(), config.failures, config.failure.is_some()), ("a", 1, true));
+        in_force.applied("b".to_owned(), 2);
+        let config = in_force.config();
+        assert_eq!((config.version.as_str(), config.reloads, config.failures), ("b", 1, 1));
+        assert_eq!((config.entries, config.failure), (2, None));
+    }
+
+    #[tokio::test]
+    async fn a_changed_file_is_read_again_once_it_stands_still() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("server.yaml");
+        fs::write(&file, "one").unwrap();
+        let (told, mut hear) = mpsc::unbounded_channel();
+        let (files, reload) = (vec![file.clone()], move |trigger| {
+            told.send(trigger).unwrap();
+            std::future::ready(Ok(String::new()))
+        });
+        let watching = tokio::spawn(async move { watch(|| files.clone(), reload).await });
+        // Nothing has changed yet: several looks come to nothing.
+        assert!(timeout(LOOK_EVERY * 4, hear.recv()).await.is_err());
+        let next = dir.path().join("next");
+        fs::write(&next, "two").unwrap();
+        fs::rename(&next, &file).unwrap();
+        assert_eq!(timeout(LOOK_EVERY * 20, hear.recv()).await.unwrap(), Some(Trigger::FileChange));
+        watching.abort();
+    }
+}

@@ -1,0 +1,156 @@
+//! Replaces identities and rules while the server runs, and ends what depended on what is gone.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::sync::Arc;
+
+use ginnel_config::{Identity, LoadError, ServerConfig};
+use ginnel_core::audit::{Event, Text};
+use ginnel_core::policy::Rule;
+use ginnel_core::report::Chain;
+
+use crate::broker::Broker;
+use crate::rules::{Rules, enrol_identities};
+
+/// Names that are given of each kind of change; more of them are counted.
+const NAMES_MAX: usize = 20;
+
+impl Broker {
+    /// Reads the configuration again and puts it into force; says what changed.
+    ///
+    /// # Errors
+    /// What is wrong with it. What was in force stays.
+    pub(crate) fn reload(&self) -> Result<String, String> {
+        let outcome = self.try_reload();
+        if let Err(why) = &outcome {
+            self.rules.shown.failed(why);
+        }
+        outcome
+    }
+
+    fn try_reload(&self) -> Result<String, String> {
+        let source = self.source.as_ref().ok_or("this server was started without a configuration file")?;
+        let config = source.load().map_err(|error| match error {
+            LoadError::Invalid(findings) => findings.to_string(),
+            LoadError::Read { .. } => Chain(&error).to_string(),
+        })?;
+        let before = self.rules.now();
+        let identities = enrol_identities(&config).map_err(|(doing, error)| format!("{doing}: {}", Chain(&*error)))?;
+        let enroller = before.enroller.with_identities(identities).map_err(|error| Chain(&error).to_string())?;
+        let mut changes = changes(&before.config, &config);
+        // What needs a restart stays as it was, also for the next comparison.
+        let config = ServerConfig { identities: config.identities, rules: config.rules, ..before.config.clone() };
+        let after = Arc::new(Rules::new(config, enroller));
+        self.rules.replace(Arc::clone(&after));
+        self.enforce(&before, &after, &mut changes);
+        let changed = changes.join("\n");
+        self.note(Event::Reloaded { policy: after.version.clone(), changed: Text::new(changes.join("; ")) });
+        Ok(changed)
+    }
+
+    /// Ends what the rules no longer allow. They are in force already: whatever began under the old ones is in the ledger.
+    fn enforce(&self, before: &Rules, after: &Rules, changes: &mut Vec<String>) {
+        let gone = after.no_longer_admitted(before);
+        let ended = self.ledger.end_where(|parties| after.objection(&gone, parties));
+        let closed = self.connections.close_unless(|principal, email| after.admits(principal, email));
+        self.directory.rules_changed();
+        if ended > 0 {
+            changes.push(format!("{ended} sessions are no longer allowed and were ended"));
+        }
+        if closed > 0 {
+            changes.push(format!("{closed} connections of identities that are gone were closed"));
+        }
+        if changes.is_empty() {
+            changes.push("nothing has changed".to_owned());
+        }
+        changes.push(format!("policy {} is in force with {} rules", after.version, after.config.rules.len()));
+    }
+}
+
+/// What is different, a line for each kind of change.
+fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
+    let mut lines = Vec::new();
+    let name_of_rule = |rule: &Rule| rule.name.clone();
+    compare("rules", &before.rules, &after.rules, name_of_rule, &mut lines);
+    let name_of_identity = |identity: &Identity| format!("{} {}", identity.role, identity.name);
+    compare("identities", &before.identities, &after.identities, name_of_identity, &mut lines);
+    let ServerConfig { trust_domain, server, identities: _, rules: _, issuer, enrolment_audience, audit_directory } =
+        before;
+    let restart = [
+        ("trustDomain", *trust_domain != after.trust_domain),
+        ("server", *server != after.server),
+        ("issuer", *issuer != after.issuer),
+        ("enrolment", *enrolment_audience != after.enrolment_audience),
+        ("audit", *audit_directory != after.audit_directory),
+    ];
+    for (section, _) in restart.into_iter().filter(|(_, is_different)| *is_different) {
+        lines.push(format!("{section} has changed, which takes a restart; it stays as it was"));
+    }
+    lines
+}
+
+fn compare<T: PartialEq, K: Ord + Display>(
+    what: &str,
+    before: &[T],
+    after: &[T],
+    name: impl Fn(&T) -> K,
+    lines: &mut Vec<String>,
+) {
+    let by_name = |items: &'_ [T]| items.iter().map(&name).zip(0..).collect::<BTreeMap<K, usize>>();
+    let (old, new) = (by_name(before), by_name(after));
+    let added = new.keys().filter(|name| !old.contains_key(*name));
+    let removed = old.keys().filter(|name| !new.contains_key(*name));
+    let changed = new.iter().filter(|(name, at)| old.get(*name).is_some_and(|was| before[*was] != after[**at]));
+    list(what, "added", added, lines);
+    list(what, "removed", removed, lines);
+    list(what, "changed", changed.map(|(name, _)| name), lines);
+    if old.len() == new.len() && !lines.iter().any(|line| line.starts_with(what)) && before != after {
+        lines.push(format!("{what} are in another order"));
+    }
+}
+
+fn list<'a, K: Display + 'a>(what: &str, how: &str, names: impl Iterator<Item = &'a K>, lines: &mut Vec<String>) {
+    let names: Vec<_> = names.map(ToString::to_string).collect();
+    if names.is_empty() {
+        return;
+    }
+    let more = names.len().saturating_sub(NAMES_MAX);
+    let shown = names[..names.len() - more].join(", ");
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    lines.push(format!("{what} {how}: {shown}{more}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use ginnel_config::Overrides;
+
+    use super::*;
+
+    fn config(change: impl Fn(String) -> String) -> ServerConfig {
+        let text = change(ginnel_config::example(ginnel_core::principal::Role::Server));
+        ServerConfig::parse(&text, "server.yaml", Path::new("/"), &Overrides::none()).unwrap()
+    }
+
+    #[test]
+    fn says_what_changed_and_what_takes_a_restart() {
+        let before = config(|text| text);
+        assert!(changes(&before, &before).is_empty());
+        let cases: [(ServerConfig, &[&str]); 4] = [
+            (
+                config(|text| text.replace("gitlab.acme.internal:22", "gitlab.acme.internal:2222")),
+                &["rules changed: gitlab"],
+            ),
+            (config(|text| text.replace("name: gitlab", "name: git")), &["rules added: git", "rules removed: gitlab"]),
+            (config(|text| text.replace("email: agent@", "email: other@")), &["identities changed: agent acme"]),
+            (
+                config(|text| text.replace("0.0.0.0:50050", "0.0.0.0:443")),
+                &["server has changed, which takes a restart; it stays as it was"],
+            ),
+        ];
+        for (after, expected) in cases {
+            assert_eq!(changes(&before, &after), expected);
+        }
+    }
+}

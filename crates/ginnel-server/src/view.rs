@@ -1,0 +1,165 @@
+//! What the server shows of itself, and what its admin socket asks it to do.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError};
+use std::time::SystemTime;
+
+use ginnel_core::audit::Timestamp;
+use ginnel_core::cause::{Cause, Hop, Refusal};
+use ginnel_core::id::{InstanceId, RequestId};
+use ginnel_core::policy::{matrix, verdict};
+use ginnel_core::principal::{Name, Principal, Role};
+use ginnel_core::status::{Audit, Certificate, Peer, Request, Status, Verdict};
+use ginnel_ops::admin::{Observed, Question, Which};
+use ginnel_wire::hello::software_version;
+
+use crate::broker::Broker;
+use crate::directory::Facts;
+use crate::own;
+
+/// The broker, as its admin listeners see it.
+pub(crate) struct View(pub(crate) Arc<Broker>);
+
+impl Observed for View {
+    fn status(&self) -> Status {
+        let Self(broker) = self;
+        let now = SystemTime::now();
+        let (agents, clients) = (self.agents(now), self.clients(now));
+        let certificate = self.certificate(now);
+        let not_ready = self.not_ready(&agents, certificate.as_ref());
+        let rules = broker.rules.now();
+        let mut status = Status {
+            role: Role::Server.to_string(),
+            principal: Some(own::principal(&broker.trust_domain, rules.config.server.name.as_str()).to_string()),
+            instance: broker.server_id.to_string(),
+            version: software_version().to_owned(),
+            time: Timestamp::from(now),
+            started: broker.started,
+            draining: broker.shutdown.is_cancelled(),
+            ready: not_ready.is_empty(),
+            not_ready,
+            config: broker.rules.shown.config(),
+            certificate,
+            renewals: broker.own.renewals().0,
+            agents,
+            clients,
+            enrolments: Some(broker.enrolments.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+            audit: Some(Audit { healthy: broker.audit.healthy(), waiting: broker.audit.waiting() }),
+            ..Status::default()
+        };
+        broker.ledger.fill(&mut status);
+        status
+    }
+
+    fn sessions(&self) -> Vec<Request> {
+        self.0.ledger.live()
+    }
+
+    fn request(&self, id: RequestId) -> Option<Request> {
+        self.0.ledger.find(id)
+    }
+
+    fn judge(&self, question: &Question) -> Option<Result<Vec<Verdict>, String>> {
+        let rules = self.0.rules.now();
+        let version = rules.version.as_str();
+        let links = self.0.directory.links();
+        let live = |name: &Name| {
+            let links = links.iter().filter(|link| link.agent.principal.name == *name).count();
+            u64::try_from(links).unwrap_or(u64::MAX)
+        };
+        let (client, target) = match question {
+            Question::All => return Some(Ok(matrix(&rules.policy, version, live))),
+            Question::One { client, target } => (client, target),
+        };
+        let client: Name = match client.parse() {
+            Ok(client) => client,
+            Err(error) => return Some(Err(format!("{client:?} is no name of a client: {error}."))),
+        };
+        let is_known = rules.identities.keys().any(|known| known.role == Role::Client && known.name == client);
+        if !is_known {
+            return Some(Err(format!("No identity with the role client is named {client}.")));
+        }
+        Some(match target.parse() {
+            Ok(target) => Ok(vec![verdict(&rules.policy, version, &client, &target, live)]),
+            Err(error) => Err(format!("{target:?} is no target: {error}.")),
+        })
+    }
+
+    fn end_sessions(&self, which: &Which) -> u64 {
+        self.0.ledger.end(which, Refusal::new(Hop::Server, Cause::EndedByOperator))
+    }
+
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, String>> + Send + '_>> {
+        let broker = Arc::clone(&self.0);
+        Box::pin(async move {
+            // Reading files and building a large policy takes its time, and one at a time is enough.
+            let reloading = tokio::task::spawn_blocking(move || broker.reload());
+            reloading.await.unwrap_or_else(|_| Err("the reload broke off".to_owned()))
+        })
+    }
+}
+
+impl View {
+    fn not_ready(&self, agents: &[Peer], certificate: Option<&Certificate>) -> Vec<String> {
+        let Self(broker) = self;
+        let reasons = [
+            (broker.shutdown.is_cancelled(), "the server is draining: it takes nothing new"),
+            (!broker.audit.healthy(), "the audit log cannot be written, so nothing new is allowed"),
+            (
+                certificate.is_none_or(|certificate| certificate.remaining_seconds == 0),
+                "the server's own certificate has expired",
+            ),
+            (agents.is_empty(), "no agent is connected"),
+        ];
+        reasons.into_iter().filter(|(holds, _)| *holds).map(|(_, reason)| reason.to_owned()).collect()
+    }
+
+    fn certificate(&self, now: SystemTime) -> Option<Certificate> {
+        let identity = self.0.own.current.get()?;
+        let leaf = identity.leaf();
+        let renewal_failure = self.0.own.renewals().1;
+        Some(Certificate { renewal_failure, ..certificate(leaf.serial.clone(), leaf.not_after, now) })
+    }
+
+    fn agents(&self, now: SystemTime) -> Vec<Peer> {
+        let links = self.0.directory.links();
+        let peer = |link: &Arc<crate::directory::AgentLink>| {
+            let instance = link.agent.instance;
+            let sessions = self.0.ledger.of_agent(instance);
+            peer(&link.agent.principal, instance, &link.facts, sessions, now)
+        };
+        links.iter().map(peer).collect()
+    }
+
+    fn clients(&self, now: SystemTime) -> Vec<Peer> {
+        let clients = self.0.rosters.all().into_iter();
+        let peer = |(client, instance, facts): (Principal, InstanceId, Facts)| {
+            peer(&client, instance, &facts, self.0.ledger.of_client(instance), now)
+        };
+        clients.map(peer).collect()
+    }
+}
+
+fn peer(principal: &Principal, instance: InstanceId, facts: &Facts, sessions: u64, now: SystemTime) -> Peer {
+    Peer {
+        principal: principal.to_string(),
+        instance: instance.to_string(),
+        version: Some(facts.version.clone()),
+        peer: Some(facts.peer.to_string()),
+        since: Some(facts.since),
+        certificate: Some(certificate(facts.serial.clone(), facts.not_after, now)),
+        sessions: Some(sessions),
+        draining: false,
+        targets: Vec::new(),
+    }
+}
+
+fn certificate(serial: String, not_after: SystemTime, now: SystemTime) -> Certificate {
+    Certificate {
+        serial,
+        not_after: Timestamp::from(not_after),
+        remaining_seconds: not_after.duration_since(now).unwrap_or_default().as_secs(),
+        renewal_failure: None,
+    }
+}

@@ -112,8 +112,14 @@ async fn next_connection(listener: &TcpListener, stop: &CancellationToken) -> Op
         loop {
             match listener.accept().await {
                 Ok(connection) => return connection,
+                // Its peer left before it was its turn.
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) =>
+                {
+                    tracing::debug!(%error, "a connection was gone before it was accepted");
+                }
                 Err(error) => {
-                    tracing::warn!(error = %Chain(&error), "could not accept a connection");
+                    tracing::error!(error = %Chain(&error), "cannot accept connections");
                     tokio::time::sleep(ACCEPT_REST).await;
                 }
             }
@@ -197,7 +203,8 @@ async fn converse<A: Admit>(
     let leaf = match peer_leaf(stream.get_ref().1.peer_certificates()) {
         Ok(leaf) => leaf,
         Err(error) => {
-            tracing::warn!(peer = %address, error = %Chain(&error), "unreadable client certificate");
+            tracing::warn!(error = %Chain(&error), "unreadable client certificate");
+            tracing::debug!(peer = %address, "an unreadable client certificate came from here");
             return;
         }
     };

@@ -10,7 +10,7 @@ use ginnel_net::splice::Socket;
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep;
-use tracing::{debug, error, warn};
+use tracing::{debug, error};
 
 /// Applications on one listener at once. Each costs two descriptors at most and some 20 KiB; more wait in the kernel's queue.
 const APPLICATIONS_MAX: usize = 10_000;
@@ -37,7 +37,7 @@ where
                 Err(error) => {
                     // The same error returns until a descriptor is free: it is said once, and waited out.
                     if !failing {
-                        warn!(%error, "cannot accept connections");
+                        error!(%error, "cannot accept connections");
                     }
                     failing = true;
                     tokio::select! {

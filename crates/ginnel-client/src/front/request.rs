@@ -12,7 +12,7 @@ use ginnel_identity::SystemRandom;
 use ginnel_net::splice::{Ended, Socket, splice_as};
 use ginnel_net::tunnel::Tunnel;
 use ginnel_ops::ledger::{Begun, Ledger, Tracked};
-use tracing::{Span, debug, info, info_span};
+use tracing::{Span, info, info_span};
 
 use crate::open::Opener;
 
@@ -62,7 +62,6 @@ impl Request {
 
     /// Opens a session.
     pub(super) async fn open<O: Opener>(&self, target: Target, opener: &O) -> Result<O::Tunnel, Refusal> {
-        debug!(%target, "opening");
         let tracked = self.tracked(|| target.to_string());
         let opened = tokio::select! {
             biased;

@@ -8,7 +8,7 @@ use http::header::{
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use serde::Serialize;
-use tracing::info;
+use tracing::{debug, info};
 
 use super::body::Text;
 use super::page;
@@ -151,7 +151,8 @@ async fn control(shared: &Shared, door: Door, path: &str, query: &str) -> Answer
         Err(why) => text(StatusCode::BAD_REQUEST, format!("{why}\n")),
         Ok(which) => {
             let ended = shared.observed.end_sessions(&which);
-            info!(pid, uid, ended, ?which, "sessions ended over the admin socket");
+            info!(pid, uid, ended, "sessions ended over the admin socket");
+            debug!(?which, "those were asked for");
             json(&EndedSessions { ended })
         }
     }

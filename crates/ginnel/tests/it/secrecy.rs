@@ -1,5 +1,6 @@
 //! What the server can know of the content of a session.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -28,6 +29,7 @@ fn marker() -> Result<String> {
 /// A session on which both sides go on sending their markers.
 struct Talk {
     world: World,
+    host: SocketAddr,
     up: String,
     down: String,
     ends: [JoinHandle<()>; 2],
@@ -36,7 +38,8 @@ struct Talk {
 impl Talk {
     async fn start(world: WorldBuilder) -> Result<Self> {
         let host = TcpListener::bind("127.0.0.1:0").await?;
-        let world = world.relayed().target(host.local_addr()?).start().await?;
+        let address = host.local_addr()?;
+        let world = world.relayed().target(address).start().await?;
         let Pair { app, target, .. } = Pair::open(&world, &host).await?;
         let (up, down) = (marker()?, marker()?);
         let (app_saw, target_saw) = (tokio::sync::watch::Sender::new(0), tokio::sync::watch::Sender::new(0));
@@ -45,7 +48,7 @@ impl Talk {
         for seen in [&mut at_app, &mut at_target] {
             within("the markers to pass", Duration::from_secs(60), seen.wait_for(|n| *n >= PASSED)).await??;
         }
-        Ok(Self { world, up, down, ends })
+        Ok(Self { world, host: address, up, down, ends })
     }
 
     fn needles(&self) -> [&[u8]; 2] {
@@ -57,10 +60,8 @@ impl Talk {
     }
 
     fn finish(self) -> Result<()> {
-        for end in &self.ends {
-            ensure!(!end.is_finished(), "the session broke");
-            end.abort();
-        }
+        ensure!(self.ends.iter().all(|end| !end.is_finished()), "the session broke");
+        self.ends.iter().for_each(JoinHandle::abort);
         self.world.finish(&[])
     }
 }
@@ -102,10 +103,16 @@ async fn the_server_never_holds_what_a_session_says() -> Result<()> {
         }
     }
     let audit = std::fs::read(talk.world.directory().join("audit/audit.jsonl"))?;
-    let log = talk.world.server.lines().join("\n");
+    let world = &talk.world;
+    let daemons = [&world.server, &world.client].into_iter().chain(&world.agents);
+    let log: Vec<_> = daemons.flat_map(|daemon| daemon.lines()).collect();
     for needle in talk.needles() {
-        ensure!(count(&audit, needle) + count(log.as_bytes(), needle) == 0, "the marker is in a log");
+        ensure!(count(&audit, needle) + count(log.join("\n").as_bytes(), needle) == 0, "the marker is in a log");
     }
+    // Who is reached in the customer's network is for the audit log, and for whoever asks for debug lines.
+    let target = talk.host.to_string();
+    ensure!(count(&audit, target.as_bytes()) > 0, "the audit log does not name the target");
+    ensure!(!log.iter().any(|line| line.contains(&target)), "a log names the target: {log:#?}");
     talk.finish()
 }
 

@@ -77,6 +77,10 @@ impl HttpClient for Post {
         let sent = self.runtime.block_on(async {
             timeout(self.deadline, self.send(request)).await.unwrap_or_else(|late| Err(late.into()))
         });
+        if let Err(error) = &sent {
+            // What calls this keeps the reason to itself.
+            tracing::debug!(%error, "could not send spans");
+        }
         let sent: Ready<_> = ready(sent);
         Box::pin(sent)
     }

@@ -42,10 +42,10 @@ impl Broker {
         let config = ServerConfig { identities: config.identities, rules: config.rules, ..before.config.clone() };
         let after = Arc::new(Rules::new(config, enroller));
         self.rules.replace(Arc::clone(&after));
-        self.enforce(&before, &after, &mut changes);
-        let changed = changes.join("\n");
+        // Before the ends that follow from it, so that the record reads in the order of cause and effect.
         self.note(Event::Reloaded { policy: after.version.clone(), changed: Text::new(changes.join("; ")) });
-        Ok(changed)
+        self.enforce(&before, &after, &mut changes);
+        Ok(changes.join("\n"))
     }
 
     /// Ends what the rules no longer allow. They are in force already: whatever began under the old ones is in the ledger.

@@ -157,13 +157,10 @@ impl Browser {
             );
             stream.write_all(head.as_bytes()).await?;
             stream.write_all(body.as_bytes()).await?;
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer).await?;
-            Ok::<_, anyhow::Error>(String::from_utf8_lossy(&answer).into_owned())
+            answer(&mut BufReader::new(stream)).await
         };
-        let answer = within("the browser to answer", SOON, asked).await??;
-        let (head, text) = answer.split_once("\r\n\r\n").context("an answer")?;
-        let value: Value = serde_json::from_str(text).with_context(|| format!("the answer {text:?}"))?;
+        let (head, text) = within("the browser to answer", SOON, asked).await??;
+        let value: Value = serde_json::from_str(&text).with_context(|| format!("the answer {text:?}"))?;
         ensure!(head.starts_with("HTTP/1.1 200"), "{method} {path}: {}", value["value"]["message"]);
         Ok(value["value"].clone())
     }
@@ -177,6 +174,27 @@ impl Drop for Browser {
             rustix::process::kill_process_group(pid, rustix::process::Signal::KILL).ok();
         }
     }
+}
+
+/// Head and body of an answer. Its length counts, not its end: chromedriver keeps the connection open whatever it is asked.
+async fn answer(stream: &mut BufReader<TcpStream>) -> Result<(String, String)> {
+    let (mut head, mut length) = (String::new(), None);
+    loop {
+        let mut line = String::new();
+        ensure!(stream.read_line(&mut line).await? > 0, "the answer ends in its head");
+        if line.trim_end().is_empty() {
+            break;
+        }
+        if let Some((name, value)) = line.split_once(':')
+            && name.eq_ignore_ascii_case("content-length")
+        {
+            length = Some(value.trim().parse()?);
+        }
+        head.push_str(&line);
+    }
+    let mut body = vec![0; length.context("an answer without a length")?];
+    stream.read_exact(&mut body).await?;
+    Ok((head, String::from_utf8_lossy(&body).into_owned()))
 }
 
 /// The port that chromedriver says it has.

@@ -43,7 +43,7 @@ impl Admit for Admission {
         // A certificate outlives the identity that it was issued to: whoever was taken out of the configuration stays out. Asked when the
         // connection is in the table already, so that a change of identities either comes before this or finds it there.
         if !broker.rules.now().admits(&principal, &email) {
-            tracing::warn!(peer = %peer.address, %principal, "certificate of an identity that is not configured");
+            tracing::warn!(%principal, "certificate of an identity that is not configured");
             return None;
         }
         calls

@@ -32,7 +32,7 @@ impl Enrolment for Enrol {
             Ok(admitted) => admitted,
             Err(denied) => {
                 let reason = Text::new(denied.as_str());
-                tracing::warn!(peer = %self.peer, %reason, "enrolment refused");
+                tracing::warn!(%reason, "enrolment refused");
                 // What an unverified token claims is nobody's word, and stays out of the record.
                 broker.enrolment(Err(denied));
                 broker.note(Event::EnrolmentRefused { reason, email: None, peer: self.peer });

@@ -110,7 +110,9 @@ async fn an_identity_that_is_taken_out_is_cut_off_and_stays_out() -> Result<()> 
     let mut pair = Pair::open(&world, &host).await?;
     let mark = world.server.mark();
     world.edit("server", |config| {
-        config["identities"].as_array_mut().map(|identities| identities.retain(|id| id["role"] != "client"));
+        if let Some(identities) = config["identities"].as_array_mut() {
+            identities.retain(|identity| identity["role"] != "client");
+        }
         config["rules"] = json!([]);
     })?;
     let said = reload(&world, Part::Server).await?;

@@ -1,7 +1,7 @@
 //! The book of requests: what is carried now, what was refused or ended lately, and the numbers since the start.
 //!
 //! Every role keeps one. It is also where sessions are told to end while they run: by an operator, or because what allowed them is gone.
-//! What is kept is bounded: live requests by the bounds on sessions, past ones by [`PAST_MAX`] and [`REFUSALS_MAX`].
+//! What is kept is bounded: live requests by the bounds on sessions, past ones by constants in this file.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;

@@ -10,6 +10,7 @@ use ginnel_identity::credential::{CredentialError, ServiceAccountKey};
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::trust::{Roots, TrustError};
 use ginnel_net::connect::Endpoint;
+use ginnel_net::proxy::{Proxy, ProxyFileError};
 use ginnel_net::upstream::Upstream;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -34,6 +35,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// What is needed for the proxy cannot be used (configuration).
+    #[error("reading what the proxy needs")]
+    Proxy(#[from] ProxyFileError),
     /// A root cannot be used (configuration).
     #[error("reading the trusted roots")]
     Trust(#[from] TrustError),
@@ -59,6 +63,7 @@ impl Client {
                 host: config.server.address.host().to_owned(),
                 port: config.server.address.port(),
                 server_name: config.server.name.to_string(),
+                proxy: config.server.proxy().map(Proxy::read).transpose()?,
             },
             server_roots: Roots::read(&config.trust.server)?,
             credential: ServiceAccountKey::read(&config.credential)?,

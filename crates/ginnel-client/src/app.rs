@@ -14,6 +14,7 @@ use ginnel_identity::random::SystemRandom;
 use ginnel_identity::trust::{Roots, TrustError};
 use ginnel_net::accept::Stops;
 use ginnel_net::connect::Endpoint;
+use ginnel_net::proxy::{Proxy, ProxyFileError};
 use ginnel_net::upstream::{Progress, Upstream};
 use ginnel_ops::admin::{Admin, AdminError};
 use ginnel_ops::beside::{Files, beside};
@@ -49,6 +50,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// What is needed for the proxy cannot be used (configuration).
+    #[error("reading what the proxy needs")]
+    Proxy(#[from] ProxyFileError),
     /// A root cannot be used (configuration).
     #[error("reading the trusted roots")]
     Trust(#[from] TrustError),
@@ -83,6 +87,7 @@ impl Client {
                 host: config.server.address.host().to_owned(),
                 port: config.server.address.port(),
                 server_name: config.server.name.to_string(),
+                proxy: config.server.proxy().map(Proxy::read).transpose()?,
             },
             server_roots: Roots::read(&config.trust.server)?,
             credential: ServiceAccountKey::read(&config.credential)?,

@@ -7,12 +7,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ginnel_core::principal::Role;
+use ginnel_core::proxy::ProxySettings;
 use ginnel_core::target::{DnsName, InvalidTarget, Target};
 
-use crate::shape::{self, Fields, Text, located};
+use crate::shape::{self, Fields, Text, located, object};
 
 pub(crate) mod agent;
 pub(crate) mod client;
+pub(crate) mod proxy;
 pub(crate) mod server;
 
 pub use agent::{AgentConfig, AgentTrust};
@@ -67,6 +69,15 @@ pub struct Upstream {
     pub address: Address,
     /// The name that the server's certificate must have, whatever address is dialled.
     pub name: DnsName,
+    /// The HTTP proxy through which it is reached, as configured; what counts is [`Self::proxy`].
+    pub configured_proxy: Option<ProxySettings>,
+}
+
+impl Upstream {
+    /// The proxy that this server is reached through.
+    pub fn proxy(&self) -> Option<&ProxySettings> {
+        self.configured_proxy.as_ref().filter(|proxy| !proxy.is_bypassed(self.address.host()))
+    }
 }
 
 /// A host, as name or address, and a port to dial.
@@ -134,7 +145,13 @@ fn upstream(fields: &mut Fields<'_, '_>) -> Option<Upstream> {
         .field("name", "The name that the server's certificate must have, whatever address is dialled.")
         .example("tunnel.acme.example")
         .required(shape::parsed());
-    Some(Upstream { address: address?, name: name? })
+    let proxy = fields
+        .field(
+            "proxy",
+            "The HTTP proxy through which the server is reached. Variables such as HTTPS_PROXY do not count.",
+        )
+        .optional(object(proxy::declaration));
+    Some(Upstream { address: address?, name: name?, configured_proxy: proxy })
 }
 
 /// `credential` of agents and clients.

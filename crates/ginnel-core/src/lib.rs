@@ -13,6 +13,7 @@
 //! | [`address`] | which resolved addresses may be dialled |
 //! | [`policy`] | may this client reach this target through this agent (the server's word) |
 //! | [`allow`] | may this agent dial this target (the agent owner's word) |
+//! | [`proxy`] | the HTTP proxy before the server, and for whom it does not count |
 //! | [`roster`] | which live agent to use |
 //! | [`stream`] | bytes, credits and endings of one end of a session |
 //! | [`relay`] | the same seen from the middle |
@@ -34,6 +35,7 @@ pub mod limits;
 pub mod pattern;
 pub mod policy;
 pub mod principal;
+pub mod proxy;
 pub mod relay;
 pub mod renewal;
 pub mod report;

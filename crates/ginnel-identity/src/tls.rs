@@ -26,12 +26,16 @@ use crate::certificate::{CertificateError, Identity, Leaf};
 use crate::trust::Roots;
 
 mod current;
+mod probe;
+mod proxy;
 mod verify;
 
 #[cfg(test)]
 mod tests;
 
 pub use current::CurrentIdentity;
+pub use probe::{Facts, Probe, is_for, is_signed_by, probing_client};
+pub use proxy::proxy_client;
 
 /// Application protocol of the outer TLS: HTTP/2, which carries gRPC.
 pub const OUTER_ALPN: &[u8] = b"h2";

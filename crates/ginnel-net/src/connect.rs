@@ -8,6 +8,7 @@ use ginnel_core::limits::{
     CONNECT_DEADLINE, CONNECTION_WINDOW, HEADER_LIST_MAX, PING_AFTER, SILENCE_MAX, STREAM_WINDOW, UNACKNOWLEDGED_MAX,
     UNSENT_MAX,
 };
+use ginnel_core::proxy::authority;
 use ginnel_core::report::Chain;
 use http::header::{CONTENT_TYPE, TE};
 use http::{HeaderValue, Method, Request, Response, Uri};
@@ -16,15 +17,16 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::{CertificateError, ClientConfig};
 use rustls_pki_types::ServerName;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 
 use crate::body::{FrameReader, FrameWriter};
+use crate::line::{Line, tcp};
 use crate::live::Live;
-use crate::tcp::first_to_answer;
+use crate::proxy::{Proxy, ProxyError};
 
 /// hyper gives a connection up when a ping is not answered within this time, whatever else arrives meanwhile. Silence decides long before (see
 /// [`crate::live`]), and a ping may stand behind minutes of data on a line with large buffers, so that this must never be what decides.
@@ -39,6 +41,8 @@ pub struct Endpoint {
     pub port: u16,
     /// The name that the server's certificate must have, whatever address is dialled.
     pub server_name: String,
+    /// The HTTP proxy to go through, which resolves `host` itself.
+    pub proxy: Option<Proxy>,
 }
 
 /// Why there is no connection.
@@ -47,6 +51,15 @@ pub enum ConnectError {
     /// The server's name is no DNS name or address (configuration).
     #[error("{0:?} is not a server name")]
     Name(String),
+    /// There is no way through the proxy (configuration, environment, peer).
+    #[error("could not reach {address} through the proxy")]
+    Proxy {
+        /// What was asked for.
+        address: String,
+        /// Why not.
+        #[source]
+        source: ProxyError,
+    },
     /// The server could not be reached (environment).
     #[error("could not connect to {address}")]
     Tcp {
@@ -114,17 +127,13 @@ impl Endpoint {
         timeout(CONNECT_DEADLINE, attempt).await.map_err(|_| ConnectError::TimedOut { address: self.address() })?
     }
 
-    /// What is dialled, as host:port.
+    /// What is dialled, host and port as in a URL.
     pub fn address(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
+        authority(&self.host, self.port)
     }
 
     /// Puts the two mistakes that people make into words of their own.
-    fn tls_error(&self, source: std::io::Error) -> ConnectError {
+    pub(crate) fn tls_error(&self, source: std::io::Error) -> ConnectError {
         let address = self.address();
         let tls = source.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
         let Some(rustls::Error::InvalidCertificate(certificate)) = tls else {
@@ -139,23 +148,30 @@ impl Endpoint {
         ConnectError::Tls { address, source }
     }
 
-    async fn tcp(&self) -> std::io::Result<TcpStream> {
-        let addresses: Vec<_> = lookup_host((self.host.as_str(), self.port)).await?.collect();
-        let connected = first_to_answer(&addresses, TcpStream::connect).await;
-        connected.map_err(|failure| failure.unwrap_or_else(|| std::io::Error::other("the name has no address")))
+    pub(crate) async fn line(&self) -> Result<Line, ConnectError> {
+        let address = self.address();
+        let Some(proxy) = &self.proxy else {
+            let connected = tcp(&self.host, self.port).await;
+            let connected = connected.map_err(|source| ConnectError::Tcp { address, source })?;
+            return Ok(Line::Plain(Live::new(connected, SILENCE_MAX)));
+        };
+        let through = async {
+            let mut line = proxy.reach().await?;
+            proxy.ask(&mut line, &address).await?;
+            Ok(line)
+        };
+        through.await.map_err(|source| ConnectError::Proxy { address: address.clone(), source })
     }
 
     async fn attempt(&self, tls: Arc<ClientConfig>) -> Result<Connection, ConnectError> {
         let address = self.address();
         let bad_name = || ConnectError::Name(self.server_name.clone());
         let name = ServerName::try_from(self.server_name.clone()).map_err(|_| bad_name())?;
-        let authority =
+        let host =
             if self.server_name.contains(':') { format!("[{}]", self.server_name) } else { self.server_name.clone() };
-        let origin = Uri::builder().scheme("https").authority(authority).path_and_query("/").build();
+        let origin = Uri::builder().scheme("https").authority(host).path_and_query("/").build();
         let origin = origin.map_err(|_| bad_name())?;
-        let tcp = self.tcp().await.map_err(|source| ConnectError::Tcp { address: address.clone(), source })?;
-        tune(&tcp);
-        let stream = TlsConnector::from(tls).connect(name, Live::new(tcp, SILENCE_MAX)).await;
+        let stream = TlsConnector::from(tls).connect(name, self.line().await?).await;
         let stream = stream.map_err(|source| self.tls_error(source))?;
         let (requests, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())

@@ -4,6 +4,9 @@
 //! |---|---|
 //! | [`accept`] | the server's accept loop: TLS with a deadline and a bound, HTTP/2 per connection |
 //! | [`connect`] | the other end of it: one TLS and HTTP/2 connection to a server |
+//! | [`line`] | what the TLS with a server runs on |
+//! | [`probe`] | the way to a server step by step |
+//! | [`proxy`] | the way through an HTTP proxy |
 //! | [`live`] | notices a silent peer |
 //! | [`tcp`] | the first to answer of several addresses |
 //! | [`upstream`] | what agents and clients do all day: enrol, connect, renew, reconnect |
@@ -17,7 +20,10 @@ pub mod body;
 pub mod carried;
 pub mod connect;
 pub mod inner;
+pub mod line;
 pub mod live;
+pub mod probe;
+pub mod proxy;
 pub mod splice;
 pub mod tcp;
 pub mod tunnel;

@@ -22,6 +22,14 @@ const PATH_BYTES_MAX: usize = 4096;
 pub struct Text<T> {
     parse: fn(&str) -> Result<T, String>,
     schema: Json,
+    is_quoted: bool,
+}
+
+impl<T> Text<T> {
+    /// The same shape, with findings that do not repeat the text, because it may hold what is secret.
+    pub fn unquoted(self) -> Self {
+        Self { is_quoted: false, ..self }
+    }
 }
 
 /// A text that the type itself can read.
@@ -35,7 +43,7 @@ where
 
 /// A text that `parse` reads; its error says what is wrong in a sentence without full stop.
 pub fn text_with<T>(parse: fn(&str) -> Result<T, String>) -> Text<T> {
-    Text { parse, schema: json!({"type": "string"}) }
+    Text { parse, schema: json!({"type": "string"}), is_quoted: true }
 }
 
 /// One line of text, not empty.
@@ -57,9 +65,8 @@ impl<T> Shape for Text<T> {
 
     fn decode(&self, node: &Node, _place: &Place, context: &mut Context<'_>) -> Option<T> {
         let scalar = text_scalar(node, context)?;
-        (self.parse)(&scalar.text)
-            .map_err(|error| context.report(&node.place, format!("{}: {error}", quoted(&scalar.text)), None))
-            .ok()
+        let told = |error| if self.is_quoted { format!("{}: {error}", quoted(&scalar.text)) } else { error };
+        (self.parse)(&scalar.text).map_err(|error| context.report(&node.place, told(error), None)).ok()
     }
 }
 

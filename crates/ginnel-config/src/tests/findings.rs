@@ -286,3 +286,33 @@ fn says_which_file_it_cannot_read() {
     let config = AgentConfig::load(&path, &Overrides::none()).expect("a configuration");
     assert_eq!(config.credential, dir.path().join("key.json"));
 }
+
+#[test]
+fn a_proxy_is_whole_and_no_finding_repeats_a_password() {
+    let from = "name: tunnel.acme.example}";
+    let with = |proxy: &str| AGENT.replacen(from, &format!("name: tunnel.acme.example, proxy: {{{proxy}}}}}"), 1);
+    let good = with(
+        "url: https://p.example:3128, trust: p.pem, username: me, passwordFile: word, noProxy: [.a.example, 203.0.112.0/22]",
+    );
+    let agent = AgentConfig::parse(&good, "f.yaml", Path::new("/etc/ginnel"), &Overrides::none()).expect("an agent");
+    assert_eq!(agent.server.proxy(), None, "203.0.113.7 is in noProxy");
+    let proxy = agent.server.configured_proxy.expect("a proxy");
+    assert_eq!(proxy.location.to_string(), "https://p.example:3128");
+    assert_eq!(proxy.credentials.expect("credentials").password_file, Path::new("/etc/ginnel/word"));
+    let cases = [
+        ("url: https://p.example:3128", "an https proxy needs trust"),
+        ("url: http://p.example:3128, trust: p.pem", "would mean nothing"),
+        ("url: http://p.example:3128, username: me", "needs passwordFile as well"),
+        ("url: http://p.example:3128, passwordFile: word", "needs username as well"),
+        ("url: http://p.example:3128, username: \"m:e\", passwordFile: word", "no colon"),
+        ("url: http://me:hunter2@p.example:3128", "use username and passwordFile"),
+        ("url: p.example:3128", "is written http://host:port"),
+        ("noProxy: [a.example]", "server.proxy.url: is required"),
+        ("url: http://p.example:3128, noProxy: [\"*\"]", "server.proxy.noProxy[0]"),
+        ("url: http://p.example:3128, password: hunter2", "unknown setting \"password\""),
+    ];
+    for (proxy, expected) in cases {
+        let found = findings(Role::Agent, &with(proxy), &Overrides::none());
+        assert!(found.contains(expected) && !found.contains("hunter2"), "{proxy}: {found}");
+    }
+}

@@ -61,7 +61,7 @@ fn switched_on(text: &str) -> String {
     let line = |line: &str| {
         let bare = line.trim_start();
         match bare.strip_prefix('#') {
-            Some(setting) if setting.starts_with(|c: char| c.is_ascii_lowercase()) => {
+            Some(setting) if setting.starts_with(|c: char| c.is_ascii_lowercase()) || setting.starts_with("- ") => {
                 format!("{}{setting}\n", &line[..line.len() - bare.len()])
             }
             Some(_) | None => format!("{line}\n"),

@@ -3,6 +3,7 @@
 
 mod admin;
 mod cancelled;
+mod check;
 mod drain;
 mod endings;
 mod failover;

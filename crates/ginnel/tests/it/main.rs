@@ -3,11 +3,13 @@
 
 mod admin;
 mod cancelled;
+mod commands;
 mod drain;
 mod endings;
 mod failover;
 mod git;
 mod hostile;
+mod observed;
 mod packages;
 mod pair;
 mod policy;
@@ -15,6 +17,7 @@ mod relay;
 mod reload;
 mod renewal;
 mod secrecy;
+mod transcript;
 
 /// A world of the binary under test.
 fn world() -> ginnel_testkit::WorldBuilder {

@@ -96,7 +96,10 @@ impl View {
         self.owner.replace(after);
         let ended = self.owner.ledger.end_where(|parties| self.objection(parties));
         if ended > 0 {
-            lines.push(format!("{ended} sessions are no longer permitted and were ended"));
+            lines.push(match ended {
+                1 => "1 session is no longer permitted and was ended".to_owned(),
+                more => format!("{more} sessions are no longer permitted and were ended"),
+            });
         }
         if lines.is_empty() {
             lines.push("the allow-list has not changed; everything else takes a restart".to_owned());

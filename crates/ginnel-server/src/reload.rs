@@ -55,15 +55,25 @@ impl Broker {
         let closed = self.connections.close_unless(|principal, email| after.admits(principal, email));
         self.directory.rules_changed();
         if ended > 0 {
-            changes.push(format!("{ended} sessions are no longer allowed and were ended"));
+            changes.push(match ended {
+                1 => "1 session is no longer allowed and was ended".to_owned(),
+                more => format!("{more} sessions are no longer allowed and were ended"),
+            });
         }
         if closed > 0 {
-            changes.push(format!("{closed} connections of identities that are gone were closed"));
+            changes.push(match closed {
+                1 => "1 connection of an identity that is gone was closed".to_owned(),
+                more => format!("{more} connections of identities that are gone were closed"),
+            });
         }
         if changes.is_empty() {
             changes.push("nothing has changed".to_owned());
         }
-        changes.push(format!("policy {} is in force with {} rules", after.version, after.config.rules.len()));
+        let rules = match after.config.rules.len() {
+            1 => "1 rule".to_owned(),
+            more => format!("{more} rules"),
+        };
+        changes.push(format!("policy {} is in force with {rules}", after.version));
     }
 }
 

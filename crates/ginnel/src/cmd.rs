@@ -90,7 +90,7 @@ pub(crate) fn run(args: Args) -> Result<Outcome, Failure> {
         Command::Credentials(credentials) => credentials::run(credentials),
         Command::Audit(audit) => audit::run(audit),
         Command::Check(check) => {
-            log(&args.log, "error")?;
+            let _log = log("ginnel-check", &args.log, "error")?;
             block_on(check::run(check))
         }
         Command::Status(status) => block_on(status::run(status)),

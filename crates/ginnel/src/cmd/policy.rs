@@ -36,7 +36,7 @@ async fn one(args: &PolicyTest, client: &str, target: &str) -> Result<Verdict, F
     if let Some(config) = &args.config {
         let client = client.parse().map_err(|error| Failure::input(format!("{client:?}: {error}")))?;
         let target = target.parse().map_err(|error| Failure::input(format!("{target:?}: {error}")))?;
-        let policy = offline::policy(config)?;
+        let policy = offline::policy_for(config, &client)?;
         return Ok(ginnel_core::policy::verdict(&policy, offline::VERSION, &client, &target, |_| 0));
     }
     let path = format!("/policy/test?client={}&target={}", escaped(client), escaped(target));
@@ -57,6 +57,7 @@ mod offline {
 
     use ginnel_config::{Overrides, ServerConfig};
     use ginnel_core::policy::Policy;
+    use ginnel_core::principal::{Name, Role};
 
     use super::Failure;
 
@@ -64,8 +65,20 @@ mod offline {
     pub(super) const VERSION: &str = "file";
 
     pub(super) fn policy(config: &Path) -> Result<Policy, Failure> {
-        let overrides = Overrides::from_env(std::env::vars_os());
-        Ok(Policy::new(ServerConfig::load(config, &overrides)?.rules))
+        Ok(Policy::new(load(config)?.rules))
+    }
+
+    /// The same for a question about one client, which has to be one: a running server does not answer about others either.
+    pub(super) fn policy_for(config: &Path, client: &Name) -> Result<Policy, Failure> {
+        let ServerConfig { identities, rules, .. } = load(config)?;
+        if identities.iter().any(|identity| identity.role == Role::Client && identity.name == *client) {
+            return Ok(Policy::new(rules));
+        }
+        Err(Failure::input(format!("{}: no identity with the role client is named {client}", config.display())))
+    }
+
+    fn load(config: &Path) -> Result<ServerConfig, Failure> {
+        Ok(ServerConfig::load(config, &Overrides::from_env(std::env::vars_os()))?)
     }
 }
 
@@ -90,7 +103,10 @@ pub(crate) fn render(verdict: &Verdict) -> String {
         let nearest = nearest.as_deref().unwrap_or("no rule comes near it");
         let _ = writeln!(text, "  nearest: {}", Text::new(nearest));
     }
-    let _ = writeln!(text, "  policy {}", Text::new(policy));
+    let _ = match policy.as_str() {
+        "file" => writeln!(text, "  policy of the file, whether it is in force or not"),
+        version => writeln!(text, "  policy {}", Text::new(version)),
+    };
     text
 }
 

@@ -100,7 +100,12 @@ fn configuration(text: &mut String, status: &Status) {
         "agent" => "allow-list",
         _ => return,
     };
-    let entries = if status.role == "server" { "rules" } else { "entries" };
+    let entries = match (status.role.as_str(), config.entries) {
+        ("server", 1) => "rule",
+        ("server", _) => "rules",
+        (_, 1) => "entry",
+        (_, _) => "entries",
+    };
     let since =
         config.applied.map(|applied| format!(", in force for {}", between(applied, status.time))).unwrap_or_default();
     let _ = writeln!(text, "  {what}: {} {entries}, version {}{since}", config.entries, Text::new(&config.version));

@@ -4,11 +4,13 @@
 mod admin;
 mod cancelled;
 mod check;
+mod commands;
 mod drain;
 mod endings;
 mod failover;
 mod git;
 mod hostile;
+mod observed;
 mod packages;
 mod page;
 mod pair;
@@ -17,6 +19,7 @@ mod relay;
 mod reload;
 mod renewal;
 mod secrecy;
+mod transcript;
 
 /// A world of the binary under test.
 fn world() -> ginnel_testkit::WorldBuilder {

@@ -58,7 +58,7 @@ async fn a_removed_rule_ends_exactly_the_sessions_that_used_it() -> Result<()> {
     let said = reload(&world, Part::Server).await?;
     is_reset(&mut cut).await?;
     bystander.exchange().await?;
-    ensure!(said.contains("rules removed: second") && said.contains("1 sessions are no longer allowed"), "{said}");
+    ensure!(said.contains("rules removed: second") && said.contains("1 session is no longer allowed"), "{said}");
 
     let request = cut.request_id.clone();
     let is_end = |record: &Value| record["requestId"] == request && record["event"] == "ended";

@@ -13,7 +13,7 @@ use ginnel_identity::trust::Roots;
 use ginnel_net::connect::{ConnectError, Endpoint};
 use ginnel_net::probe::{self, Presented};
 use ginnel_net::proxy::{Proxy, ProxyError};
-use ginnel_net::upstream::{EnrolError, Upstream};
+use ginnel_net::upstream::{EnrolError, Progress, Upstream};
 
 use super::clock;
 use super::report::Report;
@@ -69,7 +69,13 @@ impl Way<'_> {
             report.skip_after(failed, &["enrolment", "certificate"]);
             return None;
         }
-        let upstream = Upstream { endpoint, server_roots: roots, credential: key, audience: self.audience.to_owned() };
+        let upstream = Upstream {
+            endpoint,
+            server_roots: roots,
+            credential: key,
+            audience: self.audience.to_owned(),
+            progress: Progress::default(),
+        };
         let identity = enrol(&upstream, report).await?;
         certificate(self.role, &identity, report).then_some(Admitted { upstream, identity })
     }

@@ -148,13 +148,20 @@ impl Story {
         self.states.push((place, request.state.clone()));
     }
 
-    /// The application heard the client's word; without it the server's last word is the best.
+    /// The application heard the client's word; without it the server's last word is the best. A reset tells the next process its cause and
+    /// not its hop, so among those that name the same cause, one that names itself knows best.
     fn conclusion(&self) -> Option<Conclusion> {
         let told = |found: &&Found| found.verdict.is_some();
         let by_client = self.found.iter().filter(told).filter(|found| found.place == Place::Client);
         let by_others = self.found.iter().filter(told).filter(|found| found.place != Place::Client);
         let last = by_client.max_by_key(|found| found.time).or_else(|| by_others.max_by_key(|found| found.time));
         if let Some((event, hop, cause)) = last.and_then(|found| found.verdict.clone()) {
+            let names_itself = |found: &&Found| {
+                let verdict = found.verdict.as_ref();
+                verdict.is_some_and(|(_, hop, other)| *other == cause && *hop == found.place.title())
+            };
+            let origin = self.found.iter().find(names_itself).and_then(|found| found.verdict.clone());
+            let hop = origin.map_or(hop, |(_, origin, _)| origin);
             return Some(Conclusion { event, hop: Some(hop), cause: Some(cause) });
         }
         let (_, state) = self.states.first()?;

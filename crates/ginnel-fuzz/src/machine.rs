@@ -5,6 +5,7 @@
 //! credit it was given, an honest peer is never accused, and whatever stops is either a clean end at the right place or a reset.
 
 use std::collections::VecDeque;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use ginnel_core::cause::Cause;
@@ -109,14 +110,14 @@ struct End {
     saw_end: bool,
 }
 
-/// The byte at an offset, so that a wrong place shows. The period is no power of two and no divisor of any bound.
-fn byte_at(side: Side, offset: u64) -> u8 {
+/// Bytes that tell where and whose they are. The period is no power of two and no divisor of any bound.
+fn content(side: Side, offset: u64, length: usize) -> &'static [u8] {
+    const PERIOD: u64 = 251;
+    static BYTES: LazyLock<Vec<u8>> =
+        LazyLock::new(|| (0..=250).cycle().take(usize::try_from(PERIOD).unwrap_or_default() + 2 * DATA_MAX).collect());
     let shift = if side == Side::Client { 0 } else { 101 };
-    u8::try_from((offset + shift) % 251).unwrap_or_default()
-}
-
-fn content(side: Side, offset: u64, length: usize) -> Vec<u8> {
-    (offset..).take(length).map(|offset| byte_at(side, offset)).collect()
+    let start = usize::try_from((offset + shift) % PERIOD).expect("a small number");
+    &BYTES[start..start + length]
 }
 
 impl End {
@@ -228,7 +229,7 @@ impl World {
     fn write(&mut self, at: Side, length: usize) {
         let end = self.end(at);
         let room = end.stream.writable();
-        let taken = end.stream.write(&content(at, end.written, length));
+        let taken = end.stream.write(content(at, end.written, length));
         assert_eq!(taken, room.min(length));
         assert!(taken == 0 || !end.finished, "written after the end");
         end.written += taken as u64;

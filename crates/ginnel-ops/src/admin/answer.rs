@@ -160,7 +160,7 @@ async fn control(shared: &Shared, door: Door, path: &str, query: &str) -> Answer
     }
 }
 
-fn question(query: &str) -> Result<Question, String> {
+pub(super) fn question(query: &str) -> Result<Question, String> {
     let (mut client, mut target) = (None, None);
     for (key, value) in pairs(query)? {
         let slot = match key.as_str() {
@@ -179,7 +179,7 @@ fn question(query: &str) -> Result<Question, String> {
     }
 }
 
-fn which(query: &str) -> Result<Which, String> {
+pub(super) fn which(query: &str) -> Result<Which, String> {
     let mut which = Which::default();
     for (key, value) in pairs(query)? {
         match key.as_str() {

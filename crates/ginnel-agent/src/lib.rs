@@ -3,11 +3,13 @@
 //! | module | does |
 //! |---|---|
 //! | [`app`] | builds everything from a configuration and runs it |
+//! | [`check`] | whether a target could be dialled |
 //! | `link` | the control stream: takes dials |
 //! | `dial` | the owner's allow-list, lookup and TCP connection |
 //! | `session` | carries one session |
 
 pub mod app;
+pub mod check;
 
 mod dial;
 mod link;

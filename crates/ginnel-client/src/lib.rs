@@ -3,6 +3,7 @@
 //! | module | does |
 //! |---|---|
 //! | [`app`] | builds everything from a configuration and runs it |
+//! | [`check`] | which agents may be used |
 //! | [`front`] | what applications talk to: HTTP, SOCKS5, forwards |
 //! | [`connect`] | `ginnel connect`, through the front ends of a running client |
 //! | [`open`] | what front ends ask for |
@@ -10,6 +11,7 @@
 //! | `sessions` | opens sessions: picks an agent, verifies it, tries another |
 
 pub mod app;
+pub mod check;
 pub mod connect;
 pub mod front;
 pub mod open;

@@ -126,7 +126,8 @@ impl Link for ClientLink {
     }
 }
 
-fn roster(message: RosterMessage) -> Result<Roster, WireError> {
+/// Reads a roster.
+pub(crate) fn roster(message: RosterMessage) -> Result<Roster, WireError> {
     let entries: Result<Vec<_>, _> = message.entries.into_iter().map(RosterEntry::try_from).collect();
     entries.map(|entries| Roster::new(entries.into_iter().flat_map(RosterEntry::into_entries).collect()))
 }

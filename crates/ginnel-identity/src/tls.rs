@@ -26,6 +26,7 @@ use crate::certificate::{CertificateError, Identity, Leaf};
 use crate::trust::Roots;
 
 mod current;
+mod probe;
 mod proxy;
 mod verify;
 
@@ -33,6 +34,7 @@ mod verify;
 mod tests;
 
 pub use current::CurrentIdentity;
+pub use probe::{Facts, Probe, is_for, is_signed_by, probing_client};
 pub use proxy::proxy_client;
 
 /// Application protocol of the outer TLS: HTTP/2, which carries gRPC.

@@ -133,7 +133,7 @@ impl Endpoint {
     }
 
     /// Puts the two mistakes that people make into words of their own.
-    fn tls_error(&self, source: std::io::Error) -> ConnectError {
+    pub(crate) fn tls_error(&self, source: std::io::Error) -> ConnectError {
         let address = self.address();
         let tls = source.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
         let Some(rustls::Error::InvalidCertificate(certificate)) = tls else {
@@ -148,7 +148,7 @@ impl Endpoint {
         ConnectError::Tls { address, source }
     }
 
-    async fn line(&self) -> Result<Line, ConnectError> {
+    pub(crate) async fn line(&self) -> Result<Line, ConnectError> {
         let address = self.address();
         let Some(proxy) = &self.proxy else {
             let connected = tcp(&self.host, self.port).await;

@@ -5,6 +5,7 @@
 //! | [`accept`] | the server's accept loop: TLS with a deadline and a bound, HTTP/2 per connection |
 //! | [`connect`] | the other end of it: one TLS and HTTP/2 connection to a server |
 //! | [`line`] | what the TLS with a server runs on |
+//! | [`probe`] | the way to a server step by step |
 //! | [`proxy`] | the way through an HTTP proxy |
 //! | [`live`] | notices a silent peer |
 //! | [`tcp`] | the first to answer of several addresses |
@@ -21,6 +22,7 @@ pub mod connect;
 pub mod inner;
 pub mod line;
 pub mod live;
+pub mod probe;
 pub mod proxy;
 pub mod splice;
 pub mod tcp;

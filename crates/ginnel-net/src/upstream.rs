@@ -241,7 +241,11 @@ impl Upstream {
         }
     }
 
-    async fn enrol(&self) -> Result<Identity, EnrolError> {
+    /// Gets one certificate, for a key that is made for it.
+    ///
+    /// # Errors
+    /// [`EnrolError`]; it takes a bounded time.
+    pub async fn enrol(&self) -> Result<Identity, EnrolError> {
         timeout(ENROL_WAIT, self.enrol_once()).await.map_err(|_| EnrolError::TimedOut)?
     }
 

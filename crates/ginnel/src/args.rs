@@ -1,5 +1,6 @@
 //! The command line.
 
+pub(crate) mod check;
 pub(crate) mod operate;
 
 use std::path::PathBuf;
@@ -64,6 +65,8 @@ pub(crate) enum Command {
     /// Read the audit log
     #[command(subcommand)]
     Audit(Audit),
+    /// Find out why a role would not work: network, proxy, TLS, clock, key, certificate, target
+    Check(check::Check),
     /// Show what a running process says of itself
     Status(operate::Status),
     /// Show or end sessions

@@ -15,6 +15,7 @@ use crate::demo;
 
 mod ask;
 mod audit;
+mod check;
 mod config;
 #[cfg(feature = "client")]
 mod connect;
@@ -88,6 +89,10 @@ pub(crate) fn run(args: Args) -> Result<Outcome, Failure> {
         Command::Config(config) => config::run(config),
         Command::Credentials(credentials) => credentials::run(credentials),
         Command::Audit(audit) => audit::run(audit),
+        Command::Check(check) => {
+            log(&args.log, "error")?;
+            block_on(check::run(check))
+        }
         Command::Status(status) => block_on(status::run(status)),
         Command::Sessions(sessions) => block_on(sessions::run(sessions)),
         Command::Explain(explain) => block_on(explain::run(explain)),

@@ -2,6 +2,7 @@
 #![cfg(all(feature = "server", feature = "agent", feature = "client"))]
 
 mod cancelled;
+mod check;
 mod endings;
 mod failover;
 mod git;

@@ -1,0 +1,54 @@
+//! `ginnel check`: finds out why a role would not work, step by step, before or while it runs.
+
+use ginnel_config::Overrides;
+use ginnel_core::principal::Role;
+
+use self::report::Report;
+use super::{Failure, Outcome, print};
+use crate::args::check::Check;
+
+#[cfg(feature = "agent")]
+mod agent;
+#[cfg(feature = "client")]
+mod client;
+#[cfg(any(feature = "agent", feature = "client"))]
+mod clock;
+mod report;
+#[cfg(feature = "server")]
+mod server;
+#[cfg(any(feature = "agent", feature = "client"))]
+mod way;
+
+pub(super) async fn run(args: Check) -> Result<Outcome, Failure> {
+    let overrides = Overrides::from_env(std::env::vars_os()).with_flags(args.overrides.iter().cloned());
+    let mut report = Report::default();
+    let config = format!("{} is a valid configuration of ginnel {}", args.config.display(), args.role);
+    match args.role {
+        #[cfg(feature = "server")]
+        Role::Server => {
+            if args.target.is_some() {
+                return Err(Failure::input("--target is for agents and clients; a server dials nothing"));
+            }
+            let read = ginnel_config::ServerConfig::load(&args.config, &overrides)?;
+            report.pass("config", config);
+            server::check(&read, &mut report);
+        }
+        #[cfg(feature = "agent")]
+        Role::Agent => {
+            let read = ginnel_config::AgentConfig::load(&args.config, &overrides)?;
+            report.pass("config", config);
+            agent::check(read, args.target.as_ref(), &mut report).await;
+        }
+        #[cfg(feature = "client")]
+        Role::Client => {
+            let read = ginnel_config::ClientConfig::load(&args.config, &overrides)?;
+            report.pass("config", config);
+            client::check(read, args.target.as_ref(), &mut report).await;
+        }
+        #[cfg(not(all(feature = "server", feature = "agent", feature = "client")))]
+        role => return Err(Failure::input(format!("this program was built without the {role}"))),
+    }
+    let text = if args.json { report.json()? } else { report.text() };
+    print(&text)?;
+    Ok(report.outcome())
+}

@@ -1,0 +1,153 @@
+//! `ginnel check server`.
+
+use std::fs::{self, OpenOptions};
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::SystemTime;
+
+use ginnel_config::ServerConfig;
+use ginnel_core::audit::Timestamp;
+use ginnel_core::principal::Role;
+use ginnel_core::report::Chain;
+use ginnel_enrol::PublicKey;
+use ginnel_identity::file::read_private;
+use ginnel_identity::tls::Facts;
+use ginnel_identity::trust::Roots;
+
+use super::report::Report;
+use crate::cmd::table::moment;
+
+/// An authority's key has some hundred bytes.
+const KEY_BYTES_MAX: usize = 16 << 10;
+
+/// Seconds since 1970 of 2025-01-01: before that no clock is right that runs this program.
+const EARLIEST_SECONDS: u64 = 1_735_689_600;
+
+pub(super) fn check(config: &ServerConfig, report: &mut Report) {
+    let roots = issuer(&config.issuer.directory, report);
+    audit(&config.audit_directory, report);
+    keys(config, report);
+    listen(config.server.listen, report);
+    clock(&roots, SystemTime::now(), report);
+}
+
+/// Looks without creating anything. Gives the roots that are there.
+fn issuer(directory: &Path, report: &mut Report) -> Vec<Facts> {
+    let shown = directory.display();
+    let mode = match fs::metadata(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            report.skip("issuer", format!("{shown} is made at first start"));
+            return Vec::new();
+        }
+        Err(error) => {
+            report.fail("issuer", format!("{shown}: {error}"), "let the user that runs the server into it");
+            return Vec::new();
+        }
+        Ok(metadata) if !metadata.is_dir() => {
+            report.fail("issuer", format!("{shown} is no directory"), "name another path in issuer.embedded.directory");
+            return Vec::new();
+        }
+        Ok(metadata) => metadata.permissions().mode() & 0o7777,
+    };
+    if mode & 0o077 != 0 {
+        report.fail(
+            "issuer",
+            format!("{shown} has mode {mode:04o}, which lets others in"),
+            format!("chmod 700 {shown}"),
+        );
+        return Vec::new();
+    }
+    let (mut facts, mut wrong) = (Vec::new(), Vec::new());
+    for role in [Role::Server, Role::Agent, Role::Client] {
+        if let Err(error) = read_private(&directory.join(format!("{role}-ca.key.pem")), KEY_BYTES_MAX) {
+            wrong.push(Chain(&error).to_string());
+        }
+        match Roots::read(&directory.join(format!("{role}-root.pem"))) {
+            Ok(roots) => facts.extend(roots.certificates().iter().filter_map(Facts::read)),
+            Err(error) => wrong.push(Chain(&error).to_string()),
+        }
+    }
+    if wrong.is_empty() {
+        report.pass("issuer", format!("{shown} has the keys and roots of server, agent and client"));
+    } else if facts.is_empty() {
+        report.skip("issuer", format!("{shown} has no root yet; it is finished at the next start"));
+    } else {
+        report.fail("issuer", wrong.join("; "), "restore the file from a backup; a new key would lock out everybody");
+    }
+    facts
+}
+
+fn audit(directory: &Path, report: &mut Report) {
+    let file = directory.join("audit.jsonl");
+    if !directory.exists() {
+        report.skip("audit", format!("{} is made at first start", directory.display()));
+        return;
+    }
+    if !directory.is_dir() {
+        report.fail(
+            "audit",
+            format!("{} is no directory", directory.display()),
+            "name another path in audit.file.directory",
+        );
+        return;
+    }
+    match OpenOptions::new().append(true).open(&file) {
+        Ok(_) => report.pass("audit", format!("{} can be written", file.display())),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            report.skip("audit", format!("{} is made at first start", file.display()));
+        }
+        Err(error) => {
+            let advice = "let the user that runs the server write it: without the log no session is opened";
+            report.fail("audit", format!("{}: {error}", file.display()), advice);
+        }
+    }
+}
+
+fn keys(config: &ServerConfig, report: &mut Report) {
+    let (mut read, mut wrong) = (0, Vec::new());
+    for identity in &config.identities {
+        for path in &identity.public_keys {
+            match PublicKey::read(path) {
+                Ok(_) => read += 1,
+                Err(error) => wrong.push(format!("{} {}: {}", identity.role, identity.name, Chain(&error))),
+            }
+        }
+    }
+    if wrong.is_empty() {
+        report.pass("keys", format!("{read} public keys of {} identities", config.identities.len()));
+    } else {
+        let advice =
+            "put the public half there that `ginnel credentials create` printed, readable by the server's user";
+        report.fail("keys", wrong.join("; "), advice);
+    }
+}
+
+fn listen(address: SocketAddr, report: &mut Report) {
+    match TcpListener::bind(address) {
+        Ok(_) => report.pass("listen", format!("{address} is free")),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            report.skip("listen", format!("somebody listens on {address} already; fine if it is the running server"));
+        }
+        Err(error) => {
+            let advice = "choose an address of this machine; ports below 1024 need CAP_NET_BIND_SERVICE";
+            report.fail("listen", format!("{address}: {error}"), advice);
+        }
+    }
+}
+
+fn clock(roots: &[Facts], now: SystemTime, report: &mut Report) {
+    let here = format!("this machine says {}", moment(Timestamp::from(now)));
+    let earliest = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(EARLIEST_SECONDS);
+    let wrong = roots.iter().find(|root| now < root.not_before || now > root.not_after);
+    if let Some(root) = wrong {
+        let (from, until) = (moment(root.not_before.into()), moment(root.not_after.into()));
+        let evidence = format!("{here}; the root \"{}\" is valid from {from} to {until}", root.subject);
+        report.fail("clock", evidence, "set the clock (timedatectl) and keep it with NTP; certificates are made by it");
+    } else if now < earliest {
+        report.fail("clock", here, "set the clock (timedatectl) and keep it with NTP; certificates are made by it");
+    } else {
+        report.pass("clock", here);
+    }
+}

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`accept`] | the server's accept loop: TLS with a deadline and a bound, HTTP/2 per connection |
 //! | [`connect`] | the other end of it: one TLS and HTTP/2 connection to a server |
-//! | [`line`] | what the TLS with a server runs on |
+//! | [`mod@line`] | what the TLS with a server runs on |
 //! | [`probe`] | the way to a server step by step |
 //! | [`proxy`] | the way through an HTTP proxy |
 //! | [`live`] | notices a silent peer |

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, SystemTime};
 
 use ginnel_config::{AgentConfig, Source};
@@ -59,6 +59,8 @@ pub struct Agent {
 pub(crate) struct Owner {
     pub(crate) instance: InstanceId,
     allow: RwLock<Arc<AllowList>>,
+    /// One reload at a time: an older file must not come into force after a newer one.
+    pub(crate) reloading: Mutex<()>,
     pub(crate) client_roots: Roots,
     /// Where the agent itself listens: nothing of it is a target.
     pub(crate) own_listeners: Vec<SocketAddr>,
@@ -83,9 +85,10 @@ impl Owner {
     }
 
     /// Puts another list into force.
-    pub(crate) fn replace(&self, allow: AllowList) {
-        self.in_force.applied(version(&allow), allow.patterns().len());
-        *self.allow.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(allow);
+    pub(crate) fn replace(&self, allow: Arc<AllowList>) {
+        let (version, count) = (version(&allow), allow.patterns().len());
+        *self.allow.write().unwrap_or_else(PoisonError::into_inner) = allow;
+        self.in_force.applied(version, count);
     }
 }
 
@@ -129,6 +132,7 @@ impl Agent {
             instance: InstanceId::random(&mut SystemRandom),
             in_force: InForce::new(version(&allow), allow.patterns().len()),
             allow: RwLock::new(Arc::new(allow)),
+            reloading: Mutex::default(),
             own_listeners: admin.address().into_iter().collect(),
             ledger: Ledger::new(Role::Agent),
             progress,

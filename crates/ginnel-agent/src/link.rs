@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ginnel_core::audit::Text;
-use ginnel_core::cause::Cause;
+use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::limits::{CONTROL_MESSAGE_MAX, SESSIONS_PER_AGENT_MAX};
 use ginnel_identity::certificate::Identity;
 use ginnel_net::connect::Connection;
@@ -34,6 +34,8 @@ const REFUSALS_MAX: usize = 64;
 pub(crate) struct AgentLink {
     owner: Arc<Owner>,
     sessions: TaskTracker,
+    /// Links that are up: draining waits until the server has ended each.
+    links: TaskTracker,
     slots: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
     /// The process takes no more dials.
@@ -47,6 +49,7 @@ impl AgentLink {
         Self {
             owner,
             sessions: TaskTracker::new(),
+            links: TaskTracker::new(),
             slots: Arc::new(Semaphore::new(SESSIONS_PER_AGENT_MAX)),
             refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
             draining: CancellationToken::new(),
@@ -57,16 +60,21 @@ impl AgentLink {
     /// Takes no more dials and tells the server so; waits until every session has ended by itself.
     pub(crate) async fn drain(&self) {
         self.draining.cancel();
+        self.links.close();
+        self.links.wait().await;
         self.sessions.close();
         self.sessions.wait().await;
     }
 
     /// Ends every session with a reset.
     pub(crate) async fn stop(&self) {
-        self.stopping.cancel();
+        self.owner.ledger.end_where(|_| Some(Refusal::new(Hop::Agent, Cause::ShuttingDown)));
         self.sessions.close();
-        // A session that does not end in time ends with the process.
-        let _ = timeout(STOP_WAIT, self.sessions.wait()).await;
+        // A session that does not end in time is dropped, and what is left of it ends with the process.
+        if timeout(STOP_WAIT, self.sessions.wait()).await.is_err() {
+            self.stopping.cancel();
+            let _ = timeout(STOP_WAIT, self.sessions.wait()).await;
+        }
     }
 
     fn take(&self, dial: Dial, connection: &Connection, identity: &Identity) {
@@ -104,6 +112,7 @@ impl AgentLink {
 
 impl Link for AgentLink {
     async fn run(self, connection: Connection, identity: Identity, up: oneshot::Sender<()>) -> Cause {
+        let _running = self.links.token();
         let (said, messages) = mpsc::channel(1);
         let hello = agent_message::Kind::Hello(Hello::new(self.owner.instance).into());
         if said.try_send(AgentMessage { kind: Some(hello) }).is_err() {

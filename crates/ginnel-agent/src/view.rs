@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::future::{Future, ready};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
 use ginnel_config::{AgentConfig, LoadError, Source};
@@ -74,10 +74,12 @@ impl Observed for View {
     }
 
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, String>> + Send + '_>> {
+        let one_at_a_time = self.owner.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = self.try_reload();
         if let Err(why) = &outcome {
             self.owner.in_force.failed(why);
         }
+        drop(one_at_a_time);
         Box::pin(ready(outcome))
     }
 }
@@ -91,10 +93,10 @@ impl View {
             LoadError::Read { .. } => Chain(&error).to_string(),
         })?;
         let before = self.owner.allow();
-        let after = AllowList::new(config.allow);
+        let after = Arc::new(AllowList::new(config.allow));
         let mut lines = changes(&before, &after);
-        self.owner.replace(after);
-        let ended = self.owner.ledger.end_where(|parties| self.objection(parties));
+        self.owner.replace(Arc::clone(&after));
+        let ended = self.owner.ledger.end_where(|parties| self.objection(&after, parties));
         if ended > 0 {
             lines.push(match ended {
                 1 => "1 session is no longer permitted and was ended".to_owned(),
@@ -108,8 +110,10 @@ impl View {
         Ok(lines.join("\n"))
     }
 
-    fn objection(&self, parties: &Parties) -> Option<Refusal> {
-        let (allow, target) = (self.owner.allow(), parties.target.as_ref()?);
+    /// Why a session may not go on under `allow`, if so. It is asked with the ledger locked and takes no lock itself: sessions take the
+    /// list's lock first and the ledger's second.
+    fn objection(&self, allow: &AllowList, parties: &Parties) -> Option<Refusal> {
+        let target = parties.target.as_ref()?;
         let verdict = match parties.address {
             Some(address) => allow.dialable(target, &[address], &self.owner.own_listeners).map(drop),
             None => allow.permits_target(target),

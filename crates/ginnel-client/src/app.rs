@@ -1,13 +1,13 @@
 //! Builds the client from its configuration and runs it.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ginnel_config::{ClientConfig, Source};
 use ginnel_core::audit::Timestamp;
+use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::InstanceId;
-use ginnel_core::status::Config;
 use ginnel_core::target::Target;
 use ginnel_identity::credential::{CredentialError, ServiceAccountKey};
 use ginnel_identity::random::SystemRandom;
@@ -18,6 +18,7 @@ use ginnel_net::proxy::{Proxy, ProxyFileError};
 use ginnel_net::upstream::{Progress, Upstream};
 use ginnel_ops::admin::{Admin, AdminError};
 use ginnel_ops::beside::{Files, beside};
+use ginnel_ops::reload::InForce;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -26,6 +27,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::front::{serve_forward, serve_proxy};
 use crate::link::ClientLink;
+use crate::open::Opener;
 use crate::sessions::Sessions;
 use crate::view::View;
 
@@ -68,7 +70,6 @@ pub struct Client {
     admin: Admin,
     grace: Duration,
     started: Timestamp,
-    config: Config,
     proxy: Option<(TcpListener, SocketAddr)>,
     forwards: Vec<(TcpListener, SocketAddr, Target)>,
 }
@@ -111,7 +112,6 @@ impl Client {
             forwards.push((listener, address, forward.target));
         }
         let started = Timestamp::from(SystemTime::now());
-        let entries = u64::try_from(forwards.len()).unwrap_or(u64::MAX);
         Ok(Self {
             upstream: Arc::new(upstream),
             link,
@@ -121,7 +121,6 @@ impl Client {
             admin,
             grace: config.shutdown_grace,
             started,
-            config: Config { entries, applied: Some(started), ..Config::default() },
             proxy,
             forwards,
         })
@@ -139,7 +138,7 @@ impl Client {
 
     /// Serves until `shutdown`. Then it accepts nothing new, lets sessions finish within the grace, and ends the rest with a reset.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { upstream, link, sessions, draining, source, admin, grace, started, config, proxy, forwards } = self;
+        let Self { upstream, link, sessions, draining, source, admin, grace, started, proxy, forwards } = self;
         let file = source.as_ref().map(|source| source.path().to_owned());
         let files = file.map(|file| -> Files { Box::new(move || vec![file.clone()]) });
         let view = Arc::new(View {
@@ -150,7 +149,8 @@ impl Client {
             source,
             draining: draining.clone(),
             started,
-            config: Mutex::new(config),
+            in_force: InForce::new(String::new(), forwards.len()),
+            forwards: forwards.len(),
         });
         let beside = AbortOnDropHandle::new(tokio::spawn(beside(admin, view, files, shutdown.clone())));
         let stops = Stops { accepting: draining.clone(), connections: CancellationToken::new() };
@@ -169,6 +169,8 @@ impl Client {
             draining.cancel();
             if timeout(grace, done(&mut fronts)).await.is_err() {
                 tracing::warn!(grace_s = grace.as_secs(), "the grace is over: sessions are reset");
+                sessions.ledger().end_where(|_| Some(Refusal::new(Hop::Client, Cause::ShuttingDown)));
+                let _ = timeout(STOP_WAIT, done(&mut fronts)).await;
             }
             stops.connections.cancel();
             // A connection that does not end in time ends with the process.

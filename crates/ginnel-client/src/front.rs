@@ -6,6 +6,8 @@
 mod answer;
 mod closing;
 mod exchange;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod headers;
 mod http;
 mod listen;

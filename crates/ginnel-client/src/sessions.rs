@@ -130,10 +130,11 @@ impl Opener for Arc<Sessions> {
 impl Sessions {
     async fn try_agents(&self, request: RequestId, target: Target, tracked: &Tracked) -> Result<Session, Refusal> {
         let mut tried: BTreeSet<InstanceId> = BTreeSet::new();
-        let mut last = None;
+        // What the agents that were tried said, and what became of the server: after the latter the next connection begins anew.
+        let (mut last, mut lost) = (None, None);
         let mut newer_than = 0;
         for attempt in 1..=ATTEMPTS_MAX {
-            let live = self.live(newer_than).await.map_err(|refusal| last.unwrap_or(refusal))?;
+            let live = self.live(newer_than).await.map_err(|refusal| last.or(lost).unwrap_or(refusal))?;
             let entry = live.roster.choose(&target, &tried, &mut SystemRandom).cloned();
             if let (None, Some(refusal)) = (&entry, last) {
                 return Err(refusal);
@@ -151,7 +152,7 @@ impl Sessions {
                 Err(refusal) if refusal == Refusal::new(Hop::Server, Cause::ShuttingDown) => {
                     tracked.attempt_failed(refusal);
                     newer_than = live.number();
-                    last = Some(refusal);
+                    (last, lost) = (None, Some(refusal));
                 }
                 // A server that has just come back hears of its agents within seconds.
                 Err(refusal) if refusal.cause == Cause::NoLiveAgent && self.agent_comes(&live, &target).await => {
@@ -162,15 +163,17 @@ impl Sessions {
                     tracing::debug!(attempt, hop = %refusal.hop, cause = %refusal.cause, "attempt failed");
                     tracked.attempt_failed(refusal);
                     // After the loss of the server the same agent is as good as any.
-                    if refusal.cause != Cause::ServerLost {
+                    if refusal.cause == Cause::ServerLost {
+                        (last, lost) = (None, Some(refusal));
+                    } else {
                         tried.extend(instance);
+                        last = Some(refusal);
                     }
-                    last = Some(refusal);
                 }
                 Err(refusal) => return Err(refusal),
             }
         }
-        Err(last.unwrap_or(Refusal::new(Hop::Client, Cause::Internal)))
+        Err(last.or(lost).unwrap_or(Refusal::new(Hop::Client, Cause::Internal)))
     }
 
     /// Waits for an agent for this target on a connection that is still young; whether one came.

@@ -2,7 +2,7 @@
 
 use std::future::{Future, ready};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use ginnel_config::{ClientConfig, LoadError, Source};
@@ -11,9 +11,10 @@ use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::{InstanceId, RequestId};
 use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
-use ginnel_core::status::{Config, Failure, Peer, Request, Status, Verdict};
+use ginnel_core::status::{Peer, Request, Status, Verdict};
 use ginnel_net::upstream::Upstream;
 use ginnel_ops::admin::{Observed, Question, Which};
+use ginnel_ops::reload::InForce;
 use ginnel_wire::hello::software_version;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +32,9 @@ pub(crate) struct View {
     pub(crate) source: Option<Source<ClientConfig>>,
     pub(crate) draining: CancellationToken,
     pub(crate) started: Timestamp,
-    pub(crate) config: Mutex<Config>,
+    /// How many forwards there are.
+    pub(crate) forwards: usize,
+    pub(crate) in_force: InForce,
 }
 
 impl Observed for View {
@@ -54,7 +57,7 @@ impl Observed for View {
             draining,
             ready: not_ready.is_empty(),
             not_ready,
-            config: self.config().clone(),
+            config: self.in_force.config(),
             agents,
             ..Status::default()
         };
@@ -81,15 +84,10 @@ impl Observed for View {
 
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, String>> + Send + '_>> {
         let outcome = self.try_reload();
-        let mut config = self.config();
         match &outcome {
-            Ok(_) => config.failure = None,
-            Err(why) => {
-                config.failures += 1;
-                config.failure = Some(Failure { time: Timestamp::from(SystemTime::now()), error: why.clone() });
-            }
+            Ok(_) => self.in_force.applied(String::new(), self.forwards),
+            Err(why) => self.in_force.failed(why),
         }
-        drop(config);
         Box::pin(ready(outcome))
     }
 }
@@ -121,9 +119,5 @@ impl View {
             targets: entry.targets.iter().map(ToString::to_string).collect(),
         };
         entries.map(peer).collect()
-    }
-
-    fn config(&self) -> MutexGuard<'_, Config> {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

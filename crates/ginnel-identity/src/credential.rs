@@ -83,7 +83,15 @@ impl ServiceAccountKey {
     /// [`CredentialError`], which names the file and the field and never holds content.
     pub fn read(path: &Path) -> Result<Self, CredentialError> {
         let bytes = file::read_private(path, FILE_BYTES_MAX)?;
-        let file = serde_json::from_slice::<KeyFile>(&bytes).map_err(|error| CredentialError::Json {
+        Self::from_json(&bytes, path)
+    }
+
+    /// Takes the content of a key file; `path` is what errors call it.
+    ///
+    /// # Errors
+    /// [`CredentialError`], which names the file and the field and never holds content.
+    pub fn from_json(json: &[u8], path: &Path) -> Result<Self, CredentialError> {
+        let file = serde_json::from_slice::<KeyFile>(json).map_err(|error| CredentialError::Json {
             path: path.to_owned(),
             line: error.line(),
             column: error.column(),

@@ -168,7 +168,8 @@ impl State {
         self.stream.over().map(|cause| {
             let hop = if cause == Cause::ServerLost || self.reset_here {
                 self.own
-            } else if cause == Cause::AgentLost {
+            } else if matches!(cause, Cause::AgentLost | Cause::NotOnAllowList | Cause::AddressForbidden) {
+                // Only an agent says that of itself.
                 Hop::Agent
             } else if cause == Cause::Reset {
                 self.far

@@ -174,15 +174,8 @@ impl Upstream {
     async fn valid(&self, admitted: Option<Admitted>) -> Result<Admitted, EnrolError> {
         match admitted {
             Some(admitted) if admitted.is_valid() => Ok(admitted),
-            Some(_) | None => self.admitted().await,
+            Some(_) | None => self.enrol().await.map(Admitted::new),
         }
-    }
-
-    /// Enrols, and puts down that there is a certificate.
-    async fn admitted(&self) -> Result<Admitted, EnrolError> {
-        let admitted = self.enrol().await.map(Admitted::new)?;
-        self.progress.certified(&admitted.identity, admitted.expires);
-        Ok(admitted)
     }
 
     /// Stays connected, through renewals, until the connection in use is lost; gives the certificate in use back.
@@ -251,7 +244,7 @@ impl Upstream {
         if retired >= RETIRED_MAX {
             return Err("too many connections are still finishing their sessions".into());
         }
-        let renewed = self.admitted().await?;
+        let renewed = Admitted::new(self.enrol().await?);
         connecting.store(true, Ordering::Relaxed);
         let running = self.bring_up(&renewed, link).await?;
         Ok((renewed, running))
@@ -263,7 +256,10 @@ impl Upstream {
         let (up, is_up) = oneshot::channel();
         let running = AbortOnDropHandle::new(tokio::spawn(link.clone().run(connection, admitted.identity.clone(), up)));
         match timeout(UP_WAIT, is_up).await {
-            Ok(Ok(())) => Ok(running),
+            Ok(Ok(())) => {
+                self.progress.certified(&admitted.identity, admitted.expires);
+                Ok(running)
+            }
             Ok(Err(_)) => Err("the server closed the link before it was up".into()),
             Err(_) => Err("the server did not answer the first message in time".into()),
         }

@@ -115,6 +115,28 @@ impl Shared {
     }
 }
 
+/// The parser of questions, opened to fuzzing: no program is built with it.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    use super::{Question, Which, answer};
+
+    /// Reads the query of a policy test.
+    ///
+    /// # Errors
+    /// A sentence about what is wrong.
+    pub fn question(query: &str) -> Result<Question, String> {
+        answer::question(query)
+    }
+
+    /// Reads which sessions are to end.
+    ///
+    /// # Errors
+    /// A sentence about what is wrong.
+    pub fn which(query: &str) -> Result<Which, String> {
+        answer::which(query)
+    }
+}
+
 #[cfg(test)]
 mod testing;
 

@@ -1,12 +1,12 @@
 //! What goes on beside a daemon's work: its admin listeners, reloads, and word to the service manager.
 
-use std::future::pending;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::admin::{Admin, Observed};
 use crate::notify::Notify;
@@ -22,27 +22,29 @@ pub type Files = Box<dyn Fn() -> Vec<PathBuf> + Send + Sync>;
 ///
 /// The service manager hears that the process is ready when this begins: whatever listens must listen by then.
 pub async fn beside(admin: Admin, observed: Arc<dyn Observed>, files: Option<Files>, shutdown: CancellationToken) {
-    let notify = Notify::from_env();
-    let notify = notify.as_ref();
-    let reloading = async {
-        let Some(files) = &files else { return pending().await };
-        let reload = |_| async {
-            if let Some(notify) = notify {
-                notify.reloading();
-            }
-            let outcome = observed.reload().await;
-            if let Some(notify) = notify {
-                notify.ready(&summary(&*observed));
-            }
-            outcome
-        };
-        watch(files, reload).await;
-    };
+    let notify = Notify::from_env().map(Arc::new);
+    // A task of its own: files on a file system that hangs must not keep the watchdog from being told.
+    let reloading = reloading(files, Arc::clone(&observed), notify.clone());
+    let _reloading = AbortOnDropHandle::new(tokio::spawn(reloading));
     tokio::join!(
         admin.run(Arc::clone(&observed), CancellationToken::new()),
-        reloading,
-        report(notify, &*observed, &shutdown)
+        report(notify.as_deref(), &*observed, &shutdown)
     );
+}
+
+async fn reloading(files: Option<Files>, observed: Arc<dyn Observed>, notify: Option<Arc<Notify>>) {
+    let Some(files) = &files else { return };
+    let reload = |_| async {
+        if let Some(notify) = &notify {
+            notify.reloading();
+        }
+        let outcome = observed.reload().await;
+        if let Some(notify) = &notify {
+            notify.ready(&summary(&*observed));
+        }
+        outcome
+    };
+    watch(files, reload).await;
 }
 
 /// Tells the service manager how the process is, as often as it wants to hear it.

@@ -197,9 +197,8 @@ impl Ledger {
         let mut told = 0;
         for live in book.live.values() {
             if let Some(why) = judge(live) {
-                told += 1;
-                // The first reason stays.
-                let _ = live.stop.why.set(why);
+                // The first reason stays, and counts.
+                told += u64::from(live.stop.why.set(why).is_ok());
                 live.stop.token.cancel();
             }
         }
@@ -375,7 +374,11 @@ impl Tracked {
 impl Drop for Tracked {
     fn drop(&mut self) {
         let why = self.stop.why.get().copied();
-        let why = why.unwrap_or(Refusal::new(self.ledger.own_hop(), Cause::Aborted));
+        let why = why.unwrap_or(match self.ledger.0.role {
+            // What gives a client's request up is the application that leaves.
+            Role::Client => Refusal::new(Hop::Application, Cause::Reset),
+            Role::Server | Role::Agent => Refusal::new(self.ledger.own_hop(), Cause::Aborted),
+        });
         self.close(why);
     }
 }

@@ -12,14 +12,17 @@ use std::time::{Duration, SystemTime};
 
 use ginnel_core::audit::Timestamp;
 use ginnel_core::status::{Config, Failure};
-use tokio::time::{MissedTickBehavior, interval};
-use tracing::{error, info};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{debug, error, info};
 
 use crate::signals::Hangups;
 
 /// How often files are looked at. A change is taken up when it has stood still from one look to the next, so that a file that is still being
 /// written is left alone: half a second to a second after the last write.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// When a reload that failed is tried again: what was missing may be a file that nobody watches because no configuration in force names it.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// What is in force, and what came of the last attempt to change it.
 #[derive(Debug)]
@@ -45,9 +48,12 @@ impl InForce {
         };
     }
 
-    /// A reload failed.
+    /// A reload failed. The same failure again does not count.
     pub fn failed(&self, error: &str) {
         let mut config = self.lock();
+        if config.failure.as_ref().is_some_and(|failure| failure.error == error) {
+            return;
+        }
         config.failures += 1;
         config.failure = Some(Failure { time: now(), error: error.to_owned() });
     }
@@ -69,6 +75,8 @@ pub enum Trigger {
     FileChange,
     /// The process got SIGHUP.
     Hangup,
+    /// Somebody asked for it over the admin socket.
+    AdminSocket,
 }
 
 /// Calls `reload` whenever one of the `files` has changed and whenever SIGHUP comes; never ends. `files` is asked before every look, because
@@ -80,30 +88,36 @@ where
     let mut hangups = Hangups::listen();
     let mut looks = interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut known = stamps(files());
+    let mut known = stamps(files()).await;
     let mut last = known.clone();
+    let mut failed: Option<(Instant, String)> = None;
     loop {
         let trigger = tokio::select! {
             biased;
             () = hangups.next() => Trigger::Hangup,
             _ = looks.tick() => {
-                let seen = stamps(files());
+                let seen = stamps(files()).await;
                 let stands_still = seen == last;
                 last.clone_from(&seen);
-                if seen == known || !stands_still {
+                let is_due = failed.as_ref().is_some_and(|(at, _)| at.elapsed() >= TRY_AGAIN_AFTER);
+                if (seen == known || !stands_still) && !is_due {
                     continue;
                 }
                 Trigger::FileChange
             }
         };
-        // Taken before the file is read: a change that comes meanwhile is seen at the next look.
-        known = stamps(files());
+        // Taken before the files are read: a change that comes meanwhile is seen at the next look. So are files that this reload adds, which
+        // costs a reload that changes nothing.
+        known = stamps(files()).await;
         last.clone_from(&known);
-        say(trigger, &reload(trigger).await);
-        // What the files are now may be others; their state before this moment was read.
-        if files().len() != known.len() {
-            known = stamps(files());
-            last.clone_from(&known);
+        let outcome = reload(trigger).await;
+        let before = failed.take().map(|(_, why)| why);
+        if let Err(why) = &outcome {
+            failed = Some((Instant::now(), why.clone()));
+        }
+        // What is wrong with the same file in the same way was said.
+        if outcome.is_ok() || outcome.as_ref().err() != before.as_ref() {
+            say(trigger, &outcome);
         }
     }
 }
@@ -113,9 +127,14 @@ pub fn say(trigger: Trigger, outcome: &Result<String, String>) {
     let by = match trigger {
         Trigger::FileChange => "file change",
         Trigger::Hangup => "SIGHUP",
+        Trigger::AdminSocket => "admin socket",
     };
     match outcome {
-        Ok(changed) => info!(by, changed = one_line(changed), "configuration reloaded"),
+        Ok(changed) => {
+            info!(by, "configuration reloaded");
+            // Names of a customer's hosts may be in it.
+            debug!(changed = one_line(changed), "what changed");
+        }
         Err(why) => {
             error!(by, error = one_line(why), "configuration not reloaded; what was in force before still is");
         }
@@ -127,14 +146,17 @@ fn one_line(text: &str) -> String {
 }
 
 /// What tells one state of a file from another. A name that is moved onto the file, or a link that is turned, shows in the inode.
+/// The time of the last change of the inode is what nobody can set back.
 type Stamp = Option<(u64, i64, i64, u64)>;
 
-fn stamps(files: Vec<PathBuf>) -> Vec<(PathBuf, Stamp)> {
+/// Asks on a thread of its own: a file system that hangs must hold up nothing but this.
+async fn stamps(files: Vec<PathBuf>) -> Vec<(PathBuf, Stamp)> {
     let stamp = |path: &PathBuf| {
         let found = fs::metadata(path).ok()?;
-        Some((found.ino(), found.mtime(), found.mtime_nsec(), found.len()))
+        Some((found.ino(), found.ctime(), found.ctime_nsec(), found.len()))
     };
-    files.into_iter().map(|path| (path.clone(), stamp(&path))).collect()
+    let all = move || files.into_iter().map(|path| (path.clone(), stamp(&path))).collect();
+    tokio::task::spawn_blocking(all).await.unwrap_or_default()
 }
 
 fn count(entries: usize) -> u64 {

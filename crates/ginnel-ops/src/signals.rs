@@ -11,19 +11,37 @@ use tracing::{info, warn};
 /// From the first poll on, neither signal ends the process on its own: whoever awaits this ends it in order. Must run on a tokio
 /// runtime with I/O enabled. A signal that cannot be listened to keeps its usual effect, which ends the process at once.
 pub async fn terminated() {
-    let mut signals = [("SIGTERM", SignalKind::terminate()), ("SIGINT", SignalKind::interrupt())]
-        .map(|(name, kind)| (name, listen(name, kind)));
-    if signals.iter().all(|(_, signal)| signal.is_none()) {
-        return pending().await;
+    Terminations::listen().next().await;
+}
+
+/// The signals to stop, one after the other.
+#[derive(Debug)]
+pub struct Terminations([(&'static str, Option<Signal>); 2]);
+
+impl Terminations {
+    /// Listens from now on, as [`terminated`] does.
+    pub fn listen() -> Self {
+        Self(
+            [("SIGTERM", SignalKind::terminate()), ("SIGINT", SignalKind::interrupt())]
+                .map(|(name, kind)| (name, listen(name, kind))),
+        )
     }
-    let name = poll_fn(|cx| {
-        let heard = |(name, signal): &mut (&'static str, Option<Signal>)| {
-            signal.as_mut()?.poll_recv(cx).is_ready().then_some(*name)
-        };
-        signals.iter_mut().find_map(heard).map_or(Poll::Pending, Poll::Ready)
-    })
-    .await;
-    info!(signal = name, "told to stop");
+
+    /// Resolves at the next of them. Cancel safe.
+    pub async fn next(&mut self) {
+        let Self(signals) = self;
+        if signals.iter().all(|(_, signal)| signal.is_none()) {
+            return pending().await;
+        }
+        let name = poll_fn(|cx| {
+            let heard = |(name, signal): &mut (&'static str, Option<Signal>)| {
+                signal.as_mut()?.poll_recv(cx).is_ready().then_some(*name)
+            };
+            signals.iter_mut().find_map(heard).map_or(Poll::Pending, Poll::Ready)
+        })
+        .await;
+        info!(signal = name, "told to stop");
+    }
 }
 
 /// SIGHUP, which asks for the configuration to be read again. From [`Self::listen`] on it does not end the process.

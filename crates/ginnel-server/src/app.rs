@@ -108,6 +108,7 @@ impl Server {
             trust_domain,
             rules: InForceRules::new(rules),
             source,
+            reloading: Mutex::default(),
             connections: Connections::default(),
             ledger: Ledger::new(Role::Server),
             directory: Box::new(InMemory::default()),

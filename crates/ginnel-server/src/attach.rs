@@ -125,7 +125,7 @@ impl Attachment {
         let welcome = ServerMessage { kind: Some(welcome) };
         broker.directory.join(Arc::clone(&link));
         tracing::info!(agent = %link.agent.principal, instance = %link.agent.instance, "link up");
-        let cause = forward(&link, welcome, messages, &out, said, &broker.shutdown).await;
+        let cause = forward(&link, welcome, messages, &out, said, &broker).await;
         broker.directory.leave(&link);
         // An agent that takes no more, or a server on its way out, still finishes what was begun.
         if !matches!(cause, Cause::Finished | Cause::ShuttingDown) {
@@ -179,7 +179,7 @@ async fn forward(
     mut messages: mpsc::Receiver<ServerMessage>,
     out: &mpsc::Sender<Result<ServerMessage, Status>>,
     mut said: Streaming<AgentMessage>,
-    shutdown: &CancellationToken,
+    broker: &Broker,
 ) -> Cause {
     let mut unsent = Some(welcome);
     let mut agent_has_ended = false;
@@ -188,6 +188,7 @@ async fn forward(
             biased;
             () = link.expired.cancelled() => return Cause::CertificateExpired,
             () = link.closed.cancelled() => return Cause::AgentLost,
+            () = broker.cut.cancelled() => return Cause::ShuttingDown,
             more = said.message(), if !agent_has_ended => match more {
                 Ok(Some(AgentMessage { kind: None })) => {}
                 Ok(Some(_)) => return Cause::ProtocolError,
@@ -210,7 +211,7 @@ async fn forward(
                 None => return Cause::ShuttingDown,
             },
             () = link.replaced.cancelled(), if !messages.is_closed() => messages.close(),
-            () = shutdown.cancelled(), if !messages.is_closed() => messages.close(),
+            () = broker.shutdown.cancelled(), if !messages.is_closed() => messages.close(),
         }
     }
 }

@@ -31,6 +31,8 @@ pub(crate) struct Broker {
     pub(crate) trust_domain: TrustDomain,
     /// What can change while the server runs.
     pub(crate) rules: InForceRules,
+    /// One reload at a time: an older file must not come into force after a newer one.
+    pub(crate) reloading: Mutex<()>,
     /// Where that comes from; none for a server without a file.
     pub(crate) source: Option<Source<ServerConfig>>,
     pub(crate) connections: Connections,

@@ -46,7 +46,9 @@ impl Connections {
     pub(crate) fn close_unless(&self, may_stay: impl Fn(&Principal, &str) -> bool) -> usize {
         let table = self.table();
         let gone = table.open.values().filter(|connected| !may_stay(&connected.principal, &connected.email));
-        gone.inspect(|connected| connected.closed.cancel()).count()
+        // One that is closed already may be here until its last session has let go of it.
+        let open = gone.filter(|connected| !connected.closed.is_cancelled());
+        open.inspect(|connected| connected.closed.cancel()).count()
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

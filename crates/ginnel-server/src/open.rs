@@ -252,6 +252,8 @@ impl Running<'_> {
             tokio::select! {
                 biased;
                 refusal = self.cut() => return Err(refusal),
+                // A link that was drained is not gone, but whoever has not taken the session up on its connection no longer will.
+                () = self.link.closed.cancelled() => return Err(Refusal::new(Hop::Server, Cause::AgentLost)),
                 () = self.link.gone.cancelled() => return Err(Refusal::new(Hop::Server, Cause::AgentLost)),
                 () = sleep_until(deadline) => return Err(Refusal::new(Hop::Agent, Cause::TimedOut)),
                 carrier = taken_up(&mut awaited) => match carrier {

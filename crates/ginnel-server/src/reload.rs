@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use ginnel_config::{Identity, LoadError, ServerConfig};
 use ginnel_core::audit::{Event, Text};
@@ -21,6 +21,7 @@ impl Broker {
     /// # Errors
     /// What is wrong with it. What was in force stays.
     pub(crate) fn reload(&self) -> Result<String, String> {
+        let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = self.try_reload();
         if let Err(why) = &outcome {
             self.rules.shown.failed(why);
@@ -35,13 +36,14 @@ impl Broker {
             LoadError::Read { .. } => Chain(&error).to_string(),
         })?;
         let before = self.rules.now();
-        let identities = enrol_identities(&config).map_err(|(doing, error)| format!("{doing}: {}", Chain(&*error)))?;
-        let enroller = before.enroller.with_identities(identities).map_err(|error| Chain(&error).to_string())?;
         let mut changes = changes(&before.config, &config);
         // What needs a restart stays as it was, also for the next comparison.
         let config = ServerConfig { identities: config.identities, rules: config.rules, ..before.config.clone() };
+        let identities = enrol_identities(&config).map_err(|(doing, error)| format!("{doing}: {}", Chain(&*error)))?;
+        let enroller = before.enroller.with_identities(identities).map_err(|error| Chain(&error).to_string())?;
         let after = Arc::new(Rules::new(config, enroller));
         self.rules.replace(Arc::clone(&after));
+        tracing::info!(policy = %after.version, changed = changes.join("; "), "rules replaced");
         // Before the ends that follow from it, so that the record reads in the order of cause and effect.
         self.note(Event::Reloaded { policy: after.version.clone(), changed: Text::new(changes.join("; ")) });
         self.enforce(&before, &after, &mut changes);

@@ -94,8 +94,9 @@ impl InForceRules {
 
     /// Puts others into force.
     pub(crate) fn replace(&self, rules: Arc<Rules>) {
-        self.shown.applied(rules.version.as_str().to_owned(), rules.config.rules.len());
+        let (version, count) = (rules.version.as_str().to_owned(), rules.config.rules.len());
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
+        self.shown.applied(version, count);
     }
 }
 

@@ -8,5 +8,5 @@ fn generated_types_are_fresh() {
     let name = "ginnel.v1.rs";
     let fresh = std::fs::read_to_string(out.path().join(name)).unwrap();
     let kept = std::fs::read_to_string(xtask::generated_dir().join(name)).unwrap();
-    assert!(fresh == kept, "run `cargo run -p xtask`");
+    assert!(fresh == kept, "run `cargo xtask`");
 }

@@ -164,7 +164,8 @@ impl<T: Tunnel> Drop for Exchange<T> {
     fn drop(&mut self) {
         let Some(connection) = self.connection.take() else { return };
         if self.ended || self.is_end_stream() {
-            self.closers.run(close(connection, self.request.clone()));
+            self.request.exchanged(Hop::Application, Cause::Finished);
+            self.closers.run(close(connection));
             return;
         }
         let Refusal { hop, cause } = self.broken.unwrap_or(Refusal::new(Hop::Application, Cause::Reset));
@@ -174,7 +175,7 @@ impl<T: Tunnel> Drop for Exchange<T> {
 }
 
 /// Ends a session whose answer was read to its end, so that the target sees an end and not a reset.
-async fn close<T: Tunnel>(mut connection: Connection<T>, request: Request) {
+async fn close<T: Tunnel>(mut connection: Connection<T>) {
     let mut closed = timeout(CLOSE_DEADLINE, poll_fn(|cx| connection.poll_without_shutdown(cx))).await.is_ok();
     let mut tunnel = connection.into_parts().io.into_inner();
     if closed {
@@ -184,5 +185,4 @@ async fn close<T: Tunnel>(mut connection: Connection<T>, request: Request) {
     if !closed {
         tunnel.abort(Cause::Finished);
     }
-    request.exchanged(Hop::Application, Cause::Finished);
 }

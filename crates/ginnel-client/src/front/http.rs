@@ -129,7 +129,7 @@ async fn give_up(mut socket: Socket, error: &hyper::Error, mid_head: bool) {
 }
 
 /// What a request asks for.
-enum Asked {
+pub(super) enum Asked {
     Connect(Target),
     Plain(Target, HeaderValue),
 }
@@ -200,7 +200,13 @@ impl<O: Opener> Front<O> {
 }
 
 /// Reads what a request asks for, or says in a sentence why it is not for this port.
-fn judge(method: &Method, uri: &Uri, version: Version, headers: &HeaderMap, body: &impl Body) -> Result<Asked, String> {
+pub(super) fn judge(
+    method: &Method,
+    uri: &Uri,
+    version: Version,
+    headers: &HeaderMap,
+    body: &impl Body,
+) -> Result<Asked, String> {
     let authority = uri.authority();
     if authority.is_some_and(|authority| authority.as_str().contains('@')) {
         return Err("A user name in the address is not taken.".to_owned());

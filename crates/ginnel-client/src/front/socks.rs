@@ -1,6 +1,6 @@
 //! SOCKS 5 from applications (RFC 1928): no authentication, CONNECT only.
 
-mod message;
+pub(super) mod message;
 
 use std::io;
 use std::net::SocketAddr;

@@ -13,6 +13,7 @@ use tracing::{debug, info};
 use super::body::Text;
 use super::page;
 use super::{EndedSessions, Question, Shared, Which};
+use crate::reload::{Trigger, say};
 
 /// How a question came, which decides what it may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +142,9 @@ async fn control(shared: &Shared, door: Door, path: &str, query: &str) -> Answer
     };
     if path == "/reload" {
         info!(pid, uid, "reload asked for over the admin socket");
-        return match shared.observed.reload().await {
+        let outcome = shared.observed.reload().await;
+        say(Trigger::AdminSocket, &outcome);
+        return match outcome {
             Ok(changed) => text(StatusCode::OK, with_line_end(changed)),
             Err(why) => text(StatusCode::CONFLICT, with_line_end(why)),
         };
@@ -157,7 +160,7 @@ async fn control(shared: &Shared, door: Door, path: &str, query: &str) -> Answer
     }
 }
 
-fn question(query: &str) -> Result<Question, String> {
+pub(super) fn question(query: &str) -> Result<Question, String> {
     let (mut client, mut target) = (None, None);
     for (key, value) in pairs(query)? {
         let slot = match key.as_str() {
@@ -176,7 +179,7 @@ fn question(query: &str) -> Result<Question, String> {
     }
 }
 
-fn which(query: &str) -> Result<Which, String> {
+pub(super) fn which(query: &str) -> Result<Which, String> {
     let mut which = Which::default();
     for (key, value) in pairs(query)? {
         match key.as_str() {

@@ -110,9 +110,25 @@ fn show_file(
     let path = if path.is_dir() { path.join(FILE_NAME) } else { path.to_owned() };
     let failed = |source| ShowError::Read { path: path.clone(), source };
     let mut reader = BufReader::new(File::open(&path).map_err(failed)?);
+    show_lines(&path, &mut reader, filter, json, out, summary)
+}
+
+/// Shows what a reader gives as [`show`] shows a file, and adds to `summary`; `path` is what places and errors call it.
+///
+/// # Errors
+/// [`ShowError`] if the reader fails or `out` cannot be written.
+pub fn show_lines(
+    path: &Path,
+    reader: &mut impl BufRead,
+    filter: &Filter,
+    json: bool,
+    out: &mut impl Write,
+    summary: &mut Summary,
+) -> Result<(), ShowError> {
+    let failed = |source| ShowError::Read { path: path.to_owned(), source };
     let mut line = Vec::new();
     let mut number = 0;
-    while next_line(&mut reader, &mut line).map_err(failed)? {
+    while next_line(reader, &mut line).map_err(failed)? {
         number += 1;
         if line.is_empty() {
             continue;
@@ -120,7 +136,7 @@ fn show_file(
         let Some(entry) = parse(&line) else {
             summary.malformed += 1;
             if summary.places.len() < PLACES_MAX {
-                summary.places.push(Place { file: path.clone(), line: number });
+                summary.places.push(Place { file: path.to_owned(), line: number });
             }
             continue;
         };
@@ -183,7 +199,9 @@ fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> 
 }
 
 fn parse(line: &[u8]) -> Option<Entry> {
-    if line.len() > LINE_MAX { None } else { serde_json::from_slice(line).ok() }
+    // The parser passes over fields that it does not know without looking whether they are UTF-8, which all JSON is.
+    let text = str::from_utf8(line).ok().filter(|text| text.len() <= LINE_MAX)?;
+    serde_json::from_str(text).ok()
 }
 
 impl Filter {

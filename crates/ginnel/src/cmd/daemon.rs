@@ -1,7 +1,7 @@
 //! The three daemons: load the configuration, start, run until a signal.
 
 use ginnel_config::Overrides;
-use ginnel_ops::signals::terminated;
+use ginnel_ops::signals::Terminations;
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, Outcome};
@@ -20,10 +20,11 @@ fn shutdown() -> CancellationToken {
     let signalled = token.clone();
     // Ends with the process.
     tokio::spawn(async move {
-        terminated().await;
+        let mut signals = Terminations::listen();
+        signals.next().await;
         tracing::info!("shutting down");
         signalled.cancel();
-        terminated().await;
+        signals.next().await;
         tracing::warn!("told to stop again: ending at once");
         std::process::exit(STOPPED_AT_ONCE);
     });

@@ -29,7 +29,7 @@ const ADDRESS_TYPE_NOT_SUPPORTED: u8 = 0x08;
 
 /// What is wrong with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Invalid {
+pub(in crate::front) enum Invalid {
     #[error("an unknown type of address")]
     AddressType,
     #[error("only CONNECT is served")]
@@ -61,10 +61,10 @@ impl From<InvalidTarget> for Invalid {
     }
 }
 
-type Parsed<T> = Result<Option<(usize, T)>, Invalid>;
+pub(in crate::front) type Parsed<T> = Result<Option<(usize, T)>, Invalid>;
 
 /// Reads the greeting: the version and the methods of authentication that the application knows.
-pub(super) fn greeting(bytes: &[u8]) -> Parsed<()> {
+pub(in crate::front) fn greeting(bytes: &[u8]) -> Parsed<()> {
     if bytes.first().is_some_and(|&version| version != VERSION) {
         return Err(Invalid::Version);
     }
@@ -75,7 +75,7 @@ pub(super) fn greeting(bytes: &[u8]) -> Parsed<()> {
 }
 
 /// Reads the request. A name that is an address in text is that address.
-pub(super) fn request(bytes: &[u8]) -> Parsed<Target> {
+pub(in crate::front) fn request(bytes: &[u8]) -> Parsed<Target> {
     let checks = [
         (bytes.first(), VERSION, Invalid::Version),
         (bytes.get(1), COMMAND_CONNECT, Invalid::Command),

@@ -1,0 +1,105 @@
+//! What operators write and ask: configurations, the audit log, questions to a running process.
+
+use std::fmt::Debug;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use ginnel_config::finding::FINDINGS_MAX;
+use ginnel_config::{AgentConfig, ClientConfig, Findings, Overrides, Place, ServerConfig};
+use ginnel_core::principal::Role;
+use ginnel_ops::admin::{Question, fuzzing};
+use ginnel_ops::audit::show::{Filter, Summary, show_lines};
+
+const FILE_NAME: &str = "ginnel.yaml";
+
+/// Configurations of servers.
+pub fn config_server(data: &[u8]) {
+    configuration(data, ServerConfig::parse);
+}
+
+/// Configurations of agents.
+pub fn config_agent(data: &[u8]) {
+    configuration(data, AgentConfig::parse);
+}
+
+/// Configurations of clients.
+pub fn config_client(data: &[u8]) {
+    configuration(data, ClientConfig::parse);
+}
+
+type Parse<T> = fn(&str, &str, &Path, &Overrides) -> Result<T, Findings>;
+
+fn configuration<T: Debug + PartialEq>(data: &[u8], parse: Parse<T>) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    let read = || parse(text, FILE_NAME, Path::new("/etc/ginnel"), &Overrides::none());
+    let outcome = read();
+    assert_eq!(outcome, read(), "the same text means the same");
+    if let Err(findings) = outcome {
+        check_findings(text, &findings, false);
+    }
+}
+
+/// One `path=value` on each line, over the client's example.
+pub fn config_override(data: &[u8]) {
+    static EXAMPLE: LazyLock<String> = LazyLock::new(|| ginnel_config::example(Role::Client));
+    let Ok(text) = str::from_utf8(data) else { return };
+    let overrides = Overrides::none().with_flags(text.lines());
+    if let Err(findings) = ClientConfig::parse(&EXAMPLE, FILE_NAME, Path::new("/etc/ginnel"), &overrides) {
+        check_findings(&EXAMPLE, &findings, true);
+    }
+}
+
+/// Whatever is wrong is said, in one line, at a place that exists.
+fn check_findings(text: &str, findings: &Findings, overridden: bool) {
+    let kept = findings.iter().count();
+    assert!((1..=FINDINGS_MAX).contains(&kept) && kept <= findings.total());
+    let lines = text.lines().count().max(1);
+    for finding in findings.iter() {
+        assert_eq!(&*finding.file, FILE_NAME);
+        assert!(!finding.message.is_empty() && !finding.message.contains(['\n', '\r', '\u{1b}']), "{finding:?}");
+        match finding.place {
+            Place::Whole => {}
+            Place::Override(_) => assert!(overridden, "{finding:?}"),
+            Place::File { line, column } => {
+                // A text that ends too early is at fault just behind its last character.
+                let (line, column) = (line as usize, column as usize);
+                assert!((1..=lines + 1).contains(&line) && column >= 1, "{finding:?} in {lines} lines");
+                let longest = text.lines().map(|line| line.chars().count()).max().unwrap_or_default();
+                assert!(column <= longest + 1, "{finding:?}, longest line {longest}");
+            }
+        }
+    }
+}
+
+/// Audit logs: every line is shown, passed over, or counted as none of ours, and nothing of it reaches a terminal as it is.
+pub fn audit_log(data: &[u8]) {
+    let lines = data.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).count() as u64;
+    for json in [false, true] {
+        let (mut out, mut summary) = (Vec::new(), Summary::default());
+        show_lines(Path::new("audit.jsonl"), &mut &data[..], &Filter::default(), json, &mut out, &mut summary).unwrap();
+        assert_eq!((summary.read + summary.malformed, summary.shown), (lines, summary.read));
+        assert!(summary.places.iter().all(|place| place.line >= 1));
+        assert_eq!(out.iter().filter(|&&byte| byte == b'\n').count() as u64, summary.shown);
+        let text = String::from_utf8(out).expect("what is shown is text");
+        if !json {
+            assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+        }
+    }
+    let (mut out, mut summary) = (Vec::new(), Summary::default());
+    let refused = Filter { event: Some("refused".to_owned()), ..Filter::default() };
+    show_lines(Path::new("audit.jsonl"), &mut &data[..], &refused, false, &mut out, &mut summary).unwrap();
+    assert!(summary.shown <= summary.read);
+}
+
+/// Questions to a running process: nothing is asked without words, and never everything beside something.
+pub fn admin_query(data: &[u8]) {
+    let Ok(query) = str::from_utf8(data) else { return };
+    if let Ok(Question::One { client, target }) = fuzzing::question(query) {
+        assert!(client.len() + target.len() <= query.len());
+    }
+    if let Ok(which) = fuzzing::which(query) {
+        let parts = [&which.client, &which.agent, &which.target, &which.rule];
+        let narrowed = which.request.is_some() || parts.iter().any(|part| part.is_some());
+        assert!(narrowed != which.all, "{query:?} means {which:?}");
+    }
+}

@@ -57,7 +57,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args> {
 async fn bench(args: Args) -> Result<()> {
     process::raise_descriptors(DESCRIPTORS)?;
     let effort = if args.quick { Effort::QUICK } else { Effort::FULL };
-    let host = process::start("host", &["host"]).await?;
+    let mut host = process::start("host", &["host"]).await?;
     let mut rounds: [Vec<load::Figures>; Way::ALL.len()] = Default::default();
     for round in 1..=effort.rounds {
         // One after the other and again, so that what else the machine does falls on all of them.
@@ -66,6 +66,7 @@ async fn bench(args: Args) -> Result<()> {
             figures.push(way::measure(way, &args.ginnel, host.address, &effort).await.with_context(|| way.name())?);
         }
     }
+    host.daemon.check()?;
     let document = report::document(&effort, args.quick, &rounds)?;
     match args.out {
         Some(path) => {

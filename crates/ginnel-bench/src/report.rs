@@ -12,7 +12,7 @@ use crate::way::Way;
 const HEAD: &str = "# Performance
 
 Written by `cargo xtask bench`, which measures the tunnel and, in the same run, a plain relay: two processes that copy bytes between TCP
-connections and do nothing else. Both ways have the same load generator before them and the same target behind them, everything on the
+connections, with buffers of 64 KiB, and do nothing else. Both ways have the same load generator before them and the same target behind them, everything on the
 loopback of one machine.
 
 ```sh

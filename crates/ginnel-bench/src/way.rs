@@ -43,10 +43,13 @@ pub(crate) async fn measure(way: Way, ginnel: &Path, host: SocketAddr, effort: &
             Ok(figures)
         }
         Way::Relay => {
-            let second: Started = start("second relay", &["relay", &host.to_string()]).await?;
-            let first = start("first relay", &["relay", &second.address.to_string()]).await?;
+            let mut second: Started = start("second relay", &["relay", &host.to_string()]).await?;
+            let mut first = start("first relay", &["relay", &second.address.to_string()]).await?;
             let processes = [("first relay", first.daemon.pid()), ("second relay", second.daemon.pid())];
-            load::measure(first.address, &processes, effort).await
+            let figures = load::measure(first.address, &processes, effort).await?;
+            first.daemon.check()?;
+            second.daemon.check()?;
+            Ok(figures)
         }
     }
 }

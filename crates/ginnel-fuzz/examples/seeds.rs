@@ -21,6 +21,9 @@ use ginnel_wire::v1;
 use prost::Message as _;
 use secrecy::ExposeSecret as _;
 
+/// Inputs of one target.
+type Seeds = Vec<Vec<u8>>;
+
 type Outcome = Result<(), Box<dyn Error>>;
 
 fn main() -> Outcome {
@@ -154,7 +157,7 @@ fn framing() -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
     Ok(seeds)
 }
 
-fn messages() -> Result<(Vec<Vec<u8>>, Vec<Vec<u8>>), Box<dyn Error>> {
+fn messages() -> Result<(Seeds, Seeds), Box<dyn Error>> {
     use ginnel_core::id::{InstanceId, RequestId, SessionId};
     let hello = v1::Hello::from(Hello::new(InstanceId::from_bytes(&[5; 16])?));
     let dial = Dial {
@@ -238,7 +241,7 @@ fn hostile() -> Vec<Vec<u8>> {
     seeds
 }
 
-fn identity(write: &dyn Fn(&str, Vec<Vec<u8>>) -> Outcome) -> Outcome {
+fn identity(write: &dyn Fn(&str, Seeds) -> Outcome) -> Outcome {
     let directory = tempfile::tempdir()?;
     let now = UNIX_EPOCH + Duration::from_secs(NOW);
     let path: PathBuf = directory.path().join("account.json");
@@ -277,7 +280,13 @@ fn identity(write: &dyn Fn(&str, Vec<Vec<u8>>) -> Outcome) -> Outcome {
     }
     write("csr", vec![csr.clone(), others, wrong_proof, [&csr[..], &[0]].concat(), csr[..40].to_vec(), vec![]])?;
 
-    let authorities = directory.path().join("ca");
+    certificates(write, directory.path(), &key, &public)
+}
+
+/// Certificates of all roles, their roots, and public keys.
+fn certificates(write: &dyn Fn(&str, Seeds) -> Outcome, directory: &Path, key: &KeyPair, public: &str) -> Outcome {
+    let now = UNIX_EPOCH + Duration::from_secs(NOW);
+    let authorities = directory.join("ca");
     let issuer = EmbeddedIssuer::open(&authorities, &"acme.example".parse()?, Duration::from_secs(86_400), now)?;
     let leaf = |role: Role, names: &[&str]| -> Result<Vec<u8>, Box<dyn Error>> {
         let request = CertificateRequest {
@@ -311,7 +320,7 @@ fn identity(write: &dyn Fn(&str, Vec<Vec<u8>>) -> Outcome) -> Outcome {
     write("roots", pems.into_iter().map(String::into_bytes).collect())?;
     let p256 = ginnel_identity::pem::encode("PUBLIC KEY", key.spki_der()).to_string();
     let keys = [
-        public.clone(),
+        public.to_owned(),
         public.repeat(2),
         p256,
         public.replace("PUBLIC", "RSA PUBLIC"),

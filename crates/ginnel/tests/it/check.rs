@@ -108,7 +108,7 @@ async fn each_fault_is_found_at_its_own_step() -> Result<()> {
     let other_key = |config: &mut Value| config["credential"]["serviceAccountKeyFile"] = json!("client.json");
     run(&other_key, None).await?.fails_at("certificate", &["client", "frontend"], "target")?;
     let no_key = |config: &mut Value| config["credential"]["serviceAccountKeyFile"] = json!("gone.json");
-    run(&no_key, None).await?.fails_at("files", &["gone.json"], "tcp")?;
+    run(&no_key, None).await?.fails_at("files", &["gone.json"], "enrolment")?;
     let unlisted = "10.1.2.3:443";
     run(&|_| (), Some(unlisted)).await?.fails_at("policy", &[unlisted], "target")?;
     let unreached = run(&|_| (), Some(&silent.to_string())).await?;
@@ -150,6 +150,16 @@ async fn the_way_leads_through_a_proxy_with_the_right_password_only() -> Result<
     let bare = json!({"url": http["url"]});
     let checked = Checked::of(check(&world, "agent", &with(&bare)?, None)).await?;
     checked.fails_at("proxy", &["407", "username"], "tls")?;
+    let mut untrusted = https.clone();
+    untrusted["trust"] = json!("ca/server-root.pem");
+    let checked = Checked::of(check(&world, "agent", &with(&untrusted)?, None)).await?;
+    checked.fails_at("proxy", &["TLS with the proxy", "server.proxy.trust"], "tls")?;
+    let (_held, silent) = nobody()?;
+    let nowhere = variant(&world, "agent", |config| {
+        config["server"]["proxy"] = http.clone();
+        config["server"]["address"] = json!(silent);
+    })?;
+    Checked::of(check(&world, "agent", &nowhere, None)).await?.fails_at("proxy", &["502", "CONNECT"], "tls")?;
     let mut bypassed = bare;
     bypassed["noProxy"] = json!(["127.0.0.0/8"]);
     let checked = Checked::of(check(&world, "agent", &with(&bypassed)?, None)).await?;
@@ -175,7 +185,7 @@ async fn the_way_leads_through_a_proxy_with_the_right_password_only() -> Result<
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_skewed_clock_is_named_with_its_side_and_amount() -> Result<()> {
-    let world = world().agents(0).start().await?;
+    let world = world().agents(0).target("10.0.0.1:443").start().await?;
     for (offset, words) in [("-2d", ["not yet valid", "behind"]), ("+2d", ["has expired", "ahead"])] {
         let mut skewed = command("faketime", world.directory());
         skewed.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1").args(["-f", offset]);

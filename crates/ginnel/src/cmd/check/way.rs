@@ -29,84 +29,89 @@ pub(super) struct Way<'a> {
     pub(super) audience: &'a str,
 }
 
-/// What was read from the files that the configuration names.
+/// What could be read of the files that the configuration names.
 struct Files {
-    roots: Roots,
-    key: ServiceAccountKey,
-    endpoint: Endpoint,
+    roots: Option<Roots>,
+    key: Option<ServiceAccountKey>,
+    /// Absent if what the proxy needs could not be read.
+    endpoint: Option<Endpoint>,
 }
 
 /// A certificate, and the means to use it.
+#[cfg_attr(not(feature = "client"), expect(dead_code, reason = "an agent has nothing to ask with it"))]
 pub(super) struct Admitted {
     pub(super) upstream: Upstream,
     pub(super) identity: Identity,
 }
 
-const AFTER_FILES: &[&str] = &["dns", "tcp", "proxy", "tls", "clock", "credential", "enrolment", "certificate"];
-const AFTER_TLS: &[&str] = &["credential", "enrolment", "certificate"];
-
 impl Way<'_> {
     /// Goes as far as it leads; `None` unless there is a certificate of the right role at the end.
     pub(super) async fn check(self, report: &mut Report) -> Option<Admitted> {
-        let Some(files) = self.files(report) else {
-            report.skip_after("the files", AFTER_FILES);
-            return None;
-        };
-        let proxy_date = match self.reach(&files.endpoint, report).await {
-            Ok(date) => date,
-            Err(()) => {
-                report.skip_after("a way to the server", &["tls", "clock"]);
-                report.skip_after("a way to the server", AFTER_TLS);
-                return None;
-            }
-        };
-        let (presented, is_right) = tls(&files, report).await;
-        let clock_is_right = clock::check(presented.as_ref(), proxy_date, SystemTime::now(), report);
-        let Files { roots, key, endpoint } = files;
-        report.pass("credential", format!("key {} of {}", key.key_id(), key.email()));
-        if !is_right || !clock_is_right {
-            let failed = if is_right { "a right clock" } else { "TLS with the server" };
-            report.skip_after(failed, &["enrolment", "certificate"]);
-            return None;
+        let Files { roots, key, endpoint } = self.files(report);
+        let answer = self.answer(endpoint.as_ref(), roots.as_ref(), report).await;
+        match &key {
+            Some(key) => report.pass("credential", format!("key {} of {}", key.key_id(), key.email())),
+            None => report.skip_after("the key's file", &["credential"]),
         }
-        let upstream = Upstream {
-            endpoint,
-            server_roots: roots,
-            credential: key,
-            audience: self.audience.to_owned(),
-            progress: Progress::default(),
+        let (Some(credential), Some(server_roots), Some(endpoint), Ok(())) = (key, roots, endpoint, answer) else {
+            report.skip_after(answer.err().unwrap_or("the key's file"), &["enrolment", "certificate"]);
+            return None;
         };
+        let upstream = Upstream { endpoint, server_roots, credential, audience: self.audience.to_owned(), progress: Progress::default() };
         let identity = enrol(&upstream, report).await?;
         certificate(self.role, &identity, report).then_some(Admitted { upstream, identity })
     }
 
-    fn files(&self, report: &mut Report) -> Option<Files> {
-        let roots = Roots::read(self.server_roots).map_err(|error| Chain(&error).to_string());
-        let peers = Roots::read(self.peer_roots).map_err(|error| Chain(&error).to_string());
-        let key = ServiceAccountKey::read(self.credential).map_err(|error| Chain(&error).to_string());
-        let proxy = self.server.proxy().map(Proxy::read).transpose().map_err(|error| Chain(&error).to_string());
-        let wrong: Vec<_> = [roots.as_ref().err(), peers.as_ref().err(), key.as_ref().err(), proxy.as_ref().err()]
-            .into_iter()
-            .flatten()
-            .map(String::as_str)
-            .collect();
-        if !wrong.is_empty() {
+    fn files(&self, report: &mut Report) -> Files {
+        let mut wrong = Vec::new();
+        let roots = read(Roots::read(self.server_roots), &mut wrong);
+        // What only sessions need is looked at all the same.
+        let _ = read(Roots::read(self.peer_roots), &mut wrong);
+        let key = read(ServiceAccountKey::read(self.credential), &mut wrong);
+        let proxy = read(self.server.proxy().map(Proxy::read).transpose(), &mut wrong);
+        if wrong.is_empty() {
+            report.pass("files", "roots and secrets can be read, and nobody else can read the secrets");
+        } else {
             let advice = "put the file where the configuration says, readable by the user that runs ginnel; keys and passwords have \
                  mode 0600. Roots come from the server's owner, keys from `ginnel credentials create`";
             report.fail("files", wrong.join("; "), advice);
-            return None;
         }
-        let (roots, key, proxy) = (roots.ok()?, key.ok()?, proxy.ok()?);
-        let count = 3 + usize::from(proxy.is_some());
-        report.pass("files", format!("roots and key can be read, and nobody else can read the key ({count} read)"));
         let address = &self.server.address;
-        let endpoint = Endpoint {
+        let endpoint = proxy.map(|proxy| Endpoint {
             host: address.host().to_owned(),
             port: address.port(),
             server_name: self.server.name.to_string(),
             proxy,
+        });
+        Files { roots, key, endpoint }
+    }
+
+    /// Who answers at the server's address, and whether the clock is right; the error names what is missing for more.
+    async fn answer(
+        &self,
+        endpoint: Option<&Endpoint>,
+        roots: Option<&Roots>,
+        report: &mut Report,
+    ) -> Result<(), &'static str> {
+        let Some(endpoint) = endpoint else {
+            report.skip_after("the proxy's files", &["dns", "tcp", "proxy", "tls", "clock"]);
+            return Err("the proxy's files");
         };
-        Some(Files { roots, key, endpoint })
+        let Ok(proxy_date) = self.reach(endpoint, report).await else {
+            report.skip_after("a way to the server", &["tls", "clock"]);
+            return Err("a way to the server");
+        };
+        let Some(roots) = roots else {
+            report.skip_after("the file of trust.server", &["tls", "clock"]);
+            return Err("the file of trust.server");
+        };
+        let (presented, is_right) = tls(endpoint, roots, report).await;
+        let clock_is_right = clock::check(presented.as_ref(), proxy_date, SystemTime::now(), report);
+        match (is_right, clock_is_right) {
+            (false, _) => Err("TLS with the server"),
+            (true, false) => Err("a right clock"),
+            (true, true) => Ok(()),
+        }
     }
 
     /// DNS, TCP and proxy; gives the proxy's date if it has one.
@@ -167,6 +172,11 @@ impl Way<'_> {
     }
 }
 
+/// What was read; what is wrong with it goes to the others.
+fn read<T, E: std::error::Error + 'static>(result: Result<T, E>, wrong: &mut Vec<String>) -> Option<T> {
+    result.map_err(|error| wrong.push(Chain(&error).to_string())).ok()
+}
+
 fn dns_failed(what: &str, host: &str, why: &str, report: &mut Report) -> Result<Option<SystemTime>, ()> {
     let advice = "check the spelling and this machine's resolver (getent hosts NAME). Where only a proxy can resolve names, set server.proxy";
     report.fail("dns", format!("{what}, {host}: {why}"), advice);
@@ -200,8 +210,8 @@ fn proxy_advice(error: &ProxyError, address: &str) -> String {
 }
 
 /// Says who answers. True if that is the server.
-async fn tls(files: &Files, report: &mut Report) -> (Option<Presented>, bool) {
-    let (presented, verdict) = match probe::tls(&files.endpoint, &files.roots).await {
+async fn tls(endpoint: &Endpoint, roots: &Roots, report: &mut Report) -> (Option<Presented>, bool) {
+    let (presented, verdict) = match probe::tls(endpoint, roots).await {
         Ok(seen) => seen,
         Err(error) => {
             report.fail("tls", Chain(&error).to_string(), "check server.name and trust.server");
@@ -225,7 +235,7 @@ async fn tls(files: &Files, report: &mut Report) -> (Option<Presented>, bool) {
             true
         }
         Err(error) => {
-            report.fail("tls", format!("{}; {who}", Chain(&error)), tls_advice(&presented, &error, &files.endpoint));
+            report.fail("tls", format!("{}; {who}", Chain(&error)), tls_advice(&presented, &error, endpoint));
             false
         }
     };

@@ -57,7 +57,13 @@ impl Way<'_> {
             report.skip_after(answer.err().unwrap_or("the key's file"), &["enrolment", "certificate"]);
             return None;
         };
-        let upstream = Upstream { endpoint, server_roots, credential, audience: self.audience.to_owned(), progress: Progress::default() };
+        let upstream = Upstream {
+            endpoint,
+            server_roots,
+            credential,
+            audience: self.audience.to_owned(),
+            progress: Progress::default(),
+        };
         let identity = enrol(&upstream, report).await?;
         certificate(self.role, &identity, report).then_some(Admitted { upstream, identity })
     }

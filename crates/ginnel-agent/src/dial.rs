@@ -83,7 +83,11 @@ async fn connect(addresses: &[SocketAddr]) -> Result<Connected, Refusal> {
 
 async fn attempt(address: SocketAddr) -> Result<Connected, Refusal> {
     let stream = match TcpStream::connect(address).await {
-        Ok(stream) => stream,
+        Ok(stream) => {
+            // An agent that is killed before the session is carried must not look like an application that had nothing to say.
+            let _ = stream.set_zero_linger();
+            stream
+        }
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
             return Err(Refusal::new(Hop::Target, Cause::ConnectionRefused));
         }
@@ -132,6 +136,18 @@ mod tests {
             let outcome = outcome.map(|connected| connected.address).map_err(|refusal| (refusal.hop, refusal.cause));
             assert_eq!(outcome, expected, "{target} with {patterns:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn connection_that_is_lost_before_anything_is_carried_is_a_reset_to_the_target() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connected = dial(&address.to_string().parse().unwrap(), &allow(&[address.to_string()]), &[]).await.unwrap();
+        let (mut target, _) = listener.accept().await.unwrap();
+        // The kernel does the same for a process that is killed.
+        drop(connected);
+        let read = tokio::io::AsyncReadExt::read(&mut target, &mut [0]).await;
+        assert_eq!(read.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
     }
 
     #[tokio::test(start_paused = true)]

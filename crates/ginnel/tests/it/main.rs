@@ -3,6 +3,7 @@
 
 mod admin;
 mod cancelled;
+mod causes;
 mod check;
 mod commands;
 mod drain;

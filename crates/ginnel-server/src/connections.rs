@@ -42,13 +42,12 @@ impl Connections {
         Registered { connections: self.clone(), number }
     }
 
-    /// Closes the connections that may not stay; gives how many.
-    pub(crate) fn close_unless(&self, may_stay: impl Fn(&Principal, &str) -> bool) -> usize {
+    /// The connections that may not stay; cancelling a token closes one.
+    pub(crate) fn unless(&self, may_stay: impl Fn(&Principal, &str) -> bool) -> Vec<CancellationToken> {
         let table = self.table();
         let gone = table.open.values().filter(|connected| !may_stay(&connected.principal, &connected.email));
         // One that is closed already may be here until its last session has let go of it.
-        let open = gone.filter(|connected| !connected.closed.is_cancelled());
-        open.inspect(|connected| connected.closed.cancel()).count()
+        gone.map(|connected| connected.closed.clone()).filter(|closed| !closed.is_cancelled()).collect()
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

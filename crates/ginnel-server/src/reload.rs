@@ -3,14 +3,21 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use ginnel_config::{Identity, LoadError, ServerConfig};
 use ginnel_core::audit::{Event, Text};
 use ginnel_core::policy::Rule;
 use ginnel_core::report::Chain;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
 use crate::rules::{Rules, enrol_identities};
+
+/// How long the connections of an identity that is gone stay open, so that both sides of its sessions hear the reason. The last byte of a
+/// session is over long before.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Names that are given of each kind of change; more of them are counted.
 const NAMES_MAX: usize = 20;
@@ -54,7 +61,13 @@ impl Broker {
     fn enforce(&self, before: &Rules, after: &Rules, changes: &mut Vec<String>) {
         let gone = after.no_longer_admitted(before);
         let ended = self.ledger.end_where(|parties| after.objection(&gone, parties));
-        let closed = self.connections.close_unless(|principal, email| after.admits(principal, email));
+        let closing = self.connections.unless(|principal, email| after.admits(principal, email));
+        let closed = closing.len();
+        // Nothing can be opened on them from here on; what is left for them to carry is why their sessions ended.
+        self.tasks.spawn(async move {
+            sleep(LAST_WORDS).await;
+            closing.iter().for_each(CancellationToken::cancel);
+        });
         self.directory.rules_changed();
         if ended > 0 {
             changes.push(match ended {

@@ -123,6 +123,7 @@ async fn an_identity_that_is_taken_out_is_cut_off_and_stays_out() -> Result<()> 
     let log = world.audit_until("the end in the audit", |log| log.iter().any(ended)).await?;
     let record = log.iter().find(|record| ended(record)).context("a record")?;
     ensure!(record["cause"] == "notAdmitted" && record["hop"] == "server", "{record}");
+    world.client.wait_for("ended", |line| line["request"] == request && line["cause"] == "notAdmitted").await?;
     let message = "certificate of an identity that is not configured";
     world
         .server

@@ -174,6 +174,8 @@ impl Agent {
             () = draining => {}
         }
         link.stop().await;
-        drop(beside);
+        beside.abort();
+        // What is waited for is its last word; that it was aborted is no news.
+        let _ = beside.await;
     }
 }

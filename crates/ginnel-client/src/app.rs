@@ -180,7 +180,9 @@ impl Client {
             () = upstream.keep(link) => {}
             () = ending => {}
         }
-        drop(beside);
+        beside.abort();
+        // What is waited for is its last word; that it was aborted is no news.
+        let _ = beside.await;
     }
 }
 

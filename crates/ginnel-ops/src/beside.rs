@@ -18,7 +18,7 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 /// The files whose change asks for a reload, as they are at this moment.
 pub type Files = Box<dyn Fn() -> Vec<PathBuf> + Send + Sync>;
 
-/// Runs until it is dropped. Without `files` there is nothing to reload, and SIGHUP keeps its usual effect.
+/// Runs until it is dropped; whoever runs it in a task waits for that, so that the last word gets out. Without `files` there is nothing to reload, and SIGHUP keeps its usual effect.
 ///
 /// The service manager hears that the process is ready when this begins: whatever listens must listen by then.
 pub async fn beside(admin: Admin, observed: Arc<dyn Observed>, files: Option<Files>, shutdown: CancellationToken) {
@@ -54,20 +54,38 @@ async fn report(notify: Option<&Notify>, observed: &dyn Observed, shutdown: &Can
     let every = notify.watchdog_interval().unwrap_or(SAY_EVERY).min(SAY_EVERY);
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut stopping = false;
+    let mut farewell = Farewell { notify, is_said: false };
     loop {
         tokio::select! {
             biased;
-            () = shutdown.cancelled(), if !stopping => {
-                stopping = true;
-                notify.stopping();
-            }
+            () = shutdown.cancelled(), if !farewell.is_said => farewell.say(),
             _ = ticks.tick() => {
                 // The status takes the locks that sessions take: a process in which that hangs is one that should be started again.
                 notify.status(&summary(observed));
                 notify.watchdog();
             }
         }
+    }
+}
+
+/// Says once that the process is on its way out: when it is told to stop, or at the latest when this is dropped. A process without
+/// sessions is gone before anybody has heard of the first.
+struct Farewell<'a> {
+    notify: &'a Notify,
+    is_said: bool,
+}
+
+impl Farewell<'_> {
+    fn say(&mut self) {
+        if !std::mem::replace(&mut self.is_said, true) {
+            self.notify.stopping();
+        }
+    }
+}
+
+impl Drop for Farewell<'_> {
+    fn drop(&mut self) {
+        self.say();
     }
 }
 

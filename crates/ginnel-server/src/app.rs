@@ -162,7 +162,9 @@ impl Server {
             stops.connections.cancel();
         };
         tokio::join!(renewals, serving, stopping);
-        drop(beside);
+        beside.abort();
+        // What is waited for is its last word; that it was aborted is no news.
+        let _ = beside.await;
         let audit = broker.audit.clone();
         // Closing waits for the disk.
         match tokio::task::spawn_blocking(move || audit.close()).await {

@@ -6,13 +6,12 @@ use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
-use ginnel_config::{AgentConfig, LoadError, Source};
+use ginnel_config::{AgentConfig, Source};
 use ginnel_core::allow::AllowList;
 use ginnel_core::audit::Timestamp;
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::RequestId;
 use ginnel_core::principal::Role;
-use ginnel_core::report::Chain;
 use ginnel_core::status::{Request, Status, Verdict};
 use ginnel_net::upstream::Upstream;
 use ginnel_ops::admin::{Observed, Question, Which};
@@ -88,10 +87,7 @@ impl View {
     /// Reads the allow-list again, puts it into force, and ends the sessions that it does not permit.
     fn try_reload(&self) -> Result<String, String> {
         let source = self.source.as_ref().ok_or("this agent was started without a configuration file")?;
-        let config = source.load().map_err(|error| match error {
-            LoadError::Invalid(findings) => findings.to_string(),
-            LoadError::Read { .. } => Chain(&error).to_string(),
-        })?;
+        let config = source.load().map_err(|error| error.whole())?;
         let before = self.owner.allow();
         let after = Arc::new(AllowList::new(config.allow));
         let mut lines = changes(&before, &after);

@@ -60,7 +60,6 @@ pub(crate) fn memory_kib(pid: u32) -> Result<f64> {
 }
 
 /// A number for figures; beyond 2^53 it is rounded, and nothing measured here comes near.
-#[allow(clippy::cast_precision_loss, reason = "see above")]
 pub(crate) fn to_f64(number: u64) -> f64 {
     number as f64
 }

@@ -5,12 +5,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use ginnel_config::{ClientConfig, LoadError, Source};
+use ginnel_config::{ClientConfig, Source};
 use ginnel_core::audit::Timestamp;
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::{InstanceId, RequestId};
 use ginnel_core::principal::Role;
-use ginnel_core::report::Chain;
 use ginnel_core::status::{Peer, Request, Status, Verdict};
 use ginnel_net::upstream::Upstream;
 use ginnel_ops::admin::{Observed, Question, Which};
@@ -97,8 +96,7 @@ impl View {
         let source = self.source.as_ref().ok_or("this client was started without a configuration file")?;
         match source.load() {
             Ok(_) => Ok("the file is right; nothing of a client's configuration changes without a restart".to_owned()),
-            Err(LoadError::Invalid(findings)) => Err(findings.to_string()),
-            Err(error @ LoadError::Read { .. }) => Err(Chain(&error).to_string()),
+            Err(error) => Err(error.whole()),
         }
     }
 

@@ -7,6 +7,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use ginnel_core::report::Chain;
+
 /// More findings than this are counted, not kept: nobody reads further, and a hostile file must not fill the memory.
 pub const FINDINGS_MAX: usize = 100;
 
@@ -156,6 +158,16 @@ pub enum LoadError {
         #[source]
         source: std::io::Error,
     },
+}
+
+impl LoadError {
+    /// All of it as text: a line for each finding, or what the system said.
+    pub fn whole(&self) -> String {
+        match self {
+            Self::Invalid(findings) => findings.to_string(),
+            Self::Read { .. } => Chain(self).to_string(),
+        }
+    }
 }
 
 /// Gathers findings while a file is read.

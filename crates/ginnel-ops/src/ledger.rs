@@ -355,19 +355,17 @@ impl Tracked {
             cause: Some(cause.to_string()),
             ..live.seen()
         };
-        let (kept, max) = if was_carried { (&mut book.past, PAST_MAX) } else { (&mut book.refusals, REFUSALS_MAX) };
-        if kept.len() == max
-            && let Some(oldest) = kept.pop_front()
-            && !was_carried
-        {
-            // A refusal that makes room among the last ones is still remembered among the rest.
-            if book.past.len() == PAST_MAX {
-                book.past.pop_front();
-            }
-            book.past.push_back(oldest);
+        // A refusal that makes room among the last ones is still remembered among the rest.
+        let past = if was_carried {
+            Some((live.id, seen))
+        } else {
+            book.refusals.push_back((live.id, seen));
+            if book.refusals.len() > REFUSALS_MAX { book.refusals.pop_front() } else { None }
+        };
+        book.past.extend(past);
+        if book.past.len() > PAST_MAX {
+            book.past.pop_front();
         }
-        let kept = if was_carried { &mut book.past } else { &mut book.refusals };
-        kept.push_back((live.id, seen));
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use ginnel_config::{Identity, LoadError, ServerConfig};
+use ginnel_config::{Identity, ServerConfig};
 use ginnel_core::audit::{Event, Text};
 use ginnel_core::policy::Rule;
 use ginnel_core::report::Chain;
@@ -38,10 +38,7 @@ impl Broker {
 
     fn try_reload(&self) -> Result<String, String> {
         let source = self.source.as_ref().ok_or("this server was started without a configuration file")?;
-        let config = source.load().map_err(|error| match error {
-            LoadError::Invalid(findings) => findings.to_string(),
-            LoadError::Read { .. } => Chain(&error).to_string(),
-        })?;
+        let config = source.load().map_err(|error| error.whole())?;
         let before = self.rules.now();
         let mut changes = changes(&before.config, &config);
         // What needs a restart stays as it was, also for the next comparison.

@@ -68,6 +68,12 @@ pub const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 /// connection (about half of it divided by 256).
 pub const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
 
+/// Most bytes of one HTTP/2 frame: a whole frame of a session with its prefix, so that none is cut and has to be put together again.
+pub const HTTP2_FRAME_MAX: u32 = 2 * 64 * 1024;
+
+/// Bytes of one stream that may wait in the HTTP/2 library: the piece that is on its way out, and the next.
+pub const UNSENT_PER_STREAM_MAX: usize = 2 * FRAME_MAX;
+
 /// Bytes of HTTP/2 headers that are accepted.
 pub const HEADER_LIST_MAX: u32 = 8 * 1024;
 

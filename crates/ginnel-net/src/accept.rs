@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ginnel_core::limits::{
-    ACCEPT_REST, CONNECTION_WINDOW, ENROL_DEADLINE, HANDSHAKE_DEADLINE, HANDSHAKES_MAX, HEADER_LIST_MAX, PING_AFTER,
-    SILENCE_MAX, STREAM_WINDOW, STREAMS_PER_CONNECTION_MAX,
+    ACCEPT_REST, CONNECTION_WINDOW, ENROL_DEADLINE, HANDSHAKE_DEADLINE, HANDSHAKES_MAX, HEADER_LIST_MAX,
+    HTTP2_FRAME_MAX, PING_AFTER, SILENCE_MAX, STREAM_WINDOW, STREAMS_PER_CONNECTION_MAX, UNSENT_PER_STREAM_MAX,
 };
 use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Leaf;
@@ -30,11 +30,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::body::Body;
 
 use crate::accept::certified::Certified;
 use crate::accept::complaint::Complaint;
 use crate::accept::pending::{Pending, Place};
+use crate::body::CallBody;
 use crate::connect::{PING_ANSWER, tune};
 use crate::live::Live;
 
@@ -56,7 +56,7 @@ pub struct Peer {
 /// Decides what a connection may do.
 pub trait Admit: Clone + Send + Sync + 'static {
     /// Answers the calls of one connection.
-    type Service: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send>
+    type Service: Service<Request<Incoming>, Response = Response<CallBody>, Error = Infallible, Future: Send>
         + Send
         + 'static;
 
@@ -232,6 +232,8 @@ async fn converse<A: Admit>(
         .initial_stream_window_size(if anonymous { u32::from(u16::MAX) } else { STREAM_WINDOW })
         .initial_connection_window_size(if anonymous { u32::from(u16::MAX) } else { CONNECTION_WINDOW })
         .max_concurrent_streams(if anonymous { 1 } else { STREAMS_PER_CONNECTION_MAX })
+        .max_frame_size(HTTP2_FRAME_MAX)
+        .max_send_buf_size(UNSENT_PER_STREAM_MAX)
         .max_header_list_size(HEADER_LIST_MAX)
         .keep_alive_interval(PING_AFTER)
         .keep_alive_timeout(PING_ANSWER)

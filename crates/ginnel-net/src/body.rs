@@ -8,10 +8,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use ginnel_core::limits::FRAME_MAX;
 use ginnel_wire::frame::{SessionFrame, WireError};
 use ginnel_wire::grpc::{Decoder, FramingError};
+use ginnel_wire::piece::Piece;
 use ginnel_wire::v1;
 use http::{HeaderMap, HeaderValue, Response};
 use http_body::{Body, Frame};
@@ -115,7 +115,7 @@ fn accepted(response: Response<Incoming>) -> Result<Incoming, ReadError> {
 }
 
 enum Part {
-    Bytes(Bytes),
+    Piece(Piece),
     End,
 }
 
@@ -132,15 +132,15 @@ pub struct FrameBody {
 pub struct Dropped;
 
 impl Body for FrameBody {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = Dropped;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Dropped>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Dropped>>> {
         if self.ended {
             return Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
         }
         self.parts.poll_recv(cx).map(|part| match part {
-            Some(Part::Bytes(bytes)) => Some(Ok(Frame::data(bytes))),
+            Some(Part::Piece(piece)) => Some(Ok(Frame::data(piece))),
             Some(Part::End) => {
                 self.ended = true;
                 self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))
@@ -205,8 +205,37 @@ impl FrameWriter {
 pub struct Room<'a>(mpsc::Permit<'a, Part>);
 
 impl Room<'_> {
-    /// Writes one piece: one or more whole frames.
-    pub fn send(self, bytes: Bytes) {
-        self.0.send(Part::Bytes(bytes));
+    /// Writes one piece.
+    pub fn send(self, piece: Piece) {
+        self.0.send(Part::Piece(piece));
+    }
+}
+
+/// What one side of a call says: a session's frames, or the messages of a generated service.
+pub enum CallBody {
+    /// The frames of a session.
+    Frames(FrameBody),
+    /// Messages, or nothing.
+    Messages(tonic::body::Body),
+}
+
+impl Body for CallBody {
+    type Data = Piece;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Self::Error>>> {
+        match self.get_mut() {
+            Self::Frames(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Messages(body) => {
+                Pin::new(body).poll_frame(cx).map_ok(|frame| frame.map_data(Piece::from)).map_err(Into::into)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Frames(body) => body.is_end_stream(),
+            Self::Messages(body) => body.is_end_stream(),
+        }
     }
 }

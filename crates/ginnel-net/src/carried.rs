@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use ginnel_core::cause::{Cause, Hop, Refusal};
-use ginnel_core::limits::{DATA_MAX, FRAME_MAX};
+use ginnel_core::limits::DATA_MAX;
 use ginnel_core::report::Chain;
 use ginnel_core::stream::{Frame, Read, Stream};
 use ginnel_wire::frame::SessionFrame;
+use ginnel_wire::piece::Piece;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
@@ -233,17 +233,17 @@ impl State {
     }
 
     /// The next piece for the carrier: whole frames, up to and including one with data.
-    fn next_piece(&mut self) -> Option<Bytes> {
+    fn next_piece(&mut self) -> Option<Piece> {
         if !self.wants_to_send() {
             return None;
         }
-        let mut piece = BytesMut::new();
+        let mut piece = Piece::default();
         for frame in self.first.drain(..) {
-            frame.encode(&mut piece);
+            piece.push(frame);
         }
         while let Some(frame) = self.stream.poll_frame(DATA_MAX) {
             let is_data = matches!(frame, Frame::Data { .. });
-            SessionFrame::Stream(frame).encode(&mut piece);
+            piece.push(SessionFrame::Stream(frame));
             if is_data {
                 break;
             }
@@ -251,8 +251,7 @@ impl State {
         if let Some(waker) = self.writer.take() {
             waker.wake();
         }
-        debug_assert!(piece.len() <= FRAME_MAX + 1024, "one data frame and a few small ones");
-        (!piece.is_empty()).then(|| piece.freeze())
+        (!piece.is_empty()).then_some(piece)
     }
 }
 

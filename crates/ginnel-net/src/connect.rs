@@ -5,8 +5,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ginnel_core::limits::{
-    CONNECT_DEADLINE, CONNECTION_WINDOW, HEADER_LIST_MAX, PING_AFTER, SILENCE_MAX, STREAM_WINDOW, UNACKNOWLEDGED_MAX,
-    UNSENT_MAX,
+    CONNECT_DEADLINE, CONNECTION_WINDOW, HEADER_LIST_MAX, HTTP2_FRAME_MAX, PING_AFTER, SILENCE_MAX, STREAM_WINDOW,
+    UNACKNOWLEDGED_MAX, UNSENT_MAX, UNSENT_PER_STREAM_MAX,
 };
 use ginnel_core::proxy::authority;
 use ginnel_core::report::Chain;
@@ -23,7 +23,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 
-use crate::body::{FrameReader, FrameWriter};
+use crate::body::{CallBody, FrameReader, FrameWriter};
 use crate::line::{Line, tcp};
 use crate::live::Live;
 use crate::proxy::{Proxy, ProxyError};
@@ -112,7 +112,7 @@ pub enum ConnectError {
 /// A connection to a server; cheap to clone. It closes by itself once the last clone is dropped and its last stream is done.
 #[derive(Clone)]
 pub struct Connection {
-    requests: http2::SendRequest<Body>,
+    requests: http2::SendRequest<CallBody>,
     origin: Uri,
     closed: CancellationToken,
 }
@@ -177,6 +177,8 @@ impl Endpoint {
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(HTTP2_FRAME_MAX)
+            .max_send_buf_size(UNSENT_PER_STREAM_MAX)
             .max_header_list_size(HEADER_LIST_MAX)
             .keep_alive_interval(PING_AFTER)
             .keep_alive_timeout(PING_ANSWER)
@@ -232,7 +234,7 @@ impl Connection {
     /// Begins a call that carries bytes. What is written goes out before the response has come.
     pub fn call(&self, path: &'static str) -> (FrameReader, FrameWriter) {
         let (writer, body) = FrameWriter::request();
-        let mut request = Request::new(Body::new(body));
+        let mut request = Request::new(CallBody::Frames(body));
         *request.method_mut() = Method::POST;
         let mut parts = self.origin.clone().into_parts();
         parts.path_and_query = Some(http::uri::PathAndQuery::from_static(path));
@@ -256,6 +258,6 @@ impl tower_service::Service<Request<Body>> for Connection {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        Box::pin(self.requests.send_request(request))
+        Box::pin(self.requests.send_request(request.map(CallBody::Messages)))
     }
 }

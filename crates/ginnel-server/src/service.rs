@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use ginnel_core::limits::{CONTROL_MESSAGE_MAX, ENROL_MESSAGE_MAX};
-use ginnel_net::body::{FrameBody, FrameReader, FrameWriter};
+use ginnel_net::body::{CallBody, FrameReader, FrameWriter};
 use ginnel_wire::path;
 use ginnel_wire::v1::agent_link_server::AgentLinkServer;
 use ginnel_wire::v1::client_link_server::ClientLinkServer;
@@ -15,7 +15,6 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use tonic::Status;
-use tonic::body::Body;
 use tower_service::Service as _;
 
 use crate::attach::AgentSeat;
@@ -32,7 +31,7 @@ pub(crate) enum Calls {
     Client(Arc<ClientSeat>, ClientLinkServer<ClientCalls>),
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+type Answer = Pin<Box<dyn Future<Output = Result<Response<CallBody>, Infallible>> + Send>>;
 
 impl Calls {
     pub(crate) fn anonymous(enrol: Enrol) -> Self {
@@ -53,23 +52,23 @@ impl Calls {
 }
 
 impl hyper::service::Service<Request<Incoming>> for Calls {
-    type Response = Response<Body>;
+    type Response = Response<CallBody>;
     type Error = Infallible;
     type Future = Answer;
 
     fn call(&self, request: Request<Incoming>) -> Answer {
         let path = request.uri().path();
         match self {
-            Self::Anonymous(service) if path == path::ENROL => Box::pin(service.clone().call(request)),
+            Self::Anonymous(service) if path == path::ENROL => messages(service.clone().call(request)),
             Self::Agent(seat, _) if path == path::CARRY => {
                 carrying(request, |reader, writer| seat.carry(reader, writer))
             }
             Self::Client(seat, _) if path == path::OPEN => {
                 carrying(request, |reader, writer| seat.open(reader, writer))
             }
-            Self::Agent(_, service) if path.starts_with(path::AGENT_SERVICE) => Box::pin(service.clone().call(request)),
+            Self::Agent(_, service) if path.starts_with(path::AGENT_SERVICE) => messages(service.clone().call(request)),
             Self::Client(_, service) if path.starts_with(path::CLIENT_SERVICE) => {
-                Box::pin(service.clone().call(request))
+                messages(service.clone().call(request))
             }
             Self::Anonymous(_) | Self::Agent(..) | Self::Client(..) => {
                 refuse(&Status::permission_denied("this connection may not call that"))
@@ -85,13 +84,20 @@ fn carrying(request: Request<Incoming>, start: impl FnOnce(FrameReader, FrameWri
     if request.method() != Method::POST || !is_grpc {
         return refuse(&Status::invalid_argument("not a gRPC call"));
     }
-    let (writer, body): (FrameWriter, FrameBody) = FrameWriter::response();
+    let (writer, body) = FrameWriter::response();
     start(FrameReader::new(request.into_body()), writer);
-    let mut response = Response::new(Body::new(body));
+    let mut response = Response::new(CallBody::Frames(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     Box::pin(ready(Ok(response)))
 }
 
+/// The answer of a generated service.
+fn messages(
+    answer: impl Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send + 'static,
+) -> Answer {
+    Box::pin(async { Ok(answer.await?.map(CallBody::Messages)) })
+}
+
 fn refuse(status: &Status) -> Answer {
-    Box::pin(ready(Ok(status.clone().into_http())))
+    messages(ready(Ok(status.clone().into_http())))
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use ginnel_config::{AgentConfig, Source};
 use ginnel_core::allow::AllowList;
 use ginnel_core::audit::{Text, Timestamp};
+use ginnel_core::budget::Budget;
 use ginnel_core::id::InstanceId;
 use ginnel_core::principal::Role;
 use ginnel_identity::credential::{CredentialError, ServiceAccountKey};
@@ -118,6 +119,7 @@ impl Agent {
                 port: config.server.address.port(),
                 server_name: config.server.name.to_string(),
                 proxy: config.server.proxy().map(Proxy::read).transpose()?,
+                budget: Budget::default(),
             },
             server_roots: Roots::read(&config.trust.server)?,
             credential: ServiceAccountKey::read(&config.credential)?,

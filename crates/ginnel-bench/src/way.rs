@@ -41,7 +41,11 @@ impl Way {
 pub(crate) async fn measure(way: Way, ginnel: &Path, host: SocketAddr, effort: &Effort) -> Result<Figures> {
     match way {
         Way::Tunnel | Way::Clear => {
-            let world = { let b = World::builder(ginnel).forward(host); let b = if way == Way::Clear { b.danger_disable_inner_tls() } else { b }; b.start().await? };
+            let world = {
+                let b = World::builder(ginnel).forward(host);
+                let b = if way == Way::Clear { b.danger_disable_inner_tls() } else { b };
+                b.start().await?
+            };
             let agent = world.agents.first().context("an agent")?;
             let processes = [("client", world.client.pid()), ("server", world.server.pid()), ("agent", agent.pid())];
             let figures = load::measure(world.forward_addr(0)?, &processes, effort).await?;
@@ -52,7 +56,11 @@ pub(crate) async fn measure(way: Way, ginnel: &Path, host: SocketAddr, effort: &
             let third: Started = start("third relay", &["relay", &host.to_string()]).await?;
             let second: Started = start("second relay", &["relay", &third.address.to_string()]).await?;
             let first = start("first relay", &["relay", &second.address.to_string()]).await?;
-            let processes = [("first relay", first.daemon.pid()), ("second relay", second.daemon.pid()), ("third", third.daemon.pid())];
+            let processes = [
+                ("first relay", first.daemon.pid()),
+                ("second relay", second.daemon.pid()),
+                ("third", third.daemon.pid()),
+            ];
             load::measure(first.address, &processes, effort).await
         }
         Way::Relay => {

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use ginnel_config::{ClientConfig, Source};
 use ginnel_core::audit::Timestamp;
+use ginnel_core::budget::Budget;
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::InstanceId;
 use ginnel_core::target::Target;
@@ -89,6 +90,7 @@ impl Client {
                 port: config.server.address.port(),
                 server_name: config.server.name.to_string(),
                 proxy: config.server.proxy().map(Proxy::read).transpose()?,
+                budget: Budget::default(),
             },
             server_roots: Roots::read(&config.trust.server)?,
             credential: ServiceAccountKey::read(&config.credential)?,

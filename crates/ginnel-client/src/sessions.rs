@@ -72,7 +72,7 @@ impl Sessions {
         let choice = agent.clone();
         let open = Open { request, target: target.to_string(), agent, inner_tls: self.inner_tls };
         let (reader, writer) = live.connection.call(path::OPEN);
-        let carried = Carried::opening(SessionFrame::Open(open), reader, writer);
+        let carried = Carried::opening(SessionFrame::Open(open), reader, writer, live.connection.budget());
         let answers = carried.answers();
         let Some(choice) = choice else {
             // Asked only for its reason. A server that opens a session to nobody would be given the application's bytes.

@@ -17,6 +17,7 @@
 //! | [`roster`] | which live agent to use |
 //! | [`stream`] | bytes, credits and endings of one end of a session |
 //! | [`relay`] | the same seen from the middle |
+//! | [`budget`] | how much credit there is in all |
 //! | [`renewal`], [`backoff`] | when to renew, when to try again |
 //! | [`cause`] | the closed vocabulary of refusals and endings |
 //! | [`audit`] | the records that are kept |
@@ -29,6 +30,7 @@ pub mod address;
 pub mod allow;
 pub mod audit;
 pub mod backoff;
+pub mod budget;
 pub mod cause;
 pub mod id;
 pub mod limits;

@@ -7,9 +7,15 @@ use std::time::Duration;
 /// Both ends know it without saying it, so that the inner ClientHello rides with `Open`. 256 KiB fill 20 Mbit/s at 100 ms.
 pub const CREDIT_INITIAL: u64 = 256 * 1024;
 
-/// Most bytes that a receiver may have granted beyond what it consumed. It bounds what the server can be made to hold for one
-/// direction of one session.
-pub const CREDIT_MAX: u64 = 1024 * 1024;
+/// Most bytes that a receiver may have granted beyond what it consumed: 1 Gbit/s at 100 ms, with room for grants to come in time.
+pub const CREDIT_MAX: u64 = 16 * 1024 * 1024;
+
+/// Bytes that the sessions of one connection may have been granted in all beyond [`CREDIT_INITIAL`] each: four that fill the longest path,
+/// or sixteen that fill one TCP connection each, whose buffers end at 4 MiB.
+pub const CREDIT_PER_CONNECTION: u64 = 4 * CREDIT_MAX;
+
+/// The same for all connections of one process. Memory is used only where bytes wait; this is the worst that stalled readers can do.
+pub const CREDIT_IN_ALL: u64 = 4 * CREDIT_PER_CONNECTION;
 
 /// A receiver grants again once this share of its window was consumed: seldom enough to cost nothing, early enough that a sender
 /// at full speed never waits for a whole window.
@@ -62,11 +68,11 @@ pub const STREAMS_PER_CONNECTION_MAX: u32 = 10_000;
 pub const SESSIONS_PER_AGENT_MAX: usize = 10_000;
 
 /// HTTP/2 window of one stream. Never what holds a session back: credits are smaller, and receivers always drain.
-pub const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+pub const STREAM_WINDOW: u32 = 32 * 1024 * 1024;
 
 /// HTTP/2 window of one connection. It also sets how many unread small frames h2 tolerates before it gives up the
 /// connection (about half of it divided by 256).
-pub const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
+pub const CONNECTION_WINDOW: u32 = 128 * 1024 * 1024;
 
 /// Most bytes of one HTTP/2 frame: a whole frame of a session with its prefix, so that none is cut and has to be put together again.
 pub const HTTP2_FRAME_MAX: u32 = 2 * 64 * 1024;
@@ -152,6 +158,7 @@ pub const LOOKUPS_MAX: usize = 64;
 
 const _: () = assert!(CREDIT_INITIAL <= CREDIT_MAX);
 const _: () = assert!(CREDIT_MAX < STREAM_WINDOW as u64, "credits decide, HTTP/2 windows do not");
+const _: () = assert!(CREDIT_PER_CONNECTION < CONNECTION_WINDOW as u64);
 const _: () = assert!(STREAM_WINDOW < CONNECTION_WINDOW);
 const _: () = assert!(RESOLVE_DEADLINE.as_secs() + DIAL_DEADLINE.as_secs() < OPEN_DEADLINE.as_secs());
 const _: () = assert!(HANDSHAKES_MAX <= PENDING_MAX);

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use ginnel_core::budget::Budget;
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::limits::DATA_MAX;
 use ginnel_core::report::Chain;
@@ -70,13 +71,13 @@ enum Answer {
 
 impl Carried {
     /// The client's end: says `open` and awaits the answer.
-    pub fn opening(open: SessionFrame, reader: FrameReader, writer: FrameWriter) -> Self {
-        Self::start(open, Answer::Awaited, [Hop::Client, Hop::Target], reader, writer)
+    pub fn opening(open: SessionFrame, reader: FrameReader, writer: FrameWriter, budget: Budget) -> Self {
+        Self::start(open, Answer::Awaited, [Hop::Client, Hop::Target], reader, writer, budget)
     }
 
     /// The agent's end: says `take`; [`Answers::say`] gives the answer.
-    pub fn taking(take: SessionFrame, reader: FrameReader, writer: FrameWriter) -> Self {
-        Self::start(take, Answer::NotExpected, [Hop::Agent, Hop::Application], reader, writer)
+    pub fn taking(take: SessionFrame, reader: FrameReader, writer: FrameWriter, budget: Budget) -> Self {
+        Self::start(take, Answer::NotExpected, [Hop::Agent, Hop::Application], reader, writer, budget)
     }
 
     fn start(
@@ -85,9 +86,10 @@ impl Carried {
         [own, far]: [Hop; 2],
         reader: FrameReader,
         writer: FrameWriter,
+        budget: Budget,
     ) -> Self {
         let state = State {
-            stream: Stream::new(),
+            stream: Stream::new(budget),
             first: vec![first],
             answer,
             reader: None,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use ginnel_core::budget::Budget;
 use ginnel_core::limits::{
     CONNECT_DEADLINE, CONNECTION_WINDOW, HEADER_LIST_MAX, HTTP2_FRAME_MAX, PING_AFTER, SILENCE_MAX, STREAM_WINDOW,
     UNACKNOWLEDGED_MAX, UNSENT_MAX, UNSENT_PER_STREAM_MAX,
@@ -43,6 +44,8 @@ pub struct Endpoint {
     pub server_name: String,
     /// The HTTP proxy to go through, which resolves `host` itself.
     pub proxy: Option<Proxy>,
+    /// What the sessions of all connections may be granted beyond their first credit.
+    pub budget: Budget,
 }
 
 /// Why there is no connection.
@@ -115,6 +118,7 @@ pub struct Connection {
     requests: http2::SendRequest<CallBody>,
     origin: Uri,
     closed: CancellationToken,
+    budget: Budget,
 }
 
 impl Endpoint {
@@ -195,7 +199,7 @@ impl Endpoint {
                 tracing::warn!(error = %Chain(&error), "the connection to the server broke");
             }
         });
-        Ok(Connection { requests, origin, closed })
+        Ok(Connection { requests, origin, closed, budget: self.budget.for_connection() })
     }
 }
 
@@ -224,6 +228,11 @@ impl Connection {
     /// The URI that stands before every call's path.
     pub fn origin(&self) -> Uri {
         self.origin.clone()
+    }
+
+    /// What its sessions may be granted beyond their first credit.
+    pub fn budget(&self) -> Budget {
+        self.budget.clone()
     }
 
     /// Whether the connection is gone.

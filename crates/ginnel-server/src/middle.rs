@@ -3,6 +3,7 @@
 use std::future::pending;
 use std::time::Duration;
 
+use ginnel_core::budget::Budget;
 use ginnel_core::cause::{Cause, Hop};
 use ginnel_core::limits::DATA_MAX;
 use ginnel_core::relay::{Ending, Relay, Side};
@@ -48,9 +49,9 @@ pub(crate) enum Said {
 }
 
 impl Middle {
-    /// The middle of a session that `reader` and `writer` asked for; `traffic` counts what is passed on.
-    pub(crate) fn new(reader: FrameReader, writer: FrameWriter, traffic: Traffic) -> Self {
-        Self { relay: Relay::new(), client: Leg::new(Side::Client, reader, writer), agent: None, traffic }
+    /// The middle of a session that `reader` and `writer` asked for; `traffic` counts what is passed on, `budget` bounds what is held.
+    pub(crate) fn new(reader: FrameReader, writer: FrameWriter, traffic: Traffic, budget: &Budget) -> Self {
+        Self { relay: Relay::new(budget), client: Leg::new(Side::Client, reader, writer), agent: None, traffic }
     }
 
     /// The agent took the session up.

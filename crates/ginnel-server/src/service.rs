@@ -92,9 +92,7 @@ fn carrying(request: Request<Incoming>, start: impl FnOnce(FrameReader, FrameWri
 }
 
 /// The answer of a generated service.
-fn messages(
-    answer: impl Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send + 'static,
-) -> Answer {
+fn messages(answer: impl Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send + 'static) -> Answer {
     Box::pin(async { Ok(answer.await?.map(CallBody::Messages)) })
 }
 

@@ -4,6 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::budget::Budget;
 use crate::limits::DATA_MAX;
 use crate::stream::tests::hostile;
 use crate::stream::tests::model::{Item, Middle, World, cut_cause, reset_cause};
@@ -74,7 +75,7 @@ proptest! {
 
     #[test]
     fn no_sequence_of_frames_from_either_side_does_harm(frames in vec((any::<bool>(), hostile::frames()), 0..16)) {
-        let mut relay = Relay::new();
+        let mut relay = Relay::new(&Budget::default());
         for (from_client, frame) in frames {
             let from = if from_client { Side::Client } else { Side::Agent };
             let was_over = relay.ending().is_some();
@@ -99,7 +100,7 @@ fn said(relay: &mut Relay, to: Side) -> Vec<Frame> {
 fn every_breach_is_named_and_both_sides_hear_of_the_reset() {
     for from in [Side::Client, Side::Agent] {
         for (before, breach, violation) in hostile::violations() {
-            let mut relay = Relay::new();
+            let mut relay = Relay::new(&Budget::default());
             for frame in before {
                 assert_eq!(relay.handle_frame(from, frame), Ok(()));
             }
@@ -115,7 +116,7 @@ fn every_breach_is_named_and_both_sides_hear_of_the_reset() {
 
 #[test]
 fn credit_reaches_no_further_than_the_receivers_word() {
-    let mut relay = Relay::new();
+    let mut relay = Relay::new(&Budget::default());
     let more = Frame::Credit { consumed: 0, limit: CREDIT_INITIAL + 5 };
     relay.handle_frame(Side::Agent, more.clone()).unwrap();
     assert_eq!(said(&mut relay, Side::Client), [more]);
@@ -126,10 +127,10 @@ fn credit_reaches_no_further_than_the_receivers_word() {
 
 #[test]
 fn bytes_that_were_not_passed_on_cannot_be_acknowledged() {
-    let mut relay = Relay::new();
+    let mut relay = Relay::new(&Budget::default());
     relay.handle_frame(Side::Client, hostile::data(0, 5)).unwrap();
     let taken = Frame::Credit { consumed: 5, limit: CREDIT_INITIAL };
-    let mut early = Relay::new();
+    let mut early = Relay::new(&Budget::default());
     early.handle_frame(Side::Client, hostile::data(0, 5)).unwrap();
     assert_eq!(early.handle_frame(Side::Agent, taken.clone()), Err(Violation::Credit));
     said(&mut relay, Side::Agent);
@@ -138,7 +139,7 @@ fn bytes_that_were_not_passed_on_cannot_be_acknowledged() {
 
 #[test]
 fn small_frames_are_joined_and_large_ones_cut() {
-    let mut relay = Relay::new();
+    let mut relay = Relay::new(&Budget::default());
     for offset in 0..1000 {
         relay.handle_frame(Side::Client, hostile::data(offset, 1)).unwrap();
     }
@@ -152,7 +153,7 @@ fn small_frames_are_joined_and_large_ones_cut() {
 fn a_side_that_has_said_and_heard_everything_may_leave_before_the_rest_is_passed_on() {
     let fin = |offset| Frame::Fin { offset };
     for leaver in [Side::Client, Side::Agent] {
-        let mut relay = Relay::new();
+        let mut relay = Relay::new(&Budget::default());
         relay.handle_frame(leaver.other(), fin(0)).unwrap();
         assert_eq!(said(&mut relay, leaver), [fin(0)]);
         relay.handle_frame(leaver, hostile::data(0, 5)).unwrap();
@@ -166,7 +167,7 @@ fn a_side_that_has_said_and_heard_everything_may_leave_before_the_rest_is_passed
 
 #[test]
 fn a_side_that_has_not_heard_the_end_may_not_leave() {
-    let mut relay = Relay::new();
+    let mut relay = Relay::new(&Budget::default());
     relay.handle_frame(Side::Agent, Frame::Fin { offset: 0 }).unwrap();
     relay.handle_frame(Side::Client, Frame::Fin { offset: 0 }).unwrap();
     relay.handle_abort(Side::Client, Cause::ServerLost);
@@ -178,7 +179,7 @@ fn a_side_that_has_not_heard_the_end_may_not_leave() {
 #[test]
 fn a_clean_end_is_not_taken_back_by_a_reset_that_follows_it() {
     for target in [Side::Agent, Side::Client] {
-        let mut relay = Relay::new();
+        let mut relay = Relay::new(&Budget::default());
         relay.handle_frame(target, hostile::data(0, 5)).unwrap();
         relay.handle_frame(target, Frame::Fin { offset: 5 }).unwrap();
         relay.handle_frame(target, Frame::Reset { cause: Cause::Reset }).unwrap();
@@ -191,7 +192,7 @@ fn a_clean_end_is_not_taken_back_by_a_reset_that_follows_it() {
 
 #[test]
 fn a_rest_that_nobody_can_take_does_not_keep_a_session() {
-    let mut relay = Relay::new();
+    let mut relay = Relay::new(&Budget::default());
     relay.handle_frame(Side::Agent, hostile::data(0, 5)).unwrap();
     relay.handle_frame(Side::Agent, Frame::Fin { offset: 5 }).unwrap();
     relay.handle_frame(Side::Agent, Frame::Reset { cause: Cause::Reset }).unwrap();
@@ -203,7 +204,7 @@ fn a_rest_that_nobody_can_take_does_not_keep_a_session() {
 
 #[test]
 fn nothing_is_passed_on_once_the_middle_has_ended_the_session() {
-    let mut relay = Relay::new();
+    let mut relay = Relay::new(&Budget::default());
     relay.handle_frame(Side::Agent, hostile::data(0, 5)).unwrap();
     relay.handle_frame(Side::Agent, Frame::Fin { offset: 5 }).unwrap();
     relay.handle_frame(Side::Agent, Frame::Reset { cause: Cause::Reset }).unwrap();
@@ -213,7 +214,7 @@ fn nothing_is_passed_on_once_the_middle_has_ended_the_session() {
 
 #[test]
 fn the_middle_ends_a_session_once() {
-    let mut relay = Relay::new();
+    let mut relay = Relay::new(&Budget::default());
     relay.end(Hop::Server, Cause::CertificateExpired);
     relay.end(Hop::Server, Cause::ShuttingDown);
     relay.handle_frame(Side::Client, Frame::Reset { cause: Cause::Reset }).unwrap();

@@ -1,5 +1,6 @@
 //! Sessions over real HTTP/2 connections: what is delivered, and how every ending looks to the application.
 
+use ginnel_core::budget::Budget;
 use ginnel_core::id::{RequestId, SessionId};
 use ginnel_core::limits::CREDIT_INITIAL;
 use ginnel_wire::frame::Open;
@@ -29,13 +30,13 @@ fn data(offset: u64, bytes: &'static [u8]) -> SessionFrame {
 /// Takes a session up at the server's end of a connection, as an agent would at its own.
 async fn serving((mut reader, writer): (FrameReader, FrameWriter)) -> Carried {
     assert!(matches!(soon(reader.next()).await, Ok(Some(SessionFrame::Open(_)))));
-    Carried::taking(SessionFrame::Opened(address()), reader, writer)
+    Carried::taking(SessionFrame::Opened(address()), reader, writer, Budget::default())
 }
 
 /// Both ends of a new session on a connection.
 async fn session(caller: &Caller, callee: &mut Callee) -> (Carried, Carried) {
     let (reader, writer) = caller.call();
-    let near = Carried::opening(open(), reader, writer);
+    let near = Carried::opening(open(), reader, writer, Budget::default());
     let far = serving(callee.accept().await).await;
     assert_eq!(soon(near.answers().answer()).await, Ok(address()));
     (near, far)
@@ -76,7 +77,7 @@ fn noise(len: usize) -> Vec<u8> {
 async fn a_refusal_is_the_answer_and_the_end() {
     let (caller, mut callee, _cable) = pair().await;
     let (reader, writer) = caller.call();
-    let mut near = Carried::opening(open(), reader, writer);
+    let mut near = Carried::opening(open(), reader, writer, Budget::default());
     let (_reader, writer) = callee.accept().await;
     let refusal = Refusal::new(Hop::Agent, Cause::NotOnAllowList);
     let mut bytes = BytesMut::new();
@@ -90,7 +91,7 @@ async fn a_refusal_is_the_answer_and_the_end() {
 async fn a_lost_connection_is_an_answer_too() {
     let (caller, mut callee, _cable) = pair().await;
     let (reader, writer) = caller.call();
-    let near = Carried::opening(open(), reader, writer);
+    let near = Carried::opening(open(), reader, writer, Budget::default());
     let _call = callee.accept().await;
     callee.stop();
     assert_eq!(soon(near.answers().answer()).await, Err(Refusal::new(Hop::Client, Cause::ServerLost)));

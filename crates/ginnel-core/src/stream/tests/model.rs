@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::LazyLock;
 
 use super::script::Op;
+use crate::budget::Budget;
 use crate::cause::Cause;
 use crate::limits::{CREDIT_INITIAL, CREDIT_MAX, DATA_MAX, SEND_BUFFER_MAX};
 use crate::relay::Side;
@@ -99,7 +100,7 @@ impl End {
     fn new(side: Side) -> Self {
         Self {
             side,
-            stream: Stream::new(),
+            stream: Stream::new(Budget::default()),
             out: VecDeque::new(),
             back: VecDeque::new(),
             cut: false,

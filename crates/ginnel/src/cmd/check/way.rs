@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use ginnel_config::Upstream as Server;
+use ginnel_core::budget::Budget;
 use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Identity;
@@ -88,6 +89,7 @@ impl Way<'_> {
             port: address.port(),
             server_name: self.server.name.to_string(),
             proxy,
+            budget: Budget::default(),
         });
         Files { roots, key, endpoint }
     }

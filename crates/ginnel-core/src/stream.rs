@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 
-use crate::cause::Cause;
+use crate::cause::{Cause, Hop};
 use crate::limits::{CREDIT_INITIAL, CREDIT_MAX, CREDIT_STEP_DIVISOR, SEND_BUFFER_MAX};
 
 mod queue;
@@ -42,6 +42,8 @@ pub enum Frame {
     Reset {
         /// Why.
         cause: Cause,
+        /// Who ended it, as far as the sender says. Only the server does, and only the server's word counts.
+        hop: Option<Hop>,
     },
 }
 
@@ -84,6 +86,7 @@ pub struct Stream {
     outgoing: Outgoing,
     incoming: Incoming,
     ending: Ending,
+    reset_by: Option<Hop>,
 }
 
 /// How far the session has come to a premature end.
@@ -138,6 +141,7 @@ impl Stream {
             outgoing: Outgoing { limit: CREDIT_INITIAL, ..Outgoing::default() },
             incoming: Incoming { limit: CREDIT_INITIAL, ..Incoming::default() },
             ending: Ending::None,
+            reset_by: None,
         }
     }
 
@@ -209,10 +213,11 @@ impl Stream {
             Frame::Credit { consumed, limit } => self.outgoing.credit(consumed, limit),
             Frame::Data { offset, bytes } => self.incoming.data(offset, bytes),
             Frame::Fin { offset } => self.incoming.fin(offset),
-            Frame::Reset { cause } => {
+            Frame::Reset { cause, hop } => {
                 // The peer may have reset before our `Fin` reached it: a session that ended cleanly here stays so.
                 if !self.is_finished() {
                     self.ending = Ending::Over(cause);
+                    self.reset_by = hop;
                     self.outgoing.queue.clear();
                 }
                 Ok(())
@@ -253,7 +258,7 @@ impl Stream {
                     return None;
                 }
                 self.ending = Ending::Over(cause);
-                return Some(Frame::Reset { cause });
+                return Some(Frame::Reset { cause, hop: None });
             }
             Ending::Over(_) => return None,
         }
@@ -278,6 +283,11 @@ impl Stream {
             Ending::None => None,
             Ending::ResetToSend(cause) | Ending::Over(cause) => Some(cause),
         }
+    }
+
+    /// Who ended the session, if the peer's reset did and said so.
+    pub fn reset_by(&self) -> Option<Hop> {
+        self.reset_by
     }
 
     /// Whether the peer's half has come in whole, up to its clean end.

@@ -102,7 +102,8 @@ impl Relay {
             Frame::Credit { consumed, limit } => self.towards(from).credit(consumed, limit),
             Frame::Data { offset, bytes } => self.towards(from.other()).data(offset, bytes),
             Frame::Fin { offset } => self.towards(from.other()).fin(offset),
-            Frame::Reset { cause } => {
+            // Which side it came from tells who it was; a side that names somebody else is not believed.
+            Frame::Reset { cause, hop: _ } => {
                 self.leave(from, cause);
                 Ok(())
             }
@@ -154,7 +155,7 @@ impl Relay {
                 return self.towards(to).poll_frame(max);
             }
             let due = &mut self.reset_due[index(to)];
-            return std::mem::take(due).then_some(Frame::Reset { cause: ending.cause });
+            return std::mem::take(due).then_some(Frame::Reset { cause: ending.cause, hop: Some(ending.hop) });
         }
         let credit = self.towards(to.other()).poll_credit();
         credit.or_else(|| self.towards(to).poll_frame(max))

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::budget::Budget;
-use crate::cause::Cause;
+use crate::cause::{Cause, Hop};
 use crate::limits::{CREDIT_INITIAL, CREDIT_MAX, SEND_BUFFER_MAX};
 
 mod queue;
@@ -49,6 +49,8 @@ pub enum Frame {
     Reset {
         /// Why.
         cause: Cause,
+        /// Who ended it, as far as the sender says. Only the server does, and only the server's word counts.
+        hop: Option<Hop>,
     },
 }
 
@@ -91,6 +93,7 @@ pub struct Stream {
     outgoing: Outgoing,
     incoming: Incoming,
     ending: Ending,
+    reset_by: Option<Hop>,
 }
 
 /// How far the session has come to a premature end.
@@ -141,6 +144,7 @@ impl Stream {
             outgoing: Outgoing { limit: CREDIT_INITIAL, ..Outgoing::default() },
             incoming: Incoming::new(budget),
             ending: Ending::None,
+            reset_by: None,
         }
     }
 
@@ -212,10 +216,11 @@ impl Stream {
             Frame::Credit { consumed, limit } => self.outgoing.credit(consumed, limit),
             Frame::Data { offset, bytes } => self.incoming.data(offset, bytes),
             Frame::Fin { offset } => self.incoming.fin(offset),
-            Frame::Reset { cause } => {
+            Frame::Reset { cause, hop } => {
                 // The peer may have reset before our `Fin` reached it: a session that ended cleanly here stays so.
                 if !self.is_finished() {
                     self.ending = Ending::Over(cause);
+                    self.reset_by = hop;
                     self.outgoing.queue.clear();
                 }
                 Ok(())
@@ -256,7 +261,7 @@ impl Stream {
                     return None;
                 }
                 self.ending = Ending::Over(cause);
-                return Some(Frame::Reset { cause });
+                return Some(Frame::Reset { cause, hop: None });
             }
             Ending::Over(_) => return None,
         }
@@ -281,6 +286,11 @@ impl Stream {
             Ending::None => None,
             Ending::ResetToSend(cause) | Ending::Over(cause) => Some(cause),
         }
+    }
+
+    /// Who ended the session, if the peer's reset did and said so.
+    pub fn reset_by(&self) -> Option<Hop> {
+        self.reset_by
     }
 
     /// Whether the peer's half has come in whole, up to its clean end.

@@ -128,7 +128,8 @@ fn session_frames() -> Result<Vec<SessionFrame>, Box<dyn Error>> {
         SessionFrame::Stream(Frame::Data { offset: u64::MAX, bytes: Bytes::new() }),
         SessionFrame::Stream(Frame::Credit { consumed: 1, limit: 262_144 }),
         SessionFrame::Stream(Frame::Fin { offset: 7 }),
-        SessionFrame::Stream(Frame::Reset { cause: Cause::Reset }),
+        SessionFrame::Stream(Frame::Reset { cause: Cause::Reset, hop: None }),
+        SessionFrame::Stream(Frame::Reset { cause: Cause::EndedByOperator, hop: Some(Hop::Agent) }),
     ])
 }
 
@@ -136,7 +137,7 @@ fn frames() -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
     use v1::frame::Kind;
     let mut seeds: Vec<Vec<u8>> =
         session_frames()?.into_iter().map(|frame| v1::Frame::from(frame).encode_to_vec()).collect();
-    let lies = [Kind::Reset(v1::Reset { cause: 1 }), Kind::Refused(v1::Refused { cause: 1, hop: 4 })];
+    let lies = [Kind::Reset(v1::Reset { cause: 1, hop: 0 }), Kind::Refused(v1::Refused { cause: 1, hop: 4 })];
     seeds.extend(lies.map(|kind| v1::Frame { kind: Some(kind) }.encode_to_vec()));
     seeds.push(vec![]);
     seeds.push(vec![0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f]);

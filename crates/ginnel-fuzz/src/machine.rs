@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use ginnel_core::budget::Budget;
-use ginnel_core::cause::Cause;
+use ginnel_core::cause::{Cause, Hop};
 use ginnel_core::limits::{CREDIT_INITIAL, CREDIT_MAX, DATA_MAX, SEND_BUFFER_MAX};
 use ginnel_core::relay::{Relay, Side};
 use ginnel_core::stream::{Frame, Read, Stream};
@@ -73,7 +73,7 @@ fn hostile_frame([kind, near, far]: [u8; 3]) -> Frame {
         0 => Frame::Data { offset: value, bytes: Bytes::from(vec![1; length]) },
         1 => Frame::Credit { consumed: u64::from(far), limit: value },
         2 => Frame::Fin { offset: value },
-        _ => Frame::Reset { cause: Cause::Reset },
+        _ => Frame::Reset { cause: Cause::Reset, hop: (far & 1 != 0).then_some(Hop::Client) },
     }
 }
 
@@ -152,7 +152,7 @@ impl End {
                 assert!(*consumed == self.read && *limit <= self.read + CREDIT_MAX);
             }
             Frame::Fin { offset } => assert!(self.finished && *offset == self.written && *offset == self.sent),
-            Frame::Reset { cause } => assert_eq!(self.stream.over(), Some(*cause)),
+            Frame::Reset { cause, hop } => assert_eq!((self.stream.over(), *hop), (Some(*cause), None)),
         }
         if !self.lost {
             self.out.push_back(Item::Frame(frame));

@@ -21,7 +21,7 @@ pub fn session_frame(data: &[u8]) {
     let Ok(frame) = SessionFrame::try_from(message) else { return };
     match &frame {
         SessionFrame::Refused(refusal) => assert_ne!(refusal.cause, Cause::Finished),
-        SessionFrame::Stream(Frame::Reset { cause }) => assert_ne!(*cause, Cause::Finished),
+        SessionFrame::Stream(Frame::Reset { cause, hop: _ }) => assert_ne!(*cause, Cause::Finished),
         SessionFrame::Stream(Frame::Data { bytes, .. }) => assert!(bytes.len() <= data.len()),
         SessionFrame::Open(_) | SessionFrame::Opened(_) | SessionFrame::Take(_) | SessionFrame::Stream(_) => {}
     }

@@ -168,7 +168,9 @@ impl State {
     /// How the session was cut off, if it was: by the peer's word, or by the loss of the way to the server.
     fn over(&self) -> Option<Refusal> {
         self.stream.over().map(|cause| {
-            let hop = if cause == Cause::ServerLost || self.reset_here {
+            let hop = if let Some(said) = self.stream.reset_by() {
+                said
+            } else if cause == Cause::ServerLost || self.reset_here {
                 self.own
             } else if matches!(cause, Cause::AgentLost | Cause::NotOnAllowList | Cause::AddressForbidden) {
                 // Only an agent says that of itself.

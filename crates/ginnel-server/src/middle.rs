@@ -102,8 +102,8 @@ impl Middle {
     }
 
     fn take(&mut self, from: Side, frame: Frame) {
-        let claims_another_word = matches!(&frame, Frame::Reset { cause } if !cause.is_a_peers_word());
-        let frame = if claims_another_word { Frame::Reset { cause: Cause::ProtocolError } } else { frame };
+        let claims_another_word = matches!(&frame, Frame::Reset { cause, hop: _ } if !cause.is_a_peers_word());
+        let frame = if claims_another_word { Frame::Reset { cause: Cause::ProtocolError, hop: None } } else { frame };
         if let Err(violation) = self.relay.handle_frame(from, frame) {
             tracing::warn!(side = ?from, %violation, "a side broke the protocol");
         }

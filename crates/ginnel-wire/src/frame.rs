@@ -68,8 +68,10 @@ impl TryFrom<v1::Frame> for SessionFrame {
             Kind::Data(v1::Data { offset, bytes }) => Self::Stream(Frame::Data { offset, bytes }),
             Kind::Credit(v1::Credit { consumed, limit }) => Self::Stream(Frame::Credit { consumed, limit }),
             Kind::Fin(v1::Fin { offset }) => Self::Stream(Frame::Fin { offset }),
-            Kind::Reset(v1::Reset { cause }) => {
-                Self::Stream(Frame::Reset { cause: cause_of_failure(cause, "reset.cause")? })
+            Kind::Reset(v1::Reset { cause, hop }) => {
+                // A hop that only a newer peer knows is as good as none: the session is over either way, and the cause counts.
+                let hop = hop_from_number(hop);
+                Self::Stream(Frame::Reset { cause: cause_of_failure(cause, "reset.cause")?, hop })
             }
             Kind::Open(open) => Self::Open(open.try_into()?),
             Kind::Opened(v1::Opened { address }) => {
@@ -93,7 +95,9 @@ impl From<SessionFrame> for v1::Frame {
             SessionFrame::Stream(Frame::Data { offset, bytes }) => Kind::Data(v1::Data { offset, bytes }),
             SessionFrame::Stream(Frame::Credit { consumed, limit }) => Kind::Credit(v1::Credit { consumed, limit }),
             SessionFrame::Stream(Frame::Fin { offset }) => Kind::Fin(v1::Fin { offset }),
-            SessionFrame::Stream(Frame::Reset { cause }) => Kind::Reset(v1::Reset { cause: cause.number() }),
+            SessionFrame::Stream(Frame::Reset { cause, hop }) => {
+                Kind::Reset(v1::Reset { cause: cause.number(), hop: hop.map_or(HOP_NOT_SAID, hop_number) })
+            }
             SessionFrame::Open(open) => Kind::Open(open.into()),
             SessionFrame::Opened(address) => Kind::Opened(v1::Opened { address: address.to_string() }),
             SessionFrame::Refused(Refusal { hop, cause }) => {
@@ -156,6 +160,9 @@ fn cause_of_failure(number: u32, field: &'static str) -> Result<Cause, WireError
     if cause == Cause::Finished { Err(WireError::Field(field)) } else { Ok(cause) }
 }
 
+/// The hop of a reset that names none, as every field that is left out.
+const HOP_NOT_SAID: u32 = 0;
+
 fn hop_number(hop: Hop) -> u32 {
     match hop {
         Hop::Application => 1,
@@ -197,7 +204,8 @@ mod tests {
             SessionFrame::Stream(Frame::Data { offset: u64::MAX, bytes: Bytes::from_static(b"x") }),
             SessionFrame::Stream(Frame::Credit { consumed: 1, limit: 2 }),
             SessionFrame::Stream(Frame::Fin { offset: 7 }),
-            SessionFrame::Stream(Frame::Reset { cause: Cause::Reset }),
+            SessionFrame::Stream(Frame::Reset { cause: Cause::Reset, hop: None }),
+            SessionFrame::Stream(Frame::Reset { cause: Cause::ShuttingDown, hop: Some(Hop::Agent) }),
         ];
         let mut body = BytesMut::new();
         for frame in &frames {
@@ -208,6 +216,39 @@ mod tests {
         for frame in frames {
             let read = decoder.next_message::<v1::Frame>().unwrap().unwrap();
             assert_eq!(SessionFrame::try_from(read), Ok(frame));
+        }
+    }
+
+    #[test]
+    fn a_reset_names_its_hop_or_none() {
+        let hops = [
+            (0, None),
+            (1, Some(Hop::Application)),
+            (2, Some(Hop::Client)),
+            (3, Some(Hop::Server)),
+            (4, Some(Hop::Agent)),
+            (5, Some(Hop::Target)),
+        ];
+        let cause = Cause::EndedByOperator;
+        for (number, hop) in hops {
+            let wire =
+                v1::Frame { kind: Some(v1::frame::Kind::Reset(v1::Reset { cause: cause.number(), hop: number })) };
+            let frame = SessionFrame::Stream(Frame::Reset { cause, hop });
+            assert_eq!(SessionFrame::try_from(wire.clone()), Ok(frame.clone()));
+            assert_eq!(v1::Frame::from(frame), wire);
+        }
+    }
+
+    #[test]
+    fn a_reset_of_another_version_keeps_its_cause() {
+        // The cause alone, as a version says it that knows no hop; then hops that no version has.
+        let cause = Cause::EndedByOperator;
+        let number = u8::try_from(cause.number()).unwrap();
+        for body in [vec![0x08, number], vec![0x08, number, 0x10, 6], vec![0x08, number, 0x10, 0xff, 0x7f]] {
+            let reset = v1::Reset::decode(&body[..]).unwrap();
+            let wire = v1::Frame { kind: Some(v1::frame::Kind::Reset(reset)) };
+            let frame = SessionFrame::Stream(Frame::Reset { cause, hop: None });
+            assert_eq!(SessionFrame::try_from(wire), Ok(frame), "{body:?}");
         }
     }
 
@@ -223,7 +264,7 @@ mod tests {
             (Some(Kind::Opened(v1::Opened { address: "localhost:1".into() })), WireError::Field("opened.address")),
             (Some(Kind::Refused(v1::Refused { cause: 2, hop: 9 })), WireError::Field("refused.hop")),
             (Some(Kind::Refused(v1::Refused { cause: 1, hop: 4 })), WireError::Field("refused.cause")),
-            (Some(Kind::Reset(v1::Reset { cause: 1 })), WireError::Field("reset.cause")),
+            (Some(Kind::Reset(v1::Reset { cause: 1, hop: 4 })), WireError::Field("reset.cause")),
             (Some(Kind::Take(v1::Take { session_id: vec![0; 15] })), WireError::Field("take.session_id")),
         ];
         for (kind, error) in cases {

@@ -111,7 +111,7 @@ mod tests {
     fn a_piece_reads_as_its_frames_would_one_by_one() {
         let data = |offset, length| SessionFrame::Stream(Frame::Data { offset, bytes: Bytes::from(vec![7; length]) });
         let credit = SessionFrame::Stream(Frame::Credit { consumed: 1, limit: 2 });
-        let reset = SessionFrame::Stream(Frame::Reset { cause: Cause::Reset });
+        let reset = SessionFrame::Stream(Frame::Reset { cause: Cause::Reset, hop: None });
         let cases = [
             vec![],
             vec![credit.clone()],

@@ -24,9 +24,7 @@ Where an application sees them:
 | a forward | a reset; the client's log has the rest |
 | `ginnel connect` | cause, hop and request id on standard error |
 
-A session that was opened can only end: its application sees an end of file (`finished`) or a reset (everything else). A reset between two
-processes carries the cause and not the hop. What the agent ended, such as `endedByOperator` or `certificateExpired`, therefore stands with the hop
-`server` in the client's log and metrics; the server's audit log names who it was.
+A session that was opened can only end: its application sees an end of file (`finished`) or a reset (everything else).
 
 What a person sees of each cause, the log line, the audit record and the metric, as the tests brought them about, is in
 [causes.md of the process tests](../crates/ginnel/tests/it/golden/causes.md).

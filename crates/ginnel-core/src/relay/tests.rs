@@ -108,8 +108,55 @@ fn every_breach_is_named_and_both_sides_hear_of_the_reset() {
             let cause = Cause::ProtocolError;
             assert_eq!(relay.ending(), Some(Ending { hop: from.hop(), cause }));
             for side in [Side::Client, Side::Agent] {
-                assert_eq!(said(&mut relay, side), [Frame::Reset { cause }]);
+                assert_eq!(said(&mut relay, side), [Frame::Reset { cause, hop: Some(from.hop()) }]);
             }
+        }
+    }
+}
+
+#[test]
+fn a_reset_is_passed_on_with_the_hop_that_it_came_from() {
+    let cases = [
+        (Side::Client, Cause::Reset, Hop::Application),
+        (Side::Client, Cause::EndedByOperator, Hop::Client),
+        (Side::Client, Cause::ShuttingDown, Hop::Client),
+        (Side::Agent, Cause::Reset, Hop::Target),
+        (Side::Agent, Cause::EndedByOperator, Hop::Agent),
+        (Side::Agent, Cause::ShuttingDown, Hop::Agent),
+    ];
+    for (from, cause, hop) in cases {
+        let mut relay = Relay::new();
+        relay.handle_frame(from, Frame::Reset { cause, hop: None }).unwrap();
+        assert_eq!(relay.ending(), Some(Ending { hop, cause }));
+        assert_eq!(said(&mut relay, from.other()), [Frame::Reset { cause, hop: Some(hop) }]);
+        assert_eq!(said(&mut relay, from), []);
+    }
+}
+
+#[test]
+fn no_side_can_blame_another_for_its_reset() {
+    let hops = [Hop::Application, Hop::Client, Hop::Server, Hop::Agent, Hop::Target];
+    for from in [Side::Client, Side::Agent] {
+        for (cause, claimed) in
+            [Cause::Reset, Cause::Aborted].into_iter().flat_map(|cause| hops.map(|hop| (cause, hop)))
+        {
+            let mut relay = Relay::new();
+            relay.handle_frame(from, Frame::Reset { cause, hop: Some(claimed) }).unwrap();
+            let hop = from.origin(cause);
+            assert_eq!(relay.ending(), Some(Ending { hop, cause }), "{claimed}");
+            assert_eq!(said(&mut relay, from.other()), [Frame::Reset { cause, hop: Some(hop) }], "{claimed}");
+        }
+    }
+}
+
+#[test]
+fn what_the_middle_ends_names_whom_it_ends_it_for() {
+    for hop in [Hop::Client, Hop::Server, Hop::Agent] {
+        let mut relay = Relay::new();
+        let cause = Cause::CertificateExpired;
+        relay.end(hop, cause);
+        for side in [Side::Client, Side::Agent] {
+            assert_eq!(said(&mut relay, side), [Frame::Reset { cause, hop: Some(hop) }]);
         }
     }
 }
@@ -171,7 +218,7 @@ fn a_side_that_has_not_heard_the_end_may_not_leave() {
     relay.handle_frame(Side::Agent, Frame::Fin { offset: 0 }).unwrap();
     relay.handle_frame(Side::Client, Frame::Fin { offset: 0 }).unwrap();
     relay.handle_abort(Side::Client, Cause::ServerLost);
-    let reset = Frame::Reset { cause: Cause::ServerLost };
+    let reset = Frame::Reset { cause: Cause::ServerLost, hop: Some(Hop::Client) };
     assert_eq!(said(&mut relay, Side::Agent), [Frame::Fin { offset: 0 }, reset]);
     assert_eq!(said(&mut relay, Side::Client), []);
 }
@@ -182,10 +229,11 @@ fn a_clean_end_is_not_taken_back_by_a_reset_that_follows_it() {
         let mut relay = Relay::new(&Budget::default());
         relay.handle_frame(target, hostile::data(0, 5)).unwrap();
         relay.handle_frame(target, Frame::Fin { offset: 5 }).unwrap();
-        relay.handle_frame(target, Frame::Reset { cause: Cause::Reset }).unwrap();
+        relay.handle_frame(target, Frame::Reset { cause: Cause::Reset, hop: None }).unwrap();
         assert_eq!(relay.ending(), None, "something is still to be passed on");
         let told = said(&mut relay, target.other());
-        assert_eq!(told, [hostile::data(0, 5), Frame::Fin { offset: 5 }, Frame::Reset { cause: Cause::Reset }]);
+        let reset = Frame::Reset { cause: Cause::Reset, hop: Some(target.origin(Cause::Reset)) };
+        assert_eq!(told, [hostile::data(0, 5), Frame::Fin { offset: 5 }, reset]);
         assert_eq!(relay.ending(), Some(Ending { hop: target.origin(Cause::Reset), cause: Cause::Reset }));
     }
 }
@@ -195,7 +243,7 @@ fn a_rest_that_nobody_can_take_does_not_keep_a_session() {
     let mut relay = Relay::new(&Budget::default());
     relay.handle_frame(Side::Agent, hostile::data(0, 5)).unwrap();
     relay.handle_frame(Side::Agent, Frame::Fin { offset: 5 }).unwrap();
-    relay.handle_frame(Side::Agent, Frame::Reset { cause: Cause::Reset }).unwrap();
+    relay.handle_frame(Side::Agent, Frame::Reset { cause: Cause::Reset, hop: None }).unwrap();
     assert_eq!(relay.ending(), None);
     relay.handle_abort(Side::Client, Cause::ServerLost);
     assert_eq!(relay.ending(), Some(Ending { hop: Hop::Target, cause: Cause::Reset }));
@@ -207,9 +255,9 @@ fn nothing_is_passed_on_once_the_middle_has_ended_the_session() {
     let mut relay = Relay::new(&Budget::default());
     relay.handle_frame(Side::Agent, hostile::data(0, 5)).unwrap();
     relay.handle_frame(Side::Agent, Frame::Fin { offset: 5 }).unwrap();
-    relay.handle_frame(Side::Agent, Frame::Reset { cause: Cause::Reset }).unwrap();
+    relay.handle_frame(Side::Agent, Frame::Reset { cause: Cause::Reset, hop: None }).unwrap();
     relay.end(Hop::Server, Cause::CertificateExpired);
-    assert_eq!(said(&mut relay, Side::Client), [Frame::Reset { cause: Cause::Reset }]);
+    assert_eq!(said(&mut relay, Side::Client), [Frame::Reset { cause: Cause::Reset, hop: Some(Hop::Target) }]);
 }
 
 #[test]
@@ -217,10 +265,10 @@ fn the_middle_ends_a_session_once() {
     let mut relay = Relay::new(&Budget::default());
     relay.end(Hop::Server, Cause::CertificateExpired);
     relay.end(Hop::Server, Cause::ShuttingDown);
-    relay.handle_frame(Side::Client, Frame::Reset { cause: Cause::Reset }).unwrap();
+    relay.handle_frame(Side::Client, Frame::Reset { cause: Cause::Reset, hop: None }).unwrap();
     let cause = Cause::CertificateExpired;
     assert_eq!(relay.ending(), Some(Ending { hop: Hop::Server, cause }));
     for side in [Side::Client, Side::Agent] {
-        assert_eq!(said(&mut relay, side), [Frame::Reset { cause }]);
+        assert_eq!(said(&mut relay, side), [Frame::Reset { cause, hop: Some(Hop::Server) }]);
     }
 }

@@ -99,7 +99,7 @@ fn a_reset_after_the_last_end_changes_nothing() {
     near.finish();
     assert_eq!(said(&mut near), [Frame::Fin { offset: 0 }]);
     near.handle_frame(Frame::Fin { offset: 0 }).unwrap();
-    near.handle_frame(Frame::Reset { cause: Cause::Reset }).unwrap();
+    near.handle_frame(Frame::Reset { cause: Cause::Reset, hop: None }).unwrap();
     near.handle_abort(Cause::Aborted);
     near.reset(Cause::Internal);
     assert_eq!((near.over(), near.read(1), near.is_done(), said(&mut near)), (None, Read::Finished, true, vec![]));
@@ -113,7 +113,7 @@ fn a_reset_follows_the_clean_end_before_it_even_if_there_is_no_room() {
     near.reset(Cause::Reset);
     assert_eq!(near.poll_frame(0), None);
     let answer = Frame::Data { offset: 0, bytes: Bytes::from_static(b"answer") };
-    assert_eq!(said(&mut near), [answer, Frame::Fin { offset: 6 }, Frame::Reset { cause: Cause::Reset }]);
+    assert_eq!(said(&mut near), [answer, Frame::Fin { offset: 6 }, Frame::Reset { cause: Cause::Reset, hop: None }]);
 }
 
 #[test]

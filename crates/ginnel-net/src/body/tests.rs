@@ -84,7 +84,7 @@ async fn what_is_no_frame_is_an_error_at_the_reader() {
 async fn half_a_frame_is_no_frame() {
     let (caller, mut callee) = RawCaller::new().await;
     let (_response, mut raw) = caller.call().await;
-    let reset = encoded([SessionFrame::Stream(stream::Frame::Reset { cause: Cause::Reset })]);
+    let reset = encoded([SessionFrame::Stream(stream::Frame::Reset { cause: Cause::Reset, hop: None })]);
     raw.send.send_data(reset.slice(..reset.len() - 1), true).unwrap();
     let (mut received, _response) = callee.accept().await;
     assert_eq!(soon(received.next()).await.unwrap(), None);

@@ -180,6 +180,10 @@ pub struct Reset {
     /// Number of a cause.
     #[prost(uint32, tag = "1")]
     pub cause: u32,
+    /// Number of the hop that ended the session, as in Refused; 0 if it is not said. Only the server says it: it does not believe what
+    /// the two sides say here.
+    #[prost(uint32, tag = "2")]
+    pub hop: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Open {
@@ -205,6 +209,7 @@ pub struct Opened {
 pub struct Refused {
     #[prost(uint32, tag = "1")]
     pub cause: u32,
+    /// 1 application, 2 client, 3 server, 4 agent, 5 target.
     #[prost(uint32, tag = "2")]
     pub hop: u32,
 }

@@ -194,8 +194,12 @@ async fn played_by_an_agent() -> Result<Book> {
             Fate::new(Cause::ProtocolError, "agent", "The agent uses a word that is the server's (played)."),
         ),
         (
-            Some(v1::Frame::from(SessionFrame::Stream(Frame::Reset { cause: Cause::Aborted }))),
-            Fate::new(Cause::Aborted, "agent", "The agent gives the session up without a reason (played)."),
+            Some(v1::Frame::from(SessionFrame::Stream(Frame::Reset { cause: Cause::Aborted, hop: Some(Hop::Client) }))),
+            Fate::new(
+                Cause::Aborted,
+                "agent",
+                "The agent gives the session up without a reason, and says that it was the client (played).",
+            ),
         ),
         (None, Fate::new(Cause::AgentLost, "agent", "The agent breaks the session's stream off (played).")),
     ];
@@ -253,6 +257,15 @@ async fn sessions_that_end() -> Result<Book> {
     end.args(["sessions", "end", &pair.request_id, "--socket"]).arg(world.socket(Part::Server));
     succeed(end).await?;
     let fate = Fate::new(Cause::EndedByOperator, "server", "`ginnel sessions end` at the server.");
+    book.ended(&mut world, pair, Ending::Reset, &before, fate).await?;
+
+    let mut pair = Pair::open(&world, &host).await?;
+    pair.exchange().await?;
+    let before = metrics(&mut world, Part::Client).await?;
+    let mut end = world.ginnel();
+    end.args(["sessions", "end", &pair.request_id, "--socket"]).arg(world.socket(Part::Agent(0)));
+    succeed(end).await?;
+    let fate = Fate::new(Cause::EndedByOperator, "agent", "`ginnel sessions end` at the agent.");
     book.ended(&mut world, pair, Ending::Reset, &before, fate).await?;
 
     let mut pair = Pair::open(&world, &host).await?;
@@ -319,7 +332,7 @@ async fn expired_certificate() -> Result<Book> {
     let mut pair = Pair::open(&world, &host).await?;
     pair.exchange().await?;
     let before = metrics(&mut world, Part::Client).await?;
-    let fate = Fate::new(Cause::CertificateExpired, "server", "The agent cannot renew its certificate, which expires.");
+    let fate = Fate::new(Cause::CertificateExpired, "agent", "The agent cannot renew its certificate, which expires.");
     book.ended(&mut world, pair, Ending::Reset, &before, fate).await?;
     world.finish(&[])?;
     Ok(book)

@@ -152,7 +152,7 @@ async fn failure_that_calls_itself_finished_is_a_refusal() -> Result<()> {
     let _link = relay.welcome_client(&world, roster).await?;
     let lies = [
         SessionFrame::Refused(Refusal::new(Hop::Server, Cause::Finished)),
-        SessionFrame::Stream(Frame::Reset { cause: Cause::Finished }),
+        SessionFrame::Stream(Frame::Reset { cause: Cause::Finished, hop: None }),
     ];
     for lie in lies {
         let mut app = hasty_application(&world, host.address());
@@ -343,7 +343,7 @@ async fn tamper(mut pair: Pair, bridge: &Bridge, direction: Direction, fault: Fa
 
 fn faults() -> Vec<Fault> {
     let refused = SessionFrame::Refused(Refusal::new(Hop::Agent, Cause::Finished));
-    let reset = SessionFrame::Stream(Frame::Reset { cause: Cause::Finished });
+    let reset = SessionFrame::Stream(Frame::Reset { cause: Cause::Finished, hop: None });
     vec![
         Fault::Flip(0),
         Fault::Flip(20),

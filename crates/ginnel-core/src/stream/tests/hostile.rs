@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::budget::Budget;
-use crate::cause::Cause;
+use crate::cause::{Cause, Hop};
 use crate::limits::{CREDIT_INITIAL, CREDIT_MAX};
 use crate::stream::{Frame, Read, Stream, Violation};
 use bytes::Bytes;
@@ -19,7 +19,7 @@ pub(crate) fn frames() -> impl Strategy<Value = Frame> {
         (offset(), limit).prop_map(|(consumed, limit)| Frame::Credit { consumed, limit }),
         (offset(), len).prop_map(|(offset, len)| Frame::Data { offset, bytes: Bytes::from(vec![1; len]) }),
         offset().prop_map(|offset| Frame::Fin { offset }),
-        Just(Frame::Reset { cause: Cause::Reset }),
+        any::<bool>().prop_map(|lies| Frame::Reset { cause: Cause::Reset, hop: lies.then_some(Hop::Client) }),
     ]
 }
 
@@ -71,7 +71,7 @@ fn every_breach_is_named_and_resets_the_session() {
         let cause = Cause::ProtocolError;
         assert_eq!(
             (stream.over(), stream.poll_frame(1), stream.poll_frame(1)),
-            (Some(cause), Some(Frame::Reset { cause }), None)
+            (Some(cause), Some(Frame::Reset { cause, hop: None }), None)
         );
         assert!(stream.is_done());
     }

@@ -203,7 +203,7 @@ impl End {
                 assert!(self.granted <= *limit && *limit <= self.read + CREDIT_MAX, "granted {limit} at {consumed}");
                 self.granted = *limit;
             }
-            Frame::Reset { cause } => assert_eq!(self.broken, Some(*cause)),
+            Frame::Reset { cause, hop } => assert_eq!((self.broken, *hop), (Some(*cause), None)),
         }
         self.push(Item::Frame(frame));
         true
@@ -222,7 +222,7 @@ impl End {
         };
         self.stream.handle_frame(frame.clone()).unwrap();
         match frame {
-            Frame::Reset { cause } => self.break_off(cause),
+            Frame::Reset { cause, hop: _ } => self.break_off(cause),
             Frame::Credit { .. } | Frame::Data { .. } | Frame::Fin { .. } if self.broken.is_some() => {}
             Frame::Credit { limit, .. } => self.limit = limit,
             Frame::Data { offset, bytes } => {

@@ -118,10 +118,33 @@ async fn a_reset_frame_keeps_its_cause_whatever_follows_it() {
         let (_caller, (reader, writer), mut raw) = before_raw_server(Response::new(())).await;
         let mut near = Carried::opening(open(), reader, writer, Budget::default());
         let cause = Cause::TimedOut;
-        raw.send([SessionFrame::Opened(address()), SessionFrame::Stream(Frame::Reset { cause })]);
+        raw.send([SessionFrame::Opened(address()), SessionFrame::Stream(Frame::Reset { cause, hop: None })]);
         assert_eq!(soon(poll_fn(|cx| near.poll_broken(cx))).await.cause, cause);
         cut_off(&mut raw, cut);
         assert_eq!(rest(&mut near).await.unwrap_err().cause, cause, "{cut:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_reset_comes_from_the_hop_that_the_server_names() {
+    let cases = [
+        (Cause::EndedByOperator, Some(Hop::Agent), Hop::Agent),
+        (Cause::CertificateExpired, Some(Hop::Client), Hop::Client),
+        (Cause::Reset, Some(Hop::Application), Hop::Application),
+        // A server that knows no hop in a reset.
+        (Cause::EndedByOperator, None, Hop::Server),
+        (Cause::AgentLost, None, Hop::Agent),
+        (Cause::Reset, None, Hop::Target),
+    ];
+    for (cause, said, hop) in cases {
+        let (_caller, (reader, writer), mut raw) = before_raw_server(Response::new(())).await;
+        let mut near = Carried::opening(open(), reader, writer);
+        raw.send([SessionFrame::Opened(address()), SessionFrame::Stream(Frame::Reset { cause, hop: said })]);
+        assert_eq!(soon(poll_fn(|cx| near.poll_broken(cx))).await, Refusal::new(hop, cause));
+        // Neither the loss that follows nor this end's own reset is to blame.
+        raw.cut();
+        near.abort(Cause::Aborted);
+        assert_eq!(rest(&mut near).await, Err(Refusal::new(hop, cause)));
     }
 }
 
@@ -133,7 +156,7 @@ async fn the_last_word_is_heard_by_an_end_that_is_still_writing() {
         let mut near = Carried::opening(open(), reader, writer, Budget::default());
         soon(near.write_all(&noise(100_000))).await.unwrap();
         let cause = Cause::TimedOut;
-        raw.send([SessionFrame::Opened(address()), SessionFrame::Stream(Frame::Reset { cause })]);
+        raw.send([SessionFrame::Opened(address()), SessionFrame::Stream(Frame::Reset { cause, hop: None })]);
         cut_off(&mut raw, Cut::Trailers);
         drop(raw);
         assert_eq!(rest(&mut near).await.unwrap_err().cause, cause, "round {round}");

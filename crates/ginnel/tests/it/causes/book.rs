@@ -180,7 +180,7 @@ async fn told(world: &World, fate: Fate, request: &str, event: &str) -> Result<S
             let log = world.audit_until(&what, |log| log.iter().any(is_it)).await?;
             let record = log.iter().find(|record| is_it(record)).context("a record")?;
             let word = |name: &str| record[name].as_str().unwrap_or("-").to_owned();
-            ensure!(record["cause"] == fate.cause.as_str(), "{fate:?}: {record}");
+            ensure!(record["cause"] == fate.cause.as_str() && record["hop"] == fate.hop, "{fate:?}: {record}");
             let _ = writeln!(text, "audit:   {event} hop={} cause={}", word("hop"), word("cause"));
         }
         Record::Nowhere(why) => {

@@ -80,6 +80,14 @@ pub const HTTP2_FRAME_MAX: u32 = 2 * 64 * 1024;
 /// Bytes of one stream that may wait in the HTTP/2 library: the piece that is on its way out, and the next.
 pub const UNSENT_PER_STREAM_MAX: usize = 2 * FRAME_MAX;
 
+/// Streams that one end has reset and still remembers, so that what the peer sent before it heard is passed over without a word. As many as can
+/// be cancelled within the second that HTTP/2 keeps them, at what a core can open.
+pub const RESET_STREAMS_MAX: usize = 4096;
+
+/// What unread HTTP/2 frames of less than 256 bytes may cost a connection, at 256 less their length each, before the HTTP/2 library gives it
+/// up. Receivers read at once, so that this only has to stand a process that gets no CPU for a while.
+pub const SMALL_FRAMES_BUDGET: usize = 64 * 1024 * 1024;
+
 /// Bytes of HTTP/2 headers that are accepted.
 pub const HEADER_LIST_MAX: u32 = 8 * 1024;
 

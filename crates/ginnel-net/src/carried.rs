@@ -259,7 +259,7 @@ impl State {
     }
 }
 
-async fn drive(shared: Arc<Shared>, mut reader: FrameReader, writer: FrameWriter) {
+async fn drive(shared: Arc<Shared>, mut reader: FrameReader, mut writer: FrameWriter) {
     let mut more_to_come = true;
     loop {
         let (wants_to_send, is_over) = {
@@ -286,7 +286,7 @@ async fn drive(shared: Arc<Shared>, mut reader: FrameReader, writer: FrameWriter
     }
     shared.lock().wake();
     let ends = async {
-        writer.end().await;
+        writer.end();
         if more_to_come {
             reader.drain().await;
         }

@@ -189,7 +189,7 @@ impl Leg {
     }
 
     async fn end(mut self) {
-        self.writer.end().await;
+        self.writer.end();
         if self.reading {
             self.reader.drain().await;
         }

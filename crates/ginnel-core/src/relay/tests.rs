@@ -12,11 +12,17 @@ use crate::stream::tests::script::{Faults, scripts};
 
 /// A relay as a server drives it: each side's carrier is closed once the session is over and that side was told all, and nothing is
 /// said to a side whose carrier broke.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Server {
     relay: Relay,
     closed: [bool; 2],
     broken: [bool; 2],
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self { relay: Relay::new(&Budget::default()), closed: [false; 2], broken: [false; 2] }
+    }
 }
 
 impl Middle for Server {
@@ -29,7 +35,8 @@ impl Middle for Server {
             }
         }
         for direction in [&self.relay.to_agent, &self.relay.to_client] {
-            assert!(direction.queue.len() as u64 <= CREDIT_INITIAL, "holds more than the receiver granted");
+            assert!(direction.queue.len() as u64 <= direction.window.size(), "holds more than its own window");
+            assert!(direction.window.limit() <= direction.limit, "lets more under way than the receiver granted");
         }
     }
 

@@ -72,7 +72,8 @@ fn a_stalled_reader_stops_the_writer_at_its_credit_and_lets_it_on_again() {
     assert_eq!((written, near.writable(), said(&mut far)), (CREDIT_INITIAL, 0, vec![]));
 
     while let Read::Bytes(_) = far.read(10_000) {}
-    let limit = 2 * CREDIT_INITIAL;
+    // The last byte that was let through has come and was taken: the credit was too small.
+    let limit = 3 * CREDIT_INITIAL;
     assert_eq!(said(&mut far), [Frame::Credit { consumed: CREDIT_INITIAL, limit }]);
     near.handle_frame(Frame::Credit { consumed: CREDIT_INITIAL, limit }).unwrap();
     assert_eq!(near.writable() as u64, SEND_BUFFER_MAX);

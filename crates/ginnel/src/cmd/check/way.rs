@@ -78,8 +78,8 @@ impl Way<'_> {
         if wrong.is_empty() {
             report.pass("files", "roots and secrets can be read, and nobody else can read the secrets");
         } else {
-            let advice = "put the file where the configuration says, readable by the user that runs ginnel; keys and passwords have \
-                 mode 0600. Roots come from the server's owner, keys from `ginnel credentials create`";
+            let advice = "put the file where the configuration says, readable by the user that runs ginnel; nobody but root may read a \
+                 key or password besides. Roots come from the server's owner, keys from `ginnel credentials create`";
             report.fail("files", wrong.join("; "), advice);
         }
         let address = &self.server.address;

@@ -242,11 +242,11 @@ async fn tls(endpoint: &Endpoint, roots: &Roots, report: &mut Report) -> (Option
     let who = shown(&presented);
     let is_right = match verdict {
         Ok(()) => {
-            report.pass("tls", format!("the server answers: {who}"));
+            report.pass("tls", format!("the server answers {who}"));
             true
         }
         Err(error) => {
-            report.fail("tls", format!("{}; {who}", Chain(&error)), tls_advice(&presented, &error, endpoint));
+            report.fail("tls", format!("{} {who}", Chain(&error)), tls_advice(&presented, &error, endpoint));
             false
         }
     };
@@ -268,8 +268,9 @@ fn tls_advice(presented: &Presented, error: &ConnectError, endpoint: &Endpoint) 
             endpoint.server_name
         ),
         (true, true) => match error {
-            ConnectError::Tls { .. } => "if the certificate is not valid at this time, see the step clock".to_owned(),
-            ConnectError::Name(_)
+            ConnectError::WrongTime { .. } => "see the step clock".to_owned(),
+            ConnectError::Tls { .. }
+            | ConnectError::Name(_)
             | ConnectError::Proxy { .. }
             | ConnectError::Tcp { .. }
             | ConnectError::WrongName { .. }
@@ -280,6 +281,7 @@ fn tls_advice(presented: &Presented, error: &ConnectError, endpoint: &Endpoint) 
     }
 }
 
+/// The conclusion first: what somebody unknown has sent may be cut off.
 fn shown(presented: &Presented) -> String {
     let chain: Vec<_> = presented
         .chain
@@ -295,7 +297,7 @@ fn shown(presented: &Presented) -> String {
         .collect();
     let signed = if presented.is_trusted { "signed by trust.server" } else { "NOT signed by trust.server" };
     let named = if presented.is_named { "the name fits" } else { "the name does NOT fit" };
-    format!("{} ({signed}; {named})", chain.join("; then "))
+    format!("({signed}; {named}): {}", chain.join("; then "))
 }
 
 async fn enrol(upstream: &Upstream, report: &mut Report) -> Option<Identity> {

@@ -92,8 +92,11 @@ impl Told {
         Ok(said)
     }
 
-    /// Asks the audit log as the advice of a check says that its owner should.
-    async fn as_advised(&mut self, checked: &Said) -> Result<()> {
+    /// Asks the audit log as the advice of a check says that its owner should, once it has so many refused enrolments.
+    async fn as_advised(&mut self, checked: &Said, refused: usize) -> Result<()> {
+        // A refusal is answered before its record is on the disk.
+        let count = |log: &[Value]| log.iter().filter(|record| record["event"] == "enrolmentRefused").count();
+        self.world.audit_until("the refused enrolments in the audit", |log| count(log) >= refused).await?;
         let advice = checked.stdout.split_once("(ginnel audit ").and_then(|(_, rest)| rest.split_once(" DIRECTORY)"));
         let (words, _) = advice.with_context(|| format!("no advice in {}", checked.stdout))?;
         let audit = self.world.directory().join("audit").display().to_string();
@@ -239,7 +242,7 @@ async fn the_clock_is_wrong() -> Result<()> {
     }
     told.transcript.note("too little for certificates, too much for a token");
     let checked = told.check_at("agent", "+30m").await?;
-    told.as_advised(&checked).await?;
+    told.as_advised(&checked, 1).await?;
     told.transcript.is_golden("check-clock.txt")?;
     told.world.finish(&[])
 }
@@ -255,7 +258,7 @@ async fn the_credential_is_not_good_any_more() -> Result<()> {
     told.world.edit("server", |config| config["identities"][1]["publicKeys"] = json!(["newer.pub.pem"]))?;
     told.run(&reload, 0).await?;
     let checked = told.check("client", &[], 1).await?;
-    told.as_advised(&checked).await?;
+    told.as_advised(&checked, 1).await?;
     told.transcript.note("the server does not have the agent any more");
     told.world.edit("server", |config| {
         config["rules"] = json!([]);
@@ -266,7 +269,7 @@ async fn the_credential_is_not_good_any_more() -> Result<()> {
     })?;
     told.run(&reload, 0).await?;
     let checked = told.check("agent", &[], 1).await?;
-    told.as_advised(&checked).await?;
+    told.as_advised(&checked, 2).await?;
     told.transcript.note("the key is that of another role");
     let other = json!("client.json");
     told.check_changed("agent", "other-key", |config| config["credential"]["serviceAccountKeyFile"] = other).await?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ginnel_config::{Identity, ServerConfig};
 use ginnel_core::audit::{Event, Text};
@@ -44,7 +44,10 @@ impl Broker {
         // What needs a restart stays as it was, also for the next comparison.
         let config = ServerConfig { identities: config.identities, rules: config.rules, ..before.config.clone() };
         let identities = enrol_identities(&config).map_err(|(doing, error)| format!("{doing}: {}", Chain(&*error)))?;
-        let enroller = before.enroller.with_identities(identities).map_err(|error| Chain(&error).to_string())?;
+        let enroller = before
+            .enroller
+            .with_identities(identities, SystemTime::now())
+            .map_err(|error| Chain(&error).to_string())?;
         let after = Arc::new(Rules::new(config, enroller));
         self.rules.replace(Arc::clone(&after));
         tracing::info!(policy = %after.version, changed = changes.join("; "), "rules replaced");

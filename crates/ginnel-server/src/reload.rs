@@ -9,6 +9,7 @@ use ginnel_config::{Identity, ServerConfig};
 use ginnel_core::audit::{Event, Text};
 use ginnel_core::policy::Rule;
 use ginnel_core::report::Chain;
+use ginnel_ops::reload::Fault;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -27,18 +28,18 @@ impl Broker {
     ///
     /// # Errors
     /// What is wrong with it. What was in force stays.
-    pub(crate) fn reload(&self) -> Result<String, String> {
+    pub(crate) fn reload(&self) -> Result<String, Fault> {
         let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = self.try_reload();
         if let Err(why) = &outcome {
-            self.rules.shown.failed(why);
+            self.rules.shown.failed(&why.whole);
         }
         outcome
     }
 
-    fn try_reload(&self) -> Result<String, String> {
+    fn try_reload(&self) -> Result<String, Fault> {
         let source = self.source.as_ref().ok_or("this server was started without a configuration file")?;
-        let config = source.load().map_err(|error| error.whole())?;
+        let config = source.load().map_err(|error| Fault { whole: error.whole(), logged: error.without_quotes() })?;
         let before = self.rules.now();
         let mut changes = changes(&before.config, &config);
         // What needs a restart stays as it was, also for the next comparison.

@@ -187,6 +187,7 @@ async fn close<T: Tunnel>(mut connection: Connection<T>) {
         closed = timeout(CLOSE_DEADLINE, end).await.unwrap_or(false);
     }
     if !closed {
-        tunnel.abort(Cause::Finished);
+        // A reset that calls itself a clean end is refused as a lie.
+        tunnel.abort(Cause::Reset);
     }
 }

@@ -118,3 +118,21 @@ async fn an_exchange_whose_application_stopped_reading_can_be_ended() -> Result<
     ensure!(line["cause"] == "endedByOperator" && line["hop"] == "client", "{line}");
     world.finish(&[])
 }
+
+/// Its answer is complete, so that the application has no part in how the rest ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_stays_after_its_answer_is_reset() -> Result<()> {
+    let host = TcpListener::bind("127.0.0.1:0").await?;
+    let world = world().target(host.local_addr()?).start().await?;
+    let Exchange { mut app, mut target, .. } = Exchange::start(&world, &host).await?;
+    target.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").await?;
+    let request = request_id(&read_head(&mut app).await?)?;
+    let is_it = |record: &Value| record["requestId"] == request.as_str() && record["event"] == "ended";
+    let log = world.audit_until("the end in the audit", |log| log.iter().any(is_it)).await?;
+    let record = log.iter().find(|record| is_it(record)).context("a record")?;
+    ensure!(record["cause"] == "reset", "{record}");
+    let (_, ending) = within("the end at the target", Duration::from_secs(30), read_to_ending(&mut target)).await?;
+    // It hears the end of the request first.
+    ensure!(ending == Ending::Eof, "{ending:?}");
+    world.finish(&[])
+}

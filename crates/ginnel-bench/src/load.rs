@@ -42,7 +42,7 @@ pub(crate) struct Effort {
 impl Effort {
     /// To see that it works.
     pub(crate) const QUICK: Self =
-        Self { rounds: 1, bytes: 512 << 20, sessions: 100, sessions_many: 300, pings: 500, idle: 100 };
+        Self { rounds: 1, bytes: 64 << 20, sessions: 100, sessions_many: 300, pings: 500, idle: 100 };
 
     /// To have figures.
     pub(crate) const FULL: Self =
@@ -72,34 +72,17 @@ type Processes<'a> = &'a [(&'static str, u32)];
 pub(crate) async fn measure(entrance: SocketAddr, processes: Processes<'_>, effort: &Effort) -> Result<Figures> {
     let mut figures = Figures::new();
     one_session(entrance).await.context("the first session")?;
-    let only = std::env::var("ONLY").unwrap_or_default();
-    if only.contains("idle") {
-        within("idle sessions", DEADLINE, idle(entrance, processes, effort.idle, &mut figures)).await??;
-    }
-    if only.contains("ping") {
-        within("ping-pong", DEADLINE, ping_pong(entrance, effort.pings, &mut figures)).await??;
-    }
-    if only.contains("new") {
-        let alone = [
-            "new sessions/s, one at a time",
-            "new session p50, ms, one at a time",
-            "new session p99, ms, one at a time",
-        ];
-        within("sessions", DEADLINE, sessions(entrance, 1, effort.sessions, alone, &mut figures)).await??;
-        let many = ["new sessions/s, 64 at once", "new session p50, ms, 64 at once", "new session p99, ms, 64 at once"];
-        within("sessions", DEADLINE, sessions(entrance, MANY, effort.sessions_many, many, &mut figures)).await??;
-    }
-    if only.contains("down") {
-        let down = ["down, MiB/s", "down, CPU s/GiB"];
-        within("down", DEADLINE, bulk(entrance, SEND, processes, effort.bytes, down, &mut figures)).await??;
-    }
-    if only.contains("up") {
-        let up = ["up, MiB/s", "up, CPU s/GiB"];
-        within("up", DEADLINE, bulk(entrance, TAKE, processes, effort.bytes, up, &mut figures)).await??;
-    }
-    for f in &figures {
-        eprintln!("  {:40} {:12} {:.3}", f.name, f.process.unwrap_or("all"), f.value);
-    }
+    within("idle sessions", DEADLINE, idle(entrance, processes, effort.idle, &mut figures)).await??;
+    within("ping-pong", DEADLINE, ping_pong(entrance, effort.pings, &mut figures)).await??;
+    let alone =
+        ["new sessions/s, one at a time", "new session p50, ms, one at a time", "new session p99, ms, one at a time"];
+    within("sessions", DEADLINE, sessions(entrance, 1, effort.sessions, alone, &mut figures)).await??;
+    let many = ["new sessions/s, 64 at once", "new session p50, ms, 64 at once", "new session p99, ms, 64 at once"];
+    within("sessions", DEADLINE, sessions(entrance, MANY, effort.sessions_many, many, &mut figures)).await??;
+    let down = ["down, MiB/s", "down, CPU s/GiB"];
+    within("down", DEADLINE, bulk(entrance, SEND, processes, effort.bytes, down, &mut figures)).await??;
+    let up = ["up, MiB/s", "up, CPU s/GiB"];
+    within("up", DEADLINE, bulk(entrance, TAKE, processes, effort.bytes, up, &mut figures)).await??;
     Ok(figures)
 }
 

@@ -16,23 +16,17 @@ pub(crate) enum Way {
     Tunnel,
     /// Two processes that copy bytes.
     Relay,
-    /// c
-    Clear,
-    /// 3
-    Relay3,
 }
 
 impl Way {
     /// All of them. Ratios are taken against the last.
-    pub(crate) const ALL: [Self; 4] = [Self::Tunnel, Self::Clear, Self::Relay3, Self::Relay];
+    pub(crate) const ALL: [Self; 2] = [Self::Tunnel, Self::Relay];
 
     /// What the document calls it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Tunnel => "tunnel",
             Self::Relay => "relay",
-            Self::Clear => "clear",
-            Self::Relay3 => "relay3",
         }
     }
 }
@@ -40,28 +34,13 @@ impl Way {
 /// Starts the processes of a way, measures everything, and ends them.
 pub(crate) async fn measure(way: Way, ginnel: &Path, host: SocketAddr, effort: &Effort) -> Result<Figures> {
     match way {
-        Way::Tunnel | Way::Clear => {
-            let world = {
-                let b = World::builder(ginnel).forward(host);
-                let b = if way == Way::Clear { b.danger_disable_inner_tls() } else { b };
-                b.start().await?
-            };
+        Way::Tunnel => {
+            let world = World::builder(ginnel).forward(host).start().await?;
             let agent = world.agents.first().context("an agent")?;
             let processes = [("client", world.client.pid()), ("server", world.server.pid()), ("agent", agent.pid())];
             let figures = load::measure(world.forward_addr(0)?, &processes, effort).await?;
             world.finish(&[])?;
             Ok(figures)
-        }
-        Way::Relay3 => {
-            let third: Started = start("third relay", &["relay", &host.to_string()]).await?;
-            let second: Started = start("second relay", &["relay", &third.address.to_string()]).await?;
-            let first = start("first relay", &["relay", &second.address.to_string()]).await?;
-            let processes = [
-                ("first relay", first.daemon.pid()),
-                ("second relay", second.daemon.pid()),
-                ("third", third.daemon.pid()),
-            ];
-            load::measure(first.address, &processes, effort).await
         }
         Way::Relay => {
             let mut second: Started = start("second relay", &["relay", &host.to_string()]).await?;

@@ -24,6 +24,9 @@ pub const CREDIT_STEP_DIVISOR: u64 = 4;
 /// Most bytes of one `Data` frame. With its headers (9 HTTP/2, 5 gRPC, at most 18 protobuf) it stays within four TLS records.
 pub const DATA_MAX: usize = 65_536 - 32;
 
+/// Most bytes that are read at once for a session. In four records of inner TLS, 22 bytes longer each, they fill one frame.
+pub const SESSION_READ_MAX: usize = DATA_MAX - 4 * 22;
+
 /// Most bytes of one frame on the wire, headers included; a longer length prefix is refused before anything is buffered.
 pub const FRAME_MAX: usize = DATA_MAX + 1024;
 

@@ -8,6 +8,7 @@
 //! Credit begins with what both ends know and grows when it is what holds the sender back: see [`Incoming::consume`].
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
 
 use bytes::Bytes;
 
@@ -160,9 +161,20 @@ impl Stream {
 
     /// Takes as many of `bytes` as [`Self::writable`] says, and says how many.
     pub fn write(&mut self, bytes: &[u8]) -> usize {
-        let taken = self.writable().min(bytes.len());
-        self.outgoing.queue.push_slice(&bytes[..taken]);
-        taken
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    /// The same for bytes in several pieces.
+    pub fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> usize {
+        let mut room = self.writable();
+        let wanted = room.min(slices.iter().map(|slice| slice.len()).sum());
+        self.outgoing.queue.reserve(wanted);
+        for slice in slices {
+            let taken = room.min(slice.len());
+            self.outgoing.queue.push_slice(&slice[..taken]);
+            room -= taken;
+        }
+        wanted
     }
 
     /// Ends this half: the peer sees a clean end after everything that was written.

@@ -15,7 +15,7 @@ use ginnel_identity::tls::{inner_server_name, peer_leaf};
 use ginnel_wire::hello::Dial;
 use ginnel_wire::inner::{InnerHello, MESSAGE_MAX, decode_welcome, encode_welcome};
 use rustls::{ClientConfig, ServerConfig};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use crate::carried::Carried;
@@ -140,21 +140,24 @@ impl Inner {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    /// The bytes that come next, where they were decrypted to; none at a clean end.
+    fn poll_fill_buf(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         ready!(self.poll_welcome(cx))?;
         if !self.closed_inside {
-            let before = buf.filled().len();
-            ready!(Pin::new(&mut self.tls).poll_read(cx, buf))?;
-            if buf.filled().len() > before || buf.remaining() == 0 {
-                return Poll::Ready(Ok(()));
-            }
-            self.closed_inside = true;
+            self.closed_inside = ready!(Pin::new(&mut self.tls).poll_fill_buf(cx))?.is_empty();
         }
-        let mut rest = [0; 1];
-        let mut rest = ReadBuf::new(&mut rest);
-        ready!(Pin::new(self.carrier()).poll_read(cx, &mut rest))?;
+        if !self.closed_inside {
+            return Pin::new(&mut self.tls).poll_fill_buf(cx);
+        }
+        let rest = ready!(Pin::new(self.carrier()).poll_fill_buf(cx))?;
         // Bytes after close_notify are nobody's.
-        Poll::Ready(if rest.filled().is_empty() { Ok(()) } else { Err(protocol_error()) })
+        Poll::Ready(if rest.is_empty() { Ok(rest) } else { Err(protocol_error()) })
+    }
+
+    fn consume(&mut self, count: usize) {
+        if !self.closed_inside {
+            Pin::new(&mut self.tls).consume(count);
+        }
     }
 
     fn carrier(&mut self) -> &mut Carried {
@@ -170,7 +173,29 @@ impl AsyncRead for Session {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Clear(carried) => Pin::new(carried).poll_read(cx, buf),
-            Self::Inner(inner) => inner.poll_read(cx, buf),
+            Self::Inner(inner) => {
+                let bytes = ready!(inner.poll_fill_buf(cx))?;
+                let count = bytes.len().min(buf.remaining());
+                buf.put_slice(&bytes[..count]);
+                inner.consume(count);
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+}
+
+impl AsyncBufRead for Session {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        match self.get_mut() {
+            Self::Clear(carried) => Pin::new(carried).poll_fill_buf(cx),
+            Self::Inner(inner) => inner.poll_fill_buf(cx),
+        }
+    }
+
+    fn consume(self: Pin<&mut Self>, count: usize) {
+        match self.get_mut() {
+            Self::Clear(carried) => Pin::new(carried).consume(count),
+            Self::Inner(inner) => inner.consume(count),
         }
     }
 }
@@ -210,6 +235,13 @@ impl Tunnel for Session {
         match self {
             Self::Clear(carried) => carried.poll_broken(cx),
             Self::Inner(inner) => inner.carrier().poll_broken(cx),
+        }
+    }
+
+    fn tend(&mut self) {
+        match self {
+            Self::Clear(carried) => carried.tend(),
+            Self::Inner(inner) => inner.carrier().tend(),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! How one side ends reaches the other as what it was: an end of file as an end of file of that direction only, after all bytes before it; a
 //! reset, a lost session and an abandoned task as a reset, never as an end of file.
 
+mod buffered;
 mod pump;
 mod socket;
 
@@ -18,6 +19,7 @@ use tokio::net::TcpStream;
 pub use self::socket::Socket;
 use crate::tunnel::{Tunnel, reason};
 
+use self::buffered::Buffered;
 use self::pump::{Broken, Pump};
 
 /// How a session ended, seen from one of its ends.
@@ -67,7 +69,8 @@ pub async fn splice_as<T: Tunnel>(
     let mut stop = pin!(stop);
     let watched = socket.clone();
     let mut failed = pin!(watched.failed());
-    let mut session = Session { up: Pump::with(first), down: Pump::with(Bytes::new()), socket, tunnel, over: false };
+    let source = Buffered::new(socket.clone(), first);
+    let mut session = Session { up: Pump::default(), down: Pump::default(), source, socket, tunnel, over: false };
     let polled = poll_fn(|cx| {
         if let Poll::Ready(refusal) = stop.as_mut().poll(cx) {
             return Poll::Ready(Outcome::Far(refusal));
@@ -110,6 +113,8 @@ enum Outcome {
 struct Session<T: Tunnel> {
     up: Pump,
     down: Pump,
+    /// The socket as it is read, and as it is written.
+    source: Buffered,
     socket: Socket,
     tunnel: T,
     over: bool,
@@ -117,7 +122,7 @@ struct Session<T: Tunnel> {
 
 impl<T: Tunnel> Session<T> {
     fn poll(&mut self, cx: &mut Context<'_>, failed: Pin<&mut impl Future>) -> Poll<Outcome> {
-        let up = match self.up.poll(cx, &mut self.socket, &mut self.tunnel) {
+        let up = match self.up.poll(cx, &mut self.source, &mut self.tunnel) {
             Poll::Ready(Err(Broken::Source(_))) => return Poll::Ready(Outcome::Near),
             Poll::Ready(Err(Broken::Sink(error))) => return Poll::Ready(Outcome::Far(reason(&error))),
             Poll::Ready(Ok(())) => true,

@@ -132,7 +132,7 @@ fn a_reset_is_passed_on_with_the_hop_that_it_came_from() {
         (Side::Agent, Cause::ShuttingDown, Hop::Agent),
     ];
     for (from, cause, hop) in cases {
-        let mut relay = Relay::new();
+        let mut relay = Relay::new(&Budget::default());
         relay.handle_frame(from, Frame::Reset { cause, hop: None }).unwrap();
         assert_eq!(relay.ending(), Some(Ending { hop, cause }));
         assert_eq!(said(&mut relay, from.other()), [Frame::Reset { cause, hop: Some(hop) }]);
@@ -147,7 +147,7 @@ fn no_side_can_blame_another_for_its_reset() {
         for (cause, claimed) in
             [Cause::Reset, Cause::Aborted].into_iter().flat_map(|cause| hops.map(|hop| (cause, hop)))
         {
-            let mut relay = Relay::new();
+            let mut relay = Relay::new(&Budget::default());
             relay.handle_frame(from, Frame::Reset { cause, hop: Some(claimed) }).unwrap();
             let hop = from.origin(cause);
             assert_eq!(relay.ending(), Some(Ending { hop, cause }), "{claimed}");
@@ -159,7 +159,7 @@ fn no_side_can_blame_another_for_its_reset() {
 #[test]
 fn what_the_middle_ends_names_whom_it_ends_it_for() {
     for hop in [Hop::Client, Hop::Server, Hop::Agent] {
-        let mut relay = Relay::new();
+        let mut relay = Relay::new(&Budget::default());
         let cause = Cause::CertificateExpired;
         relay.end(hop, cause);
         for side in [Side::Client, Side::Agent] {

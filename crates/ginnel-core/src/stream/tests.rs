@@ -6,6 +6,7 @@ use super::*;
 use model::{Item, Middle, World};
 use script::{Faults, scripts};
 
+mod credit;
 pub(crate) mod hostile;
 pub(crate) mod model;
 pub(crate) mod script;
@@ -16,8 +17,8 @@ use crate::relay::Side;
 /// A middle that only passes on, in order and without loss: the two ends speak to each other directly.
 #[derive(Debug, Default)]
 struct Wire {
-    to_client: std::collections::VecDeque<Item>,
-    to_agent: std::collections::VecDeque<Item>,
+    to_client: VecDeque<Item>,
+    to_agent: VecDeque<Item>,
 }
 
 impl Middle for Wire {

@@ -1,3 +1,4 @@
+use bytes::Bytes;
 use ginnel_core::cause::Cause;
 use ginnel_core::stream;
 

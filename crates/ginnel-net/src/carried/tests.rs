@@ -1,5 +1,7 @@
 //! Sessions over real HTTP/2 connections: what is delivered, and how every ending looks to the application.
 
+use bytes::{Bytes, BytesMut};
+use ginnel_core::stream::{Frame, Read};
 use ginnel_core::budget::Budget;
 use ginnel_core::id::{RequestId, SessionId};
 use ginnel_core::limits::CREDIT_INITIAL;
@@ -33,12 +35,16 @@ async fn serving((mut reader, writer): (FrameReader, FrameWriter)) -> Carried {
     Carried::taking(SessionFrame::Opened(address()), reader, writer, Budget::default())
 }
 
-/// Both ends of a new session on a connection.
+/// Both ends of a new session on a connection, each with a task of its own: most of these tests do not poll what they do not look at.
 async fn session(caller: &Caller, callee: &mut Callee) -> (Carried, Carried) {
     let (reader, writer) = caller.call();
-    let near = Carried::opening(open(), reader, writer, Budget::default());
-    let far = serving(callee.accept().await).await;
-    assert_eq!(soon(near.answers().answer()).await, Ok(address()));
+    let mut near = Carried::opening(open(), reader, writer, Budget::default());
+    let answers = near.answers();
+    let far = async { serving(callee.accept().await).await };
+    let (answer, mut far) = soon(async { tokio::join!(answers.answer(), far) }).await;
+    assert_eq!(answer, Ok(address()));
+    near.tend();
+    far.tend();
     (near, far)
 }
 
@@ -78,11 +84,11 @@ async fn a_refusal_is_the_answer_and_the_end() {
     let (caller, mut callee, _cable) = pair().await;
     let (reader, writer) = caller.call();
     let mut near = Carried::opening(open(), reader, writer, Budget::default());
-    let (_reader, writer) = callee.accept().await;
+    let (_reader, mut writer) = callee.accept().await;
     let refusal = Refusal::new(Hop::Agent, Cause::NotOnAllowList);
     let mut bytes = BytesMut::new();
     SessionFrame::Refused(refusal).encode(&mut bytes);
-    soon(writer.ready()).await.unwrap().send(bytes.freeze());
+    soon(writer.ready()).await.unwrap().send(bytes.freeze().into());
     assert_eq!(soon(near.answers().answer()).await, Err(refusal));
     assert_eq!(rest(&mut near).await.unwrap_err().cause, Cause::NotOnAllowList);
 }

@@ -33,6 +33,11 @@ impl Socket {
         &self.0
     }
 
+    /// Ready when reading may give something.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_read_ready(cx)
+    }
+
     /// Waits until the peer has reset the connection or the kernel has given it up, whether or not anybody reads.
     pub async fn failed(&self) {
         // An error of the registration means that the runtime is going away, which is an end as well.

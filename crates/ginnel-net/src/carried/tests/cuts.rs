@@ -1,5 +1,6 @@
 //! Every way in which HTTP/2 lets a peer stop, none of which is an end.
 
+use bytes::Bytes;
 use ginnel_core::budget::Budget;
 use ginnel_core::stream::Frame;
 use h2::Reason;
@@ -138,7 +139,7 @@ async fn a_reset_comes_from_the_hop_that_the_server_names() {
     ];
     for (cause, said, hop) in cases {
         let (_caller, (reader, writer), mut raw) = before_raw_server(Response::new(())).await;
-        let mut near = Carried::opening(open(), reader, writer);
+        let mut near = Carried::opening(open(), reader, writer, Budget::default());
         raw.send([SessionFrame::Opened(address()), SessionFrame::Stream(Frame::Reset { cause, hop: said })]);
         assert_eq!(soon(poll_fn(|cx| near.poll_broken(cx))).await, Refusal::new(hop, cause));
         // Neither the loss that follows nor this end's own reset is to blame.

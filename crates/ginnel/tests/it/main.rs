@@ -17,6 +17,7 @@ mod packages;
 mod page;
 mod pair;
 mod policy;
+mod programs;
 mod relay;
 mod reload;
 mod renewal;

@@ -103,7 +103,7 @@ impl Soak {
         let mut stream = match proxy::connect(self.proxy, &self.target).await? {
             Answer::Opened(opened) => opened.stream,
             Answer::Refused(refused) if (502..=504).contains(&refused.status) => {
-                return Ok(Outcome::Refused(refused.cause));
+                return Ok(Outcome::Refused(format!("{} by {}", refused.cause, refused.hop)));
             }
             Answer::Refused(refused) => bail!("{refused:?}"),
         };

@@ -71,14 +71,14 @@ impl Crowd {
     }
 }
 
-/// Opens `count` sessions to `host` through the proxy.
+/// Opens `count` sessions to `host` through the proxy, all at once.
 pub(crate) async fn open(world: &World, host: &TcpHost, count: usize) -> Result<Vec<TcpStream>> {
-    let target = host.address().to_string();
-    let mut streams = Vec::with_capacity(count);
+    let mut opening = JoinSet::new();
     for _ in 0..count {
-        streams.push(proxy::connect(world.proxy_addr(), &target).await?.opened()?.stream);
+        let (at, target) = (world.proxy_addr(), host.address().to_string());
+        opening.spawn(async move { Ok(proxy::connect(at, &target).await?.opened()?.stream) });
     }
-    Ok(streams)
+    opening.join_all().await.into_iter().collect()
 }
 
 /// The processes of a world with one agent.

@@ -23,6 +23,10 @@ const WARM_UP: usize = 3;
 /// How long nothing may move until a sender counts as stopped.
 const STILL: Duration = Duration::from_millis(300);
 
+/// The same for senders whose bytes fill every buffer on the way beside a busy crowd. The kernel takes more from a sender
+/// only when a third of what it holds has gone, and what still moves would count as harm that a stalled session does.
+const FULL_UP: Duration = Duration::from_millis(1500);
+
 /// What a stopped or trickling session may add to the memory of the processes together, in KiB: far more than its
 /// credits and buffers, far less than a million pieces in queues.
 const GROWTH_MAX_KIB: u64 = 48 << 10;
@@ -48,7 +52,7 @@ const BRIEF: Plan = Plan {
     active: 20,
     stalled: 20,
     stretch: Duration::from_millis(500),
-    rounds: 4,
+    rounds: 3,
     rate_kept_min: 0.7,
     judged: |rates| rates.into_iter().fold(0.0, f64::max),
 };
@@ -93,7 +97,7 @@ impl Floods {
     async fn stopped(&self) -> Result<()> {
         eventually("the unheard senders to stop", Duration::from_secs(60), async || {
             let before = self.sent.load(Relaxed);
-            tokio::time::sleep(STILL).await;
+            tokio::time::sleep(FULL_UP).await;
             Ok((self.sent.load(Relaxed) == before).then_some(()))
         })
         .await

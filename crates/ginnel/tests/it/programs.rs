@@ -21,7 +21,7 @@ const SAID: usize = 8 << 20;
 const ROWS: usize = 100_000;
 
 /// Messages that one subscriber is to hear.
-const MESSAGES: usize = 10_000;
+const MESSAGES: usize = 2_000;
 
 /// Runs netcat until both halves have ended, and returns what it heard.
 async fn netcat(home: &std::path::Path, arguments: &[String], said: Vec<u8>) -> Result<Vec<u8>> {

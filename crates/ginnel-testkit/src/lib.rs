@@ -7,6 +7,7 @@
 
 pub mod browser;
 pub mod command;
+pub mod content;
 pub mod cutter;
 pub mod daemon;
 pub mod hosts;
@@ -17,10 +18,12 @@ pub mod peer;
 pub mod proxy;
 pub mod relay;
 pub mod stream;
+pub mod usage;
 pub mod wait;
 pub mod world;
 
 pub use browser::{Browser, Screen};
+pub use content::{Content, Sum};
 pub use cutter::Cutter;
 pub use daemon::Daemon;
 pub use inspector::Inspector;

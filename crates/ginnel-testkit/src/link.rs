@@ -4,7 +4,9 @@
 //! process to a TUN device in the other. It needs root, `unshare` and `ip`, and leaves nothing behind: the namespaces last as long as the
 //! [`Link`] and what was started in them.
 
+use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -147,6 +149,16 @@ impl Drop for Link {
             thread.join().ok();
         }
     }
+}
+
+/// A command with a clean environment, as [`crate::command::command`] makes it, in a namespace; see [`Namespace::path`].
+pub fn command_inside(namespace: &Path, program: impl AsRef<OsStr>, home: &Path) -> tokio::process::Command {
+    let mut command = crate::command::command("nsenter", home);
+    let mut entrance = OsString::from("--net=");
+    entrance.push(namespace);
+    // It becomes the program, and so has its process id and takes its signals.
+    command.arg(entrance).arg("--").arg(program);
+    command
 }
 
 /// Whether a test that needs root is to be passed over: there is no root, and somebody said that this is all right. Without the latter, the

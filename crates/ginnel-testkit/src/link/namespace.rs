@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::future::Future;
 use std::io::{self, BufRead, BufReader};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -84,6 +85,16 @@ impl Namespace {
             }
         };
         Builder::new_multi_thread().worker_threads(WORKERS).enable_all().on_thread_start(start).build()
+    }
+
+    /// A listener in the namespace, at a free port of `address`.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn listener(&self, address: IpAddr) -> Result<std::net::TcpListener> {
+        let listener = self.run(|| std::net::TcpListener::bind((address, 0)))??;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
     }
 
     /// Runs `ip` in the namespace.

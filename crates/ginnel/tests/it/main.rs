@@ -22,6 +22,7 @@ mod reload;
 mod renewal;
 mod secrecy;
 mod transcript;
+mod wan;
 
 /// A world of the binary under test.
 fn world() -> ginnel_testkit::WorldBuilder {

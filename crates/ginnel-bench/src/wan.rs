@@ -20,7 +20,7 @@ use crate::process::raise_descriptors;
 /// Congestion control of every socket on the line: what Linux has by default.
 const CONGESTION: &str = "cubic";
 
-const USAGE: &str = "usage: ginnel-bench wan --ginnel PROGRAM [--out FILE] [--quick]";
+const USAGE: &str = "usage: ginnel-bench wan --ginnel PROGRAM [--out FILE] [--quick] [--rounds N]";
 
 /// How much is done.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +78,7 @@ pub(crate) fn main(words: &[String]) -> Result<()> {
             "--ginnel" => ginnel = words.next().map(PathBuf::from),
             "--out" => out = words.next().map(PathBuf::from),
             "--quick" => effort = Effort::QUICK,
+            "--rounds" => effort.rounds = words.next().and_then(|word| word.parse().ok()).context(USAGE)?,
             _ => bail!("{word}: {USAGE}"),
         }
     }

@@ -20,7 +20,7 @@ use crate::process::raise_descriptors;
 /// Congestion control of every socket on the line: what Linux has by default.
 const CONGESTION: &str = "cubic";
 
-const USAGE: &str = "usage: ginnel-bench wan --ginnel PROGRAM [--out FILE] [--quick] [--rounds N]";
+const USAGE: &str = "usage: ginnel-bench wan --ginnel PROGRAM [--out FILE] [--quick] [--rounds N] [--only TEXT]";
 
 /// How much is done.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +71,7 @@ struct Figure {
 
 /// Runs the bench that `words` describe.
 pub(crate) fn main(words: &[String]) -> Result<()> {
-    let (mut ginnel, mut out, mut effort) = (None, None, Effort::FULL);
+    let (mut ginnel, mut out, mut effort, mut only) = (None, None, Effort::FULL, String::new());
     let mut words = words.iter();
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -79,6 +79,8 @@ pub(crate) fn main(words: &[String]) -> Result<()> {
             "--out" => out = words.next().map(PathBuf::from),
             "--quick" => effort = Effort::QUICK,
             "--rounds" => effort.rounds = words.next().and_then(|word| word.parse().ok()).context(USAGE)?,
+            // A part of what is said on the way, such as "100 ms, 0 % loss, 1 up".
+            "--only" => only = words.next().context(USAGE)?.clone(),
             _ => bail!("{word}: {USAGE}"),
         }
     }
@@ -88,10 +90,11 @@ pub(crate) fn main(words: &[String]) -> Result<()> {
     for round in 1..=effort.rounds {
         let mut all: [Vec<Figure>; Way::ALL.len()] = Default::default();
         for (shape, measurements) in plan() {
-            for measurement in measurements {
+            let named = |measurement: &&Measurement| format!("{}, {}", report::path(&shape), measurement.name());
+            for measurement in measurements.iter().filter(|measurement| named(measurement).contains(&only)) {
                 // One way after the other, so that what else the machine does falls on all of them.
                 for (way, figures) in Way::ALL.into_iter().zip(&mut all) {
-                    let what = format!("{}, {}, {}", way.name(), report::path(&shape), measurement.name());
+                    let what = format!("{}, {}", way.name(), named(&measurement));
                     eprintln!("round {round} of {}: {what}", effort.rounds);
                     figures.extend(one(way, &ginnel, shape, *measurement, effort).context(what)?);
                 }

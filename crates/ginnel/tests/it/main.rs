@@ -27,6 +27,7 @@ mod renewal;
 mod secrecy;
 mod soak;
 mod transcript;
+mod wan;
 
 /// A world of the binary under test.
 fn world() -> ginnel_testkit::WorldBuilder {

@@ -11,6 +11,7 @@ pub mod cutter;
 pub mod daemon;
 pub mod hosts;
 pub mod memory;
+pub mod oracle;
 pub mod outlet;
 pub mod peer;
 pub mod proxy;

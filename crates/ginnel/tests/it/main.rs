@@ -13,6 +13,7 @@ mod git;
 mod hostile;
 mod notify;
 mod observed;
+mod oracle;
 mod packages;
 mod page;
 mod pair;

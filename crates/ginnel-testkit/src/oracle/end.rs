@@ -105,14 +105,7 @@ impl End {
             noise.extend_from_within(..PIECE);
             noise
         };
-        let seen = Seen {
-            written: 0,
-            read: 0,
-            garbled_at: None,
-            finished: false,
-            ending: None,
-            leave: Leave::Stayed,
-        };
+        let seen = Seen { written: 0, read: 0, garbled_at: None, finished: false, ending: None, leave: Leave::Stayed };
         let (own, others) = (noise(who), noise(who.other()));
         Self { socket, own, others, wanted: 0, finish_wanted: false, broken: false, seen }
     }
@@ -182,7 +175,8 @@ impl End {
         let mut buffer = vec![0; piece];
         self.push();
         while self.seen.ending.is_none() && self.seen.read < goal {
-            let interest = if self.has_to_write() { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+            let interest =
+                if self.has_to_write() { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
             self.socket.ready(interest).await?;
             self.push();
             let rest = usize::try_from(goal - self.seen.read).unwrap_or(usize::MAX);

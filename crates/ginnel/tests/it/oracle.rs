@@ -65,7 +65,10 @@ where
                 players.shutdown().await;
                 let (_, smaller) = shrink(&script, &mut Direct::new().await?, &mut route().await?).await;
                 let smaller = smaller.unwrap_or_else(|| "none failed again".to_owned());
-                bail!("GINNEL_ORACLE_SEED={} GINNEL_ORACLE_SCRIPTS=1\n{error:#}\n\nmade smaller: {smaller}", script.seed);
+                bail!(
+                    "GINNEL_ORACLE_SEED={} GINNEL_ORACLE_SCRIPTS=1\n{error:#}\n\nmade smaller: {smaller}",
+                    script.seed
+                );
             }
         }
     }

@@ -26,7 +26,7 @@ use crate::body::{FrameReader, FrameWriter, ReadError};
 use crate::tunnel::{Tunnel, broken};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// How long a finished end waits for the peer to end the call as well. Leaving at once would cancel the HTTP/2 stream, which may
 /// overtake the last frames; a peer that never ends must not hold the task.

@@ -8,7 +8,7 @@ mod pump;
 mod socket;
 
 use std::future::{Future, pending, poll_fn};
-use std::io::ErrorKind;
+use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -185,7 +185,7 @@ impl<T: Tunnel> Session<T> {
             Poll::Pending => self.lost.filter(|_| !self.down.has_ended() && self.tunnel.poll_broken(cx).is_ready()),
             Poll::Ready(Err(Broken::Source(error))) => Some(Outcome::Far(reason(&error))),
             Poll::Ready(Err(Broken::Sink(error))) => {
-                let had_ended = self.up.has_ended() || error.kind() == ErrorKind::BrokenPipe;
+                let had_ended = self.up.has_ended() || error.kind() == io::ErrorKind::BrokenPipe;
                 if self.lost.is_none() && had_ended && !self.up.is_closed() {
                     self.lost = Some(Outcome::Near);
                     return None;

@@ -72,6 +72,7 @@ async fn what_an_application_ended_before_its_reset_arrives_from_behind_a_stalle
 #[tokio::test]
 async fn an_application_that_writes_on_still_hears_a_far_end_that_ended_and_then_reset() {
     let Carrying { mut app, near, mut far, splicing, _connection } = Carrying::new().await;
+    drop(near);
     let said = noise(MUCH_LESS);
     far.write_all(&said).await.unwrap();
     far.shutdown().await.unwrap();
@@ -99,7 +100,6 @@ async fn an_application_that_writes_on_still_hears_a_far_end_that_ended_and_then
         () = talking => unreachable!("it goes on for ever"),
     };
     assert!(heard == said, "{} of {} bytes", heard.len(), said.len());
-    drop(near);
     is_reset(&app).await;
     assert_eq!(soon(splicing).await.unwrap().cause, Cause::Reset);
 }

@@ -1,10 +1,10 @@
 //! The differential oracle: the same random script over direct TCP and over whatever should behave like it.
 //!
-//! A [`Script`] says what an application and a target do. [`play`] lets both do it on a connection that a [`Route`] opens, and [`judge`]
-//! holds what they [`Seen`] against the rules of TCP. [`compare`] does that for two routes, so that the rules themselves are tested
+//! A [`Script`] says what an application and a target do. [`play`] lets both do it on a connection that a [`Route`] opens, and [`judge()`]
+//! holds what each has [`Seen`] against the rules of TCP. [`compare`] does that for two routes, so that the rules themselves are tested
 //! against the kernel: a script that direct TCP plays otherwise is a fault of the rules, not of the tunnel.
 //!
-//! Where TCP itself leaves the outcome to timing, the rules allow what it allows, and nothing else; [`rules`](judge) says where.
+//! Where TCP itself leaves the outcome to timing, the rules allow what it allows, and nothing else; [`Expected`] says where.
 
 mod end;
 mod judge;

@@ -19,7 +19,10 @@ use crate::stream::Ending;
 /// already, and no reset takes it back.
 const IN_WINDOW: u64 = 32 << 10;
 
-/// What a reader must see.
+/// What a reader must see: the table of this module, in three words.
+///
+/// TCP leaves to timing what becomes of a writer that closed before all of the reader's bytes had come (its FIN is followed by a RST for the
+/// late ones), and what a RST throws away of more than a window that a FIN had ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
     /// Every byte and a FIN.

@@ -2,6 +2,7 @@
 //!
 //! `GINNEL_ORACLE_SCRIPTS` says how many scripts each test plays, `GINNEL_ORACLE_SEED` where their seeds start. A failure names the seed of
 //! its script; with that seed and one script, it is played again.
+#![cfg(test)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

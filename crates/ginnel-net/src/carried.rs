@@ -26,7 +26,7 @@ use crate::body::{FrameReader, FrameWriter, ReadError};
 use crate::tunnel::{Tunnel, broken};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// How long a finished end waits for the peer to end the call as well. Leaving at once would cancel the HTTP/2 stream, which may
 /// overtake the last frames; a peer that never ends must not hold the task.
@@ -57,6 +57,8 @@ struct State {
     far: Hop,
     /// Whether it was this end that reset the session.
     reset_here: bool,
+    /// Whether the peer's half was read up to its clean end.
+    end_read: bool,
 }
 
 /// What the other end said to `Open`.
@@ -97,6 +99,7 @@ impl Carried {
             own,
             far,
             reset_here: false,
+            end_read: false,
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Notify::new() });
         tokio::spawn(drive(Arc::clone(&shared), reader, writer));
@@ -319,7 +322,10 @@ impl AsyncRead for Carried {
                 }
                 Poll::Ready(Ok(()))
             }
-            Read::Finished => Poll::Ready(Ok(())),
+            Read::Finished => {
+                state.end_read = true;
+                Poll::Ready(Ok(()))
+            }
             Read::Pending => {
                 state.reader = Some(cx.waker().clone());
                 Poll::Pending
@@ -370,8 +376,8 @@ impl Tunnel for Carried {
 
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
         let mut state = self.shared.lock();
-        // A clean end that came before the reset is delivered first; whoever writes on will hear of the reset.
-        if let Some(refusal) = state.over().filter(|_| !state.stream.has_end()) {
+        // A clean end that came before the reset is delivered first; whoever writes on meanwhile will hear of the reset.
+        if let Some(refusal) = state.over().filter(|_| state.end_read || !state.stream.has_end()) {
             return Poll::Ready(refusal);
         }
         state.watcher = Some(cx.waker().clone());

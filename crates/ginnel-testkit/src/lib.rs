@@ -14,6 +14,7 @@ pub mod hosts;
 pub mod inspector;
 pub mod link;
 pub mod memory;
+pub mod oracle;
 pub mod outlet;
 pub mod peer;
 pub mod proxy;

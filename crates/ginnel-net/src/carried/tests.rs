@@ -33,7 +33,7 @@ async fn serving((mut reader, writer): (FrameReader, FrameWriter)) -> Carried {
 }
 
 /// Both ends of a new session on a connection.
-async fn session(caller: &Caller, callee: &mut Callee) -> (Carried, Carried) {
+pub(crate) async fn session(caller: &Caller, callee: &mut Callee) -> (Carried, Carried) {
     let (reader, writer) = caller.call();
     let near = Carried::opening(open(), reader, writer);
     let far = serving(callee.accept().await).await;
@@ -42,7 +42,7 @@ async fn session(caller: &Caller, callee: &mut Callee) -> (Carried, Carried) {
 }
 
 /// Reads to the end: everything, or why it broke off.
-async fn rest(carried: &mut Carried) -> Result<Vec<u8>, Refusal> {
+pub(crate) async fn rest(carried: &mut Carried) -> Result<Vec<u8>, Refusal> {
     let mut bytes = Vec::new();
     match soon(carried.read_to_end(&mut bytes)).await {
         Ok(_) => Ok(bytes),
@@ -68,7 +68,7 @@ async fn writes_until(carried: &mut Carried) -> Refusal {
 }
 
 /// Bytes that are not all alike.
-fn noise(len: usize) -> Vec<u8> {
+pub(crate) fn noise(len: usize) -> Vec<u8> {
     (0_u32..).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).take(len).collect()
 }
 

@@ -48,6 +48,16 @@ impl Pump {
         self.moved
     }
 
+    /// Whether the source has ended; what it gave may still have to go out.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether the sink was told of the end.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// Moves what can be moved; ready when the sink was told of the end.
     pub(super) fn poll<R, W>(&mut self, cx: &mut Context<'_>, source: &mut R, sink: &mut W) -> Poll<Result<(), Broken>>
     where

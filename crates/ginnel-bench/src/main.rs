@@ -10,6 +10,7 @@ mod load;
 mod process;
 mod relay;
 mod report;
+mod wan;
 mod way;
 
 use std::net::SocketAddr;
@@ -35,6 +36,7 @@ struct Args {
 async fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["wan", ..] => wan::main(words.get(1..).unwrap_or_default()),
         ["host"] => host::serve().await,
         ["relay", to] => relay::serve(to.parse::<SocketAddr>().context("an address")?).await,
         _ => bench(parse(words.into_iter())?).await,

@@ -30,7 +30,7 @@ use crate::tunnel::{Tunnel, broken};
 
 mod carrier;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use self::carrier::{Answer, Carrier};
 

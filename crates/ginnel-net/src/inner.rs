@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::principal::Principal;
+use ginnel_core::report::Chain;
 use ginnel_identity::tls::{inner_server_name, peer_leaf};
 use ginnel_wire::hello::Dial;
 use ginnel_wire::inner::{InnerHello, MESSAGE_MAX, decode_welcome, encode_welcome};
@@ -89,7 +90,11 @@ async fn greet(tls: &mut TlsStream<Carried>, client: Option<Principal>, dial: &D
     if (&hello.request, &hello.target, client.as_ref()) != said_outside {
         return Err(InnerError::Hello("request, target or client differ from what the server said"));
     }
-    tls.write_all(&encode_welcome()).await.map_err(InnerError::Handshake)?;
+    // A client that has spoken, ended and reset within this moment hears no welcome. What it said before it left is still to be read.
+    if let Err(error) = tls.write_all(&encode_welcome()).await {
+        tracing::debug!(error = %Chain(&error), "the client has left already");
+        return Ok(());
+    }
     tls.flush().await.map_err(InnerError::Handshake)
 }
 

@@ -8,7 +8,7 @@ use crate::budget::Budget;
 use crate::limits::DATA_MAX;
 use crate::stream::tests::hostile;
 use crate::stream::tests::model::{Item, Middle, World, cut_cause, reset_cause};
-use crate::stream::tests::script::{Faults, scripts};
+use crate::stream::tests::script::{Faults, config, scripts};
 
 /// A relay as a server drives it: each side's carrier is closed once the session is over and that side was told all, and nothing is
 /// said to a side whose carrier broke.
@@ -58,7 +58,7 @@ impl Middle for Server {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn any_order_without_faults_gives_the_same_bytes_and_a_clean_end(script in scripts(Faults::None)) {

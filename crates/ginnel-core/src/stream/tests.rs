@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use model::{Item, Middle, World};
-use script::{Faults, scripts};
+use script::{Faults, config, scripts};
 
 mod credit;
 pub(crate) mod hostile;
@@ -38,7 +38,7 @@ impl Middle for Wire {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn any_order_without_faults_gives_the_same_bytes_and_a_clean_end(script in scripts(Faults::None)) {

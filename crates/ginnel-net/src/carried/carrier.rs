@@ -40,6 +40,8 @@ pub(super) struct Carrier {
     far: Hop,
     /// Whether it was this end that reset the session.
     reset_here: bool,
+    /// Whether the peer's half was read up to its clean end.
+    end_read: bool,
     /// A task of the session's own moves the frames; nobody else does.
     is_tended: bool,
 }
@@ -75,6 +77,7 @@ impl Carrier {
             own,
             far,
             reset_here: false,
+            end_read: false,
             is_tended: false,
         }
     }
@@ -127,7 +130,10 @@ impl Carrier {
                 }
                 Poll::Ready(Ok(bytes))
             }
-            Read::Finished => Poll::Ready(Ok(Bytes::new())),
+            Read::Finished => {
+                self.end_read = true;
+                Poll::Ready(Ok(Bytes::new()))
+            }
             Read::Pending => {
                 self.waiting.reader = Some(cx.waker().clone());
                 Poll::Pending
@@ -167,8 +173,8 @@ impl Carrier {
     pub(super) fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
         self.waiting.watcher = None;
         self.turn(cx);
-        // A clean end that came before the reset is delivered first; whoever writes on will hear of the reset.
-        if let Some(refusal) = self.over().filter(|_| !self.stream.has_end()) {
+        // A clean end that came before the reset is delivered first; whoever writes on meanwhile will hear of the reset.
+        if let Some(refusal) = self.over().filter(|_| self.end_read || !self.stream.has_end()) {
             return Poll::Ready(refusal);
         }
         self.waiting.watcher = Some(cx.waker().clone());

@@ -1,10 +1,10 @@
 //! Sessions over real HTTP/2 connections: what is delivered, and how every ending looks to the application.
 
 use bytes::{Bytes, BytesMut};
-use ginnel_core::stream::{Frame, Read};
 use ginnel_core::budget::Budget;
 use ginnel_core::id::{RequestId, SessionId};
 use ginnel_core::limits::CREDIT_INITIAL;
+use ginnel_core::stream::{Frame, Read};
 use ginnel_wire::frame::Open;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -36,7 +36,7 @@ async fn serving((mut reader, writer): (FrameReader, FrameWriter)) -> Carried {
 }
 
 /// Both ends of a new session on a connection, each with a task of its own: most of these tests do not poll what they do not look at.
-async fn session(caller: &Caller, callee: &mut Callee) -> (Carried, Carried) {
+pub(crate) async fn session(caller: &Caller, callee: &mut Callee) -> (Carried, Carried) {
     let (reader, writer) = caller.call();
     let mut near = Carried::opening(open(), reader, writer, Budget::default());
     let answers = near.answers();
@@ -49,7 +49,7 @@ async fn session(caller: &Caller, callee: &mut Callee) -> (Carried, Carried) {
 }
 
 /// Reads to the end: everything, or why it broke off.
-async fn rest(carried: &mut Carried) -> Result<Vec<u8>, Refusal> {
+pub(crate) async fn rest(carried: &mut Carried) -> Result<Vec<u8>, Refusal> {
     let mut bytes = Vec::new();
     match soon(carried.read_to_end(&mut bytes)).await {
         Ok(_) => Ok(bytes),
@@ -75,7 +75,7 @@ async fn writes_until(carried: &mut Carried) -> Refusal {
 }
 
 /// Bytes that are not all alike.
-fn noise(len: usize) -> Vec<u8> {
+pub(crate) fn noise(len: usize) -> Vec<u8> {
     (0_u32..).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).take(len).collect()
 }
 

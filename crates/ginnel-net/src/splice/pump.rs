@@ -19,6 +19,8 @@ pub(super) enum Broken {
 pub(super) struct Pump {
     /// The sink may hold back what was written.
     unflushed: bool,
+    /// The source has ended.
+    ended: bool,
     /// The sink was told of the end.
     closed: bool,
     moved: u64,
@@ -28,6 +30,16 @@ impl Pump {
     /// Bytes that were written so far.
     pub(super) fn moved(&self) -> u64 {
         self.moved
+    }
+
+    /// Whether the source has ended; what it gave may still have to go out.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether the sink was told of the end.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// Moves what can be moved; ready when the sink was told of the end.
@@ -49,6 +61,7 @@ impl Pump {
                 }
             };
             if bytes.is_empty() {
+                self.ended = true;
                 ready!(Pin::new(&mut *sink).poll_shutdown(cx)).map_err(Broken::Sink)?;
                 self.closed = true;
                 break;

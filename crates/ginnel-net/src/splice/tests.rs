@@ -11,6 +11,8 @@ use tokio::time::timeout;
 use super::*;
 use crate::tunnel::broken;
 
+mod last_words;
+
 /// Far more than the buffers of pumps and loopback sockets together hold.
 const MUCH: usize = 24 * 1024 * 1024;
 

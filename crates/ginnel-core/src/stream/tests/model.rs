@@ -75,6 +75,8 @@ pub(crate) struct End {
     granted: u64,
     broken: Option<Cause>,
     has_reset: bool,
+    /// The application has closed its connection.
+    has_left: bool,
 }
 
 /// Bytes that tell where and whose they are.
@@ -116,6 +118,7 @@ impl End {
             granted: CREDIT_INITIAL,
             broken: None,
             has_reset: false,
+            has_left: false,
         }
     }
 
@@ -229,6 +232,9 @@ impl End {
                 assert_eq!((offset, self.fin_arrived), (self.arrived, false));
                 self.arrived += bytes.len() as u64;
                 assert!(self.arrived <= self.granted && self.arrived - self.read <= CREDIT_INITIAL, "overrun");
+                if self.has_left {
+                    self.reset();
+                }
             }
             Frame::Fin { offset } => {
                 assert_eq!(offset, self.arrived);
@@ -269,6 +275,7 @@ impl<M: Middle> World<M> {
             Op::Write(side, len) => self.end(side).write(len),
             Op::Read(side, max) => _ = self.end(side).read(max),
             Op::Finish(side) => self.finish(side),
+            Op::Close(side) => self.close(side),
             Op::Reset(side) => self.end(side).reset(),
             Op::Send(side, max, count) => _ = (0..count).take_while(|_| self.end(side).send(max)).count(),
             Op::Take(side, count) => _ = (0..count).take_while(|_| self.take(side)).count(),
@@ -282,6 +289,16 @@ impl<M: Middle> World<M> {
         let end = self.end(side);
         end.stream.finish();
         end.finished |= end.broken.is_none();
+    }
+
+    fn close(&mut self, side: Side) {
+        let end = self.end(side);
+        end.has_left = true;
+        if end.arrived > end.read {
+            end.reset();
+        } else {
+            self.finish(side);
+        }
     }
 
     fn take(&mut self, from: Side) -> bool {

@@ -1,35 +1,44 @@
 //! What developers run by hand: `cargo xtask` writes the wire types, `cargo xtask bench` measures.
 
 use std::error::Error;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const USAGE: &str = "usage: cargo xtask [wire | bench [--quick]]";
+const USAGE: &str =
+    "usage: cargo xtask [wire | bench [--quick] [--rounds N] [--way NAME]... [--only WORKLOAD]... [--out FILE]]";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         // No protoc: the compiler is a library. This is a crate of its own so that it builds whatever state the types are in.
         [] | ["wire"] => xtask::generate(&xtask::generated_dir()),
-        ["bench"] => bench(false),
-        ["bench", "--quick"] => bench(true),
+        ["bench", options @ ..] => bench(options),
         _ => Err(USAGE.into()),
     }
 }
 
-/// Builds the program as it is released, alone, so that no other crate's features are in it; then measures it.
-fn bench(quick: bool) -> Result<(), Box<dyn Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+/// Builds the program as it is released, alone, so that no other crate's features are in it; then measures it beside what can be installed.
+///
+/// Only a whole run writes the project's document: part of one, or a quick one, is printed.
+fn bench(options: &[&str]) -> Result<(), Box<dyn Error>> {
+    let root = root();
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    if let Err(error) = run(Command::new(root.join("scripts/setup-bench")).current_dir(&root)) {
+        writeln!(std::io::stderr(), "{error}; a peer that is not there is named as missing")?;
+    }
     run(cargo(&root).args(["build", "--release", "--package", "ginnel"]))?;
     let mut bench = cargo(&root);
     bench.args(["run", "--release", "--package", "ginnel-bench", "--", "--ginnel"]).arg(target.join("release/ginnel"));
-    if quick {
-        bench.arg("--quick");
-    } else {
+    bench.arg("--tools").arg(target.join("tools")).args(options);
+    if options.is_empty() {
         bench.arg("--out").arg(root.join("docs/performance.md"));
     }
     run(&mut bench)
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 fn cargo(root: &Path) -> Command {

@@ -1,12 +1,13 @@
-//! What developers run by hand: `cargo xtask` writes the wire types, `cargo xtask bench` measures.
+//! What developers run by hand: `cargo xtask` writes the wire types, `cargo xtask bench` measures, `cargo xtask callgrind` counts instructions.
 
 use std::error::Error;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-const USAGE: &str =
-    "usage: cargo xtask [wire | bench [--quick] [--rounds N] [--way NAME]... [--only WORKLOAD]... [--out FILE]]";
+use xtask::callgrind;
+
+const USAGE: &str = "usage: cargo xtask [wire | callgrind [--record] | bench [--quick] [--rounds N] [--way NAME]... [--only WORKLOAD]... [--out FILE]]";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -14,6 +15,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         // No protoc: the compiler is a library. This is a crate of its own so that it builds whatever state the types are in.
         [] | ["wire"] => xtask::generate(&xtask::generated_dir()),
         ["bench", options @ ..] => bench(options),
+        ["callgrind"] => callgrind(false),
+        ["callgrind", "--record"] => callgrind(true),
         _ => Err(USAGE.into()),
     }
 }
@@ -35,6 +38,33 @@ fn bench(options: &[&str]) -> Result<(), Box<dyn Error>> {
         bench.arg("--out").arg(root.join("docs/performance.md"));
     }
     run(&mut bench)
+}
+
+/// Counts the instructions of the hot paths, and compares them with the checked-in ones or writes these.
+fn callgrind(record: bool) -> Result<(), Box<dyn Error>> {
+    let root = root();
+    let mut build = cargo(&root);
+    build.args([
+        "bench",
+        "--quiet",
+        "--package",
+        "ginnel-wire",
+        "--bench",
+        "hot",
+        "--no-run",
+        "--message-format",
+        "json",
+    ]);
+    let output = build.stderr(Stdio::inherit()).output()?;
+    let bench = callgrind::executable(&String::from_utf8_lossy(&output.stdout)).ok_or("cargo has built no bench")?;
+    let counted = callgrind::count(&bench)?;
+    if record {
+        return Ok(std::fs::write(callgrind::recorded_file(), callgrind::text(&counted))?);
+    }
+    let recorded = callgrind::parse(&std::fs::read_to_string(callgrind::recorded_file())?)?;
+    let (text, worse) = callgrind::compare(&recorded, &counted);
+    std::io::stdout().write_all(text.as_bytes())?;
+    if worse { Err("a path is dearer than recorded".into()) } else { Ok(()) }
 }
 
 fn root() -> PathBuf {

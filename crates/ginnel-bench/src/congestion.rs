@@ -19,7 +19,7 @@ pub(crate) struct Congestion {
 impl Congestion {
     /// Sets cubic where that is allowed, and says what it is in either case.
     pub(crate) fn set() -> Result<Self> {
-        let found = fs::read_to_string(SETTING).context("reading the congestion control")?.trim().to_owned();
+        let found = read()?;
         if found == WANTED {
             return Ok(Self { words: found, before: None });
         }
@@ -30,6 +30,19 @@ impl Congestion {
             Err(error) => Self { words: format!("{found}, because {WANTED} could not be set: {error}"), before: None },
         })
     }
+
+    /// Says so if somebody else has changed it during the run.
+    pub(crate) fn look_again(&mut self) -> Result<()> {
+        let found = read()?;
+        if !self.words.starts_with(&found) {
+            self.words.push_str(&format!("; somebody set {found} during the run"));
+        }
+        Ok(())
+    }
+}
+
+fn read() -> Result<String> {
+    Ok(fs::read_to_string(SETTING).context("reading the congestion control")?.trim().to_owned())
 }
 
 impl Drop for Congestion {

@@ -79,18 +79,18 @@ impl Subject<'_> {
     }
 }
 
-/// What came of a workload: its figures, and how many of its sessions failed.
+/// What came of a workload: its figures, and what is to be known about them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outcome {
-    /// In the order of [`Workload::metrics`].
+    /// Those of [`Workload::metrics`].
     pub(crate) figures: Vec<Figure>,
-    /// Sessions that were not answered in time, and sessions in all, where some failed.
-    pub(crate) failed: Option<(usize, usize)>,
+    /// What the way did not do, where the figures are those of what it did.
+    pub(crate) flaw: Option<String>,
 }
 
 /// Does a workload.
 pub(crate) async fn measure(subject: Subject<'_>, workload: Workload, effort: &Effort) -> Result<Outcome> {
-    let figures = |figures: Vec<Figure>| Outcome { figures, failed: None };
+    let figures = |figures: Vec<Figure>| Outcome { figures, flaw: None };
     let work = async {
         Ok(match workload {
             Workload::Down1 => figures(bulk::run(subject, bulk::Direction::Down, 1, effort).await?),
@@ -101,7 +101,7 @@ pub(crate) async fn measure(subject: Subject<'_>, workload: Workload, effort: &E
             Workload::Sessions64 => sessions::run(subject, 64, effort).await?,
             Workload::Ping => figures(ping::alone(subject, effort).await?),
             Workload::PingBeside => figures(ping::beside(subject, effort).await?),
-            Workload::Idle => figures(idle::run(subject, effort).await?),
+            Workload::Idle => idle::run(subject, effort).await?,
         })
     };
     within(workload.name(), DEADLINE, work).await?

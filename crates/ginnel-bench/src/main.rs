@@ -75,12 +75,13 @@ fn address(word: &str) -> Result<SocketAddr> {
 async fn bench(args: Args) -> Result<()> {
     process::raise_descriptors(DESCRIPTORS)?;
     let load_before = report::load()?;
-    let congestion = Congestion::set()?;
+    let mut congestion = Congestion::set()?;
     eprintln!("congestion control: {}; load: {load_before}", congestion.words);
     let effort = if args.quick { Effort::QUICK } else { Effort::FULL };
     let effort = Effort { rounds: args.rounds.unwrap_or(effort.rounds), ..effort };
     let ground = Ground { ginnel: args.ginnel, tools: args.tools, topology: Topology::loopback(), pki: Pki::make()? };
     let results = run::run(&ground, &args.ways, &args.workloads, &effort).await?;
+    congestion.look_again()?;
     let run = Run { effort: &effort, quick: args.quick, congestion: &congestion.words, load_before: &load_before };
     match args.out {
         Some(path) => {

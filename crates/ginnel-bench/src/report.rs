@@ -128,7 +128,7 @@ fn how(text: &mut String, run: &Run<'_>) -> Result<()> {
         text,
         "\n## How\n\n{quick}{rounds} rounds; in each of them every way once, with fresh processes, one after the other and again from the start, so that what \
          else the machine does falls on all of them.\n\n\
-         - **Bulk**: bytes at the receiving application during {window:?} after {warm_up:?}; *down* is from the target to the driver.\n\
+         - **Bulk**: bytes at the receiving application during {window:?}, or as many times that as 64 MiB take, after {warm_up:?}; *down* is from the target to the driver.\n\
          - **CPU**: user and system time of the way's processes and their children; driver and target are not counted.\n\
          - **New sessions**: connect, 100 bytes there, 1 KiB back, close, for {window:?} or {sessions} of them.\n\
          - **Ping-pong**: 1 byte there and back for {window:?}, after 200 round trips that do not count.\n\

@@ -74,18 +74,15 @@ async fn one(ground: &Ground, way: Way, round: usize, workloads: &[Workload], ef
         };
         let subject = Subject { entrance: running.entrance, processes: &running.processes };
         match load::measure(subject, workload, effort).await {
-            Ok(Outcome { mut figures, failed }) => {
+            Ok(Outcome { mut figures, flaw }) => {
                 if subject.processes.is_empty() {
                     figures.retain(|figure| !of_processes(figure.metric));
                 }
                 results.put(round, way, workload, figures);
-                if let Some((failed, all)) = failed {
-                    let error = anyhow::anyhow!(
-                        "{failed} of {all} sessions were not answered; the figures are those of the others"
-                    );
-                    fail(results, Some(workload), &error);
+                match flaw {
+                    None => place = Some((running, host)),
+                    Some(flaw) => fail(results, Some(workload), &anyhow::Error::msg(flaw)),
                 }
-                place = Some((running, host));
             }
             Err(error) => fail(results, Some(workload), &error),
         }

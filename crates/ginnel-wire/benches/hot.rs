@@ -36,8 +36,11 @@ const TARGETS: usize = 10;
 /// Repeats a path so many times.
 type Repeat = Box<dyn FnMut(u64)>;
 
+/// Makes one ready; nothing if what it is given does not parse.
+type Prepare = fn() -> Option<Repeat>;
+
 /// The paths by name; the last word says what one repetition is.
-const PATHS: [(&str, fn() -> Option<Repeat>); 6] = [
+const PATHS: [(&str, Prepare); 6] = [
     ("stream/64-KiB", stream::<DATA_MAX>),
     ("stream/100-bytes", stream::<100>),
     ("frame/encode-64-KiB", encode),

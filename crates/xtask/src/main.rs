@@ -14,17 +14,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         // No protoc: the compiler is a library. This is a crate of its own so that it builds whatever state the types are in.
         [] | ["wire"] => xtask::generate(&xtask::generated_dir()),
-        ["bench", options @ ..] => bench(options),
+        ["bench", options @ ..] => bench(&[], "docs/performance.md", options),
         ["callgrind"] => callgrind(false),
         ["callgrind", "--record"] => callgrind(true),
         _ => Err(USAGE.into()),
     }
 }
 
-/// Builds the program as it is released, alone, so that no other crate's features are in it; then measures it beside what can be installed.
+/// Builds the program as it is released, alone, so that no other crate's features are in it; then measures it beside what can be installed,
+/// with the bench that `words` name.
 ///
 /// Only a whole run writes the project's document: part of one, or a quick one, is printed.
-fn bench(options: &[&str]) -> Result<(), Box<dyn Error>> {
+fn bench(words: &[&str], out: &str, options: &[&str]) -> Result<(), Box<dyn Error>> {
     let root = root();
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     if let Err(error) = run(Command::new(root.join("scripts/setup-bench")).current_dir(&root)) {
@@ -32,10 +33,11 @@ fn bench(options: &[&str]) -> Result<(), Box<dyn Error>> {
     }
     run(cargo(&root).args(["build", "--release", "--package", "ginnel"]))?;
     let mut bench = cargo(&root);
-    bench.args(["run", "--release", "--package", "ginnel-bench", "--", "--ginnel"]).arg(target.join("release/ginnel"));
+    bench.args(["run", "--release", "--package", "ginnel-bench", "--"]).args(words);
+    bench.arg("--ginnel").arg(target.join("release/ginnel"));
     bench.arg("--tools").arg(target.join("tools")).args(options);
     if options.is_empty() {
-        bench.arg("--out").arg(root.join("docs/performance.md"));
+        bench.arg("--out").arg(root.join(out));
     }
     run(&mut bench)
 }

@@ -18,6 +18,12 @@ use crate::workload::{Figure, Metric};
 const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
 const MB: f64 = 1e6;
 
+/// Bytes below which a window is not enough: CPU time comes in pieces of 10 ms, and what the driver sends is answered MiB by MiB.
+const BYTES_MIN: u64 = 64 << 20;
+
+/// Windows after which there is nothing more to wait for.
+const WINDOWS_MAX: usize = 10;
+
 /// Who sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Direction {
@@ -37,8 +43,15 @@ pub(super) async fn run(
     sleep(effort.warm_up).await;
     let before = cpu_seconds(subject.processes)?;
     let (started, first) = (Instant::now(), arrived.load(Ordering::Relaxed));
-    sleep(effort.window).await;
-    let bytes = to_f64(arrived.load(Ordering::Relaxed) - first);
+    let mut bytes = 0;
+    for _ in 0..WINDOWS_MAX {
+        sleep(effort.window).await;
+        bytes = arrived.load(Ordering::Relaxed) - first;
+        if bytes >= BYTES_MIN {
+            break;
+        }
+    }
+    let bytes = to_f64(bytes);
     let elapsed = started.elapsed().as_secs_f64();
     let after = cpu_seconds(subject.processes)?;
     if let Some(ended) = sessions.try_join_next() {

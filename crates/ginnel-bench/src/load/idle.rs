@@ -5,14 +5,14 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::load::{Effort, SESSION_DEADLINE, Subject, echoed, number};
+use crate::load::{Effort, Outcome, SESSION_DEADLINE, Subject, echoed, number};
 use crate::process::resident_kib;
-use crate::workload::{Figure, Metric};
+use crate::workload::Metric;
 
 /// Sessions that are opened at once: enough to keep both ends busy, few enough for every peer's queue of new connections.
 const AT_ONCE: usize = 8;
 
-pub(super) async fn run(subject: Subject<'_>, effort: &Effort) -> Result<Vec<Figure>> {
+pub(super) async fn run(subject: Subject<'_>, effort: &Effort) -> Result<Outcome> {
     // What a process sets up once, with the first session, is not a session's.
     drop(echoed(subject.entrance).await?);
     sleep(effort.rest).await;
@@ -28,8 +28,10 @@ pub(super) async fn run(subject: Subject<'_>, effort: &Effort) -> Result<Vec<Fig
         anyhow::Ok(subject.per(metric, &before, &after, number(count)))
     };
     let few = grown(Metric::MemoryFew, few).await?;
-    let many = grown(Metric::MemoryMany, many).await?;
-    Ok(vec![many, few])
+    Ok(match grown(Metric::MemoryMany, many).await {
+        Ok(many) => Outcome { figures: vec![many, few], flaw: None },
+        Err(error) => Outcome { figures: vec![few], flaw: Some(format!("{error:#}")) },
+    })
 }
 
 async fn open(subject: Subject<'_>, held: &mut Vec<TcpStream>, count: usize) -> Result<()> {

@@ -61,7 +61,10 @@ pub(super) async fn run(subject: Subject<'_>, at_once: usize, effort: &Effort) -
         Figure::whole(Metric::SessionP99, p99),
         cpu,
     ];
-    Ok(Outcome { figures, failed: (failed > 0).then_some((failed, failed + times.len())) })
+    let all = failed + times.len();
+    let flaw = (failed > 0)
+        .then(|| format!("{failed} of {all} sessions were not answered; the figures are those of the others"));
+    Ok(Outcome { figures, flaw })
 }
 
 async fn one(entrance: SocketAddr) -> Result<()> {

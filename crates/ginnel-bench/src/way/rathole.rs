@@ -16,7 +16,8 @@ use crate::way::{Ground, Running, program};
 const PASSWORD: &str = "bench";
 
 pub(super) async fn version(ground: &Ground) -> Result<String> {
-    program::version(&find(ground)?, "--version", "Build Version").await
+    let said = program::version(&find(ground)?, "--version", "Build Version").await?;
+    Ok(said.split_ascii_whitespace().last().map_or_else(|| said.clone(), |number| format!("rathole {number}")))
 }
 
 /// `scripts/setup-bench` builds it.

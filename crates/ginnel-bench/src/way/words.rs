@@ -84,7 +84,7 @@ impl Way {
             }
             Self::Stunnel => {
                 "3 processes, a thread for each connection, otherwise the same chain; the middle is two services joined by a Unix socket, because a service \
-                 has TLS on one side only"
+                 has TLS on one side only, and so has four descriptors for each session"
             }
         }
     }

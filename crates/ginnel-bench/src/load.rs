@@ -67,6 +67,8 @@ impl Effort {
 pub(crate) struct Subject<'a> {
     /// Where sessions go in.
     pub(crate) entrance: SocketAddr,
+    /// The target itself, which is asked beside the way what has arrived.
+    pub(crate) target: SocketAddr,
     /// The processes whose time and memory count.
     pub(crate) processes: &'a [Root],
 }

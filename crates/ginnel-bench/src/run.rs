@@ -72,7 +72,7 @@ async fn one(ground: &Ground, way: Way, round: usize, workloads: &[Workload], ef
                 Err(error) => return fail(results, None, &error),
             },
         };
-        let subject = Subject { entrance: running.entrance, processes: &running.processes };
+        let subject = Subject { entrance: running.entrance, target: host.address, processes: &running.processes };
         match load::measure(subject, workload, effort).await {
             Ok(Outcome { mut figures, flaw }) => {
                 if subject.processes.is_empty() {

@@ -1,5 +1,7 @@
 //! Sessions that are opened, used for one byte, and left alone.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -12,6 +14,9 @@ use crate::workload::Metric;
 /// Sessions that are opened at once: enough to keep both ends busy, few enough for every peer's queue of new connections.
 const AT_ONCE: usize = 8;
 
+/// The longest that opening may take. What some peers need for a session grows with how many there are.
+const OPENING_MAX: Duration = Duration::from_secs(150);
+
 pub(super) async fn run(subject: Subject<'_>, effort: &Effort) -> Result<Outcome> {
     // What a process sets up once, with the first session, is not a session's.
     drop(echoed(subject.entrance).await?);
@@ -20,8 +25,10 @@ pub(super) async fn run(subject: Subject<'_>, effort: &Effort) -> Result<Outcome
     let [few, many] = effort.idle;
     let mut held = Vec::with_capacity(many);
     let mut grown = async |metric, count| {
-        open(subject, &mut held, count)
-            .await
+        let opened = timeout(OPENING_MAX, open(subject, &mut held, count)).await;
+        opened
+            .map_err(anyhow::Error::from)
+            .flatten()
             .with_context(|| format!("{} of {count} sessions were open", held.len()))?;
         sleep(effort.rest).await;
         let after = resident_kib(subject.processes)?;

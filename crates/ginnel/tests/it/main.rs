@@ -20,6 +20,7 @@ mod policy;
 mod relay;
 mod reload;
 mod renewal;
+mod resumption;
 mod secrecy;
 mod transcript;
 

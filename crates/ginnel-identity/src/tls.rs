@@ -17,7 +17,7 @@ use ginnel_core::principal::{Principal, Role};
 use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
+use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
 use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::SingleCertAndKey;
@@ -137,7 +137,7 @@ fn inner_client_parts(
     must_be(Role::Agent, expected.role)?;
     must_be(Role::Client, identity.leaf().principal.role)?;
     let verifier = Arc::new(verify::InnerAgent::new(agents.clone(), expected.clone()));
-    let mut config = ClientConfig::builder_with_provider(provider())
+    let mut config = ClientConfig::builder_with_provider(inner_provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(TlsError::Setup)?
         .dangerous()
@@ -163,7 +163,7 @@ fn inner_server_parts(
     must_be(Role::Agent, identity.leaf().principal.role)?;
     let trust_domain = identity.leaf().principal.trust_domain.clone();
     let verifier = Arc::new(verify::InnerClients::new(clients.clone(), trust_domain));
-    let config = ServerConfig::builder_with_provider(provider())
+    let config = ServerConfig::builder_with_provider(inner_provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(TlsError::Setup)?
         .with_client_cert_verifier(Arc::clone(&verifier) as Arc<dyn ClientCertVerifier>)
@@ -198,6 +198,16 @@ fn provider() -> Arc<CryptoProvider> {
     // Spelled out, so that the order does not depend on which features other crates switch on.
     let kx_groups = vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1];
     Arc::new(CryptoProvider { kx_groups, ..default_provider() })
+}
+
+/// The same for inner TLS, whose handshakes are many. Their key schedule is a good part of them, and CPUs have SHA-256 built in, but not SHA-384.
+fn inner_provider() -> Arc<CryptoProvider> {
+    let cipher_suites = vec![
+        cipher_suite::TLS13_AES_128_GCM_SHA256,
+        cipher_suite::TLS13_AES_256_GCM_SHA384,
+        cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+    ];
+    Arc::new(CryptoProvider { cipher_suites, ..(*provider()).clone() })
 }
 
 fn single(identity: &Identity) -> Arc<SingleCertAndKey> {

@@ -174,6 +174,8 @@ fn a_second_handshake_resumes_the_first_with_a_fresh_key_exchange() {
         let group = client.negotiated_key_exchange_group().map(rustls::crypto::SupportedKxGroup::name);
         assert_eq!(group, Some(NamedGroup::X25519MLKEM768));
         assert_eq!(client.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
+        let suite = client.negotiated_cipher_suite().map(|suite| suite.suite());
+        assert_eq!(suite, Some(rustls::CipherSuite::TLS13_AES_128_GCM_SHA256));
         assert_eq!((client.alpn_protocol(), server.alpn_protocol()), (Some(INNER_ALPN), Some(INNER_ALPN)));
     }
 }

@@ -113,12 +113,12 @@ impl Pair {
         Ok(())
     }
 
-    fn to_server(&mut self) -> Result<(), Error> {
+    fn tell_server(&mut self) -> Result<(), Error> {
         let bytes = self.client_says();
         self.server_hears(&bytes)
     }
 
-    fn to_client(&mut self) -> Result<(), Error> {
+    fn tell_client(&mut self) -> Result<(), Error> {
         let bytes = self.server_says();
         self.client_hears(&bytes)
     }
@@ -151,12 +151,12 @@ impl Attempt {
 
     /// As a session does it: the client verifies when its handshake is done, the agent when its own is; then the tickets arrive.
     fn finish(mut self) -> Result<Done, Error> {
-        self.pair.to_server()?;
-        self.pair.to_client()?;
+        self.pair.tell_server()?;
+        self.pair.tell_client()?;
         let agent = self.initiating.finish(&self.pair.client)?;
-        self.pair.to_server()?;
+        self.pair.tell_server()?;
         let client = self.responding.finish(&self.pair.server)?;
-        self.pair.to_client()?;
+        self.pair.tell_client()?;
         Ok(Done { client, agent, pair: self.pair })
     }
 }
@@ -187,7 +187,7 @@ fn there_is_never_early_data() {
     assert_eq!(ends.ride(at), Ok(Handshake::Full));
     let mut attempt = ends.begin(at);
     assert!(attempt.pair.client.early_data().is_none());
-    attempt.pair.to_server().expect("heard");
+    attempt.pair.tell_server().expect("heard");
     assert!(attempt.pair.server.early_data().is_none());
     assert_eq!(attempt.finish().map(|done| done.client.handshake), Ok(Handshake::Resumed));
 }

@@ -63,7 +63,7 @@ fn a_certificate_that_expires_while_a_ticket_is_kept_is_refused() {
         let ends = Ends::with(&short(Role::Client), &short(Role::Agent));
         assert_eq!(ends.ride(at), Ok(Handshake::Full));
         let mut attempt = ends.begin(Moment { wall: NOW + 6, ..at });
-        attempt.pair.to_server().expect("heard");
+        attempt.pair.tell_server().expect("heard");
         assert_eq!(attempt.pair.server.handshake_kind(), Some(HandshakeKind::Resumed));
         let error = certificate_error(attempt.finish().map(|done| done.client.handshake));
         assert!(matches!(error, Bad::ExpiredContext { .. }), "{expiring}: {error:?}");
@@ -74,20 +74,19 @@ fn a_certificate_that_expires_while_a_ticket_is_kept_is_refused() {
 
 #[test]
 fn the_agent_verifies_the_client_again_when_it_resumes() {
-    let other = Authority::new("client CA");
-    let cases: [(&str, fn(&World) -> Roots, &str, &str); 3] = [
+    type Case = (&'static str, fn(&World) -> Roots, &'static str, &'static str);
+    let cases: [Case; 3] = [
         ("another issuer", |_| Authority::new("client CA").roots(), "acme.example", "BadSignature"),
         ("the issuer of another role", |world| world.agent.roots(), "acme.example", "UnknownIssuer"),
         ("another trust domain", |world| world.client.roots(), "other.example", "TrustDomain"),
     ];
-    drop(other);
     for (name, roots, trust_domain, words) in cases {
         let ends = Ends::new();
         let at = Moment::first();
         ends.ride(at).expect("verified");
         let mut attempt = ends.begin(at);
         attempt.responding.believe(clients(&roots(&ends.world), trust_domain));
-        attempt.pair.to_server().expect("heard");
+        attempt.pair.tell_server().expect("heard");
         assert_eq!(attempt.pair.server.handshake_kind(), Some(HandshakeKind::Resumed), "{name}");
         let error = certificate_error(attempt.finish().map(|done| done.client.handshake));
         assert!(says(&error, words), "{name}: {error:?}");
@@ -125,7 +124,7 @@ fn the_client_verifies_the_agent_again_when_it_resumes() {
         ends.ride(at).expect("verified");
         let mut attempt = ends.begin(at);
         attempt.initiating.believe(believed(&ends.world));
-        attempt.pair.to_server().expect("heard");
+        attempt.pair.tell_server().expect("heard");
         assert_eq!(attempt.pair.server.handshake_kind(), Some(HandshakeKind::Resumed), "{name}");
         let error = certificate_error(attempt.finish().map(|done| done.client.handshake));
         assert!(says(&error, words), "{name}: {error:?}");
@@ -143,7 +142,7 @@ fn a_ticket_is_good_for_the_client_that_the_server_names_only() {
     let initiating = ends.initiators.initiate(&principal(Role::Agent), ends.instance, at.monotonic);
     let responding = ends.responder.respond(&other, at.monotonic);
     let mut attempt = Attempt::new(initiating.expect("an agent"), responding, at);
-    attempt.pair.to_server().expect("heard");
+    attempt.pair.tell_server().expect("heard");
     assert_eq!(attempt.pair.server.handshake_kind(), Some(HandshakeKind::Full), "the ticket is another client's");
     let error = certificate_error(attempt.finish().map(|done| done.client.handshake));
     assert!(says(&error, "Principal"), "{error:?}");

@@ -62,8 +62,8 @@ fn nothing_is_kept_of_a_handshake_that_was_not_verified() {
     let at = Moment::first();
     let mut attempt = ends.begin(at);
     for _ in 0..3 {
-        attempt.pair.to_server().expect("heard");
-        attempt.pair.to_client().expect("heard");
+        attempt.pair.tell_server().expect("heard");
+        attempt.pair.tell_client().expect("heard");
     }
     assert!(!attempt.pair.server.is_handshaking() && attempt.pair.client.tls13_tickets_received() > 0);
     assert_eq!((ends.responder.count(), ends.initiators.count()), (0, 0));

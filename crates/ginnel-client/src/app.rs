@@ -101,9 +101,9 @@ impl Client {
             tracing::warn!("inner TLS is switched off: the server can read what sessions carry");
         }
         let agent_roots = Roots::read(&config.trust.agent)?;
-        let link = ClientLink::new(InstanceId::random(&mut SystemRandom), draining.clone(), progress);
+        let link = ClientLink::new(InstanceId::random(&mut SystemRandom), agent_roots, draining.clone(), progress);
         let inner_tls = !config.danger_disable_inner_tls;
-        let sessions = Arc::new(Sessions::new(link.live(), agent_roots, inner_tls, draining.clone()));
+        let sessions = Arc::new(Sessions::new(link.live(), inner_tls, draining.clone()));
         let mut proxy = None;
         if let Some(address) = config.listen.proxy {
             proxy = Some(listen(address).await?);

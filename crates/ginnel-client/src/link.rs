@@ -1,7 +1,7 @@
 //! The connection to the server and the roster that comes on it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ginnel_core::audit::Text;
@@ -9,8 +9,11 @@ use ginnel_core::cause::Cause;
 use ginnel_core::id::InstanceId;
 use ginnel_core::limits::ROSTER_MESSAGE_MAX;
 use ginnel_core::principal::Principal;
+use ginnel_core::report::Chain;
 use ginnel_core::roster::Roster;
 use ginnel_identity::certificate::Identity;
+use ginnel_identity::tls::{Initiators, TlsError};
+use ginnel_identity::trust::Roots;
 use ginnel_net::connect::Connection;
 use ginnel_net::upstream::{Link, Progress};
 use ginnel_wire::frame::WireError;
@@ -26,6 +29,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Live {
     pub(crate) connection: Connection,
     pub(crate) identity: Identity,
+    /// What begins inner handshakes with that certificate.
+    pub(crate) initiators: Arc<Initiators>,
     pub(crate) roster: Roster,
     /// Counts the connections of this process.
     number: u64,
@@ -57,7 +62,10 @@ impl Live {
 #[derive(Clone)]
 pub(crate) struct ClientLink {
     instance: InstanceId,
+    agent_roots: Roots,
     live: watch::Sender<Option<Live>>,
+    /// What begins inner handshakes with the newest certificate; it outlives the connections that use it.
+    initiators: Arc<Mutex<Option<Arc<Initiators>>>>,
     /// Connections so far: a number is never used again, so that a late word of an old connection cannot pass for a newer one's.
     numbers: Arc<AtomicU64>,
     draining: CancellationToken,
@@ -65,8 +73,14 @@ pub(crate) struct ClientLink {
 }
 
 impl ClientLink {
-    pub(crate) fn new(instance: InstanceId, draining: CancellationToken, progress: Progress) -> Self {
-        Self { instance, live: watch::Sender::new(None), numbers: Arc::default(), draining, progress }
+    pub(crate) fn new(
+        instance: InstanceId,
+        agent_roots: Roots,
+        draining: CancellationToken,
+        progress: Progress,
+    ) -> Self {
+        let live = watch::Sender::new(None);
+        Self { instance, agent_roots, live, initiators: Arc::default(), numbers: Arc::default(), draining, progress }
     }
 
     pub(crate) fn instance(&self) -> InstanceId {
@@ -79,10 +93,25 @@ impl ClientLink {
     }
 
     /// Puts a new connection to use; gives its number.
-    fn begin(&self, connection: Connection, identity: Identity, roster: Roster) -> u64 {
+    fn begin(&self, connection: Connection, identity: Identity, roster: Roster) -> Result<u64, TlsError> {
+        let initiators = self.initiators(&identity)?;
         let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
-        self.live.send_replace(Some(Live { connection, identity, roster, number, since: Instant::now() }));
-        number
+        let since = Instant::now();
+        self.live.send_replace(Some(Live { connection, identity, initiators, roster, number, since }));
+        Ok(number)
+    }
+
+    /// What begins inner handshakes with this certificate, which is the newest. What was kept under another one is forgotten.
+    fn initiators(&self, identity: &Identity) -> Result<Arc<Initiators>, TlsError> {
+        let mut current = self.initiators.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = current.as_ref().filter(|initiators| initiators.is_of(identity)) {
+            return Ok(Arc::clone(same));
+        }
+        let new = Arc::new(Initiators::new(&self.agent_roots, identity)?);
+        if let Some(old) = current.replace(Arc::clone(&new)) {
+            old.close();
+        }
+        Ok(new)
     }
 
     /// Changes what is live, unless a newer connection has taken over.
@@ -134,7 +163,13 @@ impl Link for ClientLink {
             tracing::info!(agents = roster.entries().len(), "roster received");
             match up.take() {
                 Some(up) => {
-                    number = self.begin(connection.clone(), identity.clone(), roster);
+                    number = match self.begin(connection.clone(), identity.clone(), roster) {
+                        Ok(number) => number,
+                        Err(error) => {
+                            tracing::error!(error = %Chain(&error), "could not set inner TLS up");
+                            break Cause::Internal;
+                        }
+                    };
                     if up.send(()).is_err() {
                         break Cause::Internal;
                     }

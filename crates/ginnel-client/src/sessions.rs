@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::{InstanceId, RequestId};
@@ -13,10 +13,8 @@ use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
 use ginnel_core::target::Target;
 use ginnel_identity::random::SystemRandom;
-use ginnel_identity::tls::inner_client;
-use ginnel_identity::trust::Roots;
 use ginnel_net::carried::Carried;
-use ginnel_net::inner::{Session, initiate};
+use ginnel_net::inner::{Handshakes, Session, initiate};
 use ginnel_ops::ledger::{Ledger, Tracked};
 use ginnel_wire::frame::{Choice, Open, SessionFrame};
 use ginnel_wire::inner::InnerHello;
@@ -34,21 +32,22 @@ const ATTEMPT_DEADLINE: Duration = OPEN_DEADLINE.saturating_add(Duration::from_s
 /// Opens sessions over whatever connection is live.
 pub(crate) struct Sessions {
     live: watch::Receiver<Option<Live>>,
-    agent_roots: Roots,
     inner_tls: bool,
+    handshakes: Handshakes,
     ledger: Ledger,
     /// The client is on its way out and opens nothing any more.
     draining: CancellationToken,
 }
 
 impl Sessions {
-    pub(crate) fn new(
-        live: watch::Receiver<Option<Live>>,
-        agent_roots: Roots,
-        inner_tls: bool,
-        draining: CancellationToken,
-    ) -> Self {
-        Self { live, agent_roots, inner_tls, ledger: Ledger::new(Role::Client), draining }
+    pub(crate) fn new(live: watch::Receiver<Option<Live>>, inner_tls: bool, draining: CancellationToken) -> Self {
+        let ledger = Ledger::new(Role::Client);
+        Self { live, inner_tls, handshakes: Handshakes::default(), ledger, draining }
+    }
+
+    /// The inner handshakes so far.
+    pub(crate) fn handshakes(&self) -> &Handshakes {
+        &self.handshakes
     }
 
     /// The live connection; waits a little for one that is about to come back. One that came before `newer_than` does not count.
@@ -83,14 +82,18 @@ impl Sessions {
             answers.answer().await?;
             return Ok(Session::Clear(carried));
         }
-        let tls = inner_client(&self.agent_roots, &choice.principal, &live.identity).map_err(|error| {
-            tracing::error!(error = %Chain(&error), "could not set inner TLS up");
-            Refusal::new(Hop::Client, Cause::Internal)
-        })?;
+        let initiating =
+            live.initiators.initiate(&choice.principal, choice.instance, Instant::now()).map_err(|error| {
+                tracing::error!(error = %Chain(&error), "could not set inner TLS up");
+                Refusal::new(Hop::Client, Cause::Internal)
+            })?;
         let hello = InnerHello { request, target: target.clone() };
         let handshake = async {
-            match initiate(carried, tls, &hello).await {
-                Ok(session) => Ok(session),
+            match initiate(carried, initiating, &hello).await {
+                Ok(session) => {
+                    self.handshakes.count(&session);
+                    Ok(session)
+                }
                 Err(error) => {
                     tracing::debug!(error = %Chain(&error), "no inner session");
                     // If the session was refused, that is the reason; the answer tells.

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use ginnel_core::budget::Budget;
 use ginnel_core::limits::{DATA_MAX, FRAME_MAX};
 use ginnel_core::policy::{Policy, Rule};
 use ginnel_core::principal::Name;
@@ -19,6 +20,7 @@ use ginnel_core::stream::{Frame, Read, Stream};
 use ginnel_core::target::Target;
 use ginnel_wire::frame::SessionFrame;
 use ginnel_wire::grpc::Decoder;
+use ginnel_wire::piece::Piece;
 use ginnel_wire::v1;
 
 /// A path is repeated until this has passed, and the best of [`TRIES`] such times is shown.
@@ -93,7 +95,7 @@ fn elapsed(path: &mut Repeat, count: u64) -> Duration {
 /// One write at one end of a session that arrives at the other and is read there, with the credit that goes back.
 fn stream<const SIZE: usize>() -> Option<Repeat> {
     let bytes = vec![7; SIZE];
-    let (mut near, mut far) = (Stream::new(), Stream::new());
+    let (mut near, mut far) = (Stream::new(Budget::default()), Stream::new(Budget::default()));
     Some(Box::new(move |count| {
         for _ in 0..count {
             assert_eq!(near.write(black_box(&bytes)), SIZE, "the credit is returned each time");
@@ -116,28 +118,23 @@ fn data() -> SessionFrame {
     SessionFrame::Stream(Frame::Data { offset: 1 << 30, bytes: Bytes::from(vec![7; DATA_MAX]) })
 }
 
-/// A full frame into a buffer that is used again.
+/// A full frame as a piece to write.
 fn encode() -> Option<Repeat> {
     let frame = data();
-    let mut buffer = BytesMut::with_capacity(2 * FRAME_MAX);
     Some(Box::new(move |count| {
         for _ in 0..count {
-            buffer.clear();
-            black_box(&frame).clone().encode(&mut buffer);
-            black_box(&buffer);
+            let mut piece = Piece::default();
+            piece.push(black_box(&frame).clone());
+            black_box(&piece);
         }
     }))
 }
 
-/// A full frame as it arrives in four pieces, the size of TLS records.
+/// A full frame as it arrives: in one HTTP/2 frame.
 fn decode() -> Option<Repeat> {
     let mut buffer = BytesMut::new();
     data().encode(&mut buffer);
-    let mut whole = buffer.freeze();
-    let mut pieces = Vec::new();
-    while !whole.is_empty() {
-        pieces.push(whole.split_to(whole.len().min(16 * 1024)));
-    }
+    let pieces = [buffer.freeze()];
     let mut decoder = Decoder::new(FRAME_MAX);
     Some(Box::new(move |count| {
         for _ in 0..count {

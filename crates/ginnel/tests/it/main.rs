@@ -26,6 +26,7 @@ mod programs;
 mod relay;
 mod reload;
 mod renewal;
+mod resumption;
 mod secrecy;
 mod soak;
 mod transcript;

@@ -36,7 +36,13 @@ pub(crate) struct Caller {
 pub(crate) async fn run(caller: Caller, order: Dial, has_slot: bool, tracked: Tracked) {
     let span = tracing::info_span!("session", request = %order.request, client = %order.client.name);
     let (reader, writer) = caller.connection.call(path::CARRY);
-    let carried = Carried::taking(SessionFrame::Take(order.session), reader, writer, caller.connection.budget());
+    let carried = Carried::taking(
+        SessionFrame::Take(order.session),
+        reader,
+        writer,
+        caller.connection.budget(),
+        order.early.clone(),
+    );
     let stopper = carried.answers();
     let opening = async {
         tokio::select! {

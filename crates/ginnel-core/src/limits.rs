@@ -39,6 +39,10 @@ pub const COPY_BELOW: usize = 4096;
 /// Most bytes of a message on a control stream other than a roster: a dial has some hundred.
 pub const CONTROL_MESSAGE_MAX: usize = 64 * 1024;
 
+/// Most bytes of a session that go with its dial: a ClientHello, which would otherwise wait for the agent's call and cost every session a round
+/// trip. [`CONTROL_QUEUE_MAX`] dials with as many hold 4 MiB.
+pub const EARLY_MAX: usize = 4096;
+
 /// Most bytes of a roster: 100,000 targets of 80 characters, or as many agent processes. The server checks before it sends.
 pub const ROSTER_MESSAGE_MAX: usize = 16 * 1024 * 1024;
 

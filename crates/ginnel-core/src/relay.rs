@@ -161,6 +161,16 @@ impl Relay {
         credit.or_else(|| self.towards(to).poll_frame(max))
     }
 
+    /// The first bytes for the agent, at most `max`, to go with the order to take the session up. Only before anything else was sent to it.
+    pub fn early(&mut self, max: usize) -> Bytes {
+        if self.ending.is_some() || self.to_agent.forwarded > 0 {
+            return Bytes::new();
+        }
+        let bytes = self.to_agent.queue.pop(max).unwrap_or_default();
+        self.to_agent.forwarded = bytes.len() as u64;
+        bytes
+    }
+
     /// Whether [`Self::poll_frame`] would give a frame for this side.
     pub fn wants_to_send(&self, to: Side) -> bool {
         let (there, back) = match to {

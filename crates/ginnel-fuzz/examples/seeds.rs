@@ -167,6 +167,7 @@ fn messages() -> Result<(Seeds, Seeds), Box<dyn Error>> {
         target: "gitlab.acme.internal:22".parse()?,
         client: "spiffe://acme.example/client/frontend".parse()?,
         inner_tls: true,
+        early: Bytes::from_static(b"ClientHello"),
     };
     let entry = RosterEntry {
         agent: "spiffe://acme.example/agent/acme".parse()?,

@@ -7,10 +7,11 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use ginnel_core::limits::FRAME_MAX;
-use ginnel_wire::frame::{SessionFrame, WireError};
+use bytes::Buf;
+use ginnel_core::limits::{FRAME_MAX, UNSENT_PER_STREAM_MAX};
+use ginnel_wire::frame::{SessionFrame, WireError, reset_from_code};
 use ginnel_wire::grpc::{Decoder, FramingError};
-use ginnel_wire::piece::Piece;
+use ginnel_wire::piece::{Last, Piece};
 use ginnel_wire::v1;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
@@ -108,7 +109,13 @@ impl FrameReader {
             };
             match ready!(body.poll_data(cx)) {
                 None => return Poll::Ready(Ok(None)),
-                Some(Err(error)) => return Poll::Ready(Err(ReadError::Broken(error))),
+                Some(Err(error)) => {
+                    let said =
+                        error.reason().filter(|_| error.is_remote()).and_then(|code| reset_from_code(code.into()));
+                    let Some(reset) = said else { return Poll::Ready(Err(ReadError::Broken(error))) };
+                    self.source = Source::Failed(None);
+                    return Poll::Ready(Ok(Some(reset)));
+                }
                 Some(Ok(bytes)) => {
                     // Credits bound what a session holds; the window is given back at once. It fails only for more than was received.
                     let _ = body.flow_control().release_capacity(bytes.len());
@@ -141,22 +148,26 @@ pub struct FrameWriter {
     /// The side that answers ends with a status.
     answers: bool,
     ended: bool,
+    /// Bytes that were written.
+    sent: usize,
+    /// A clean end was written.
+    finished: bool,
 }
 
 impl FrameWriter {
     /// Writes the request of a call.
     pub(crate) fn request(stream: SendStream<Piece>) -> Self {
-        Self { stream: Some(stream), answers: false, ended: false }
+        Self { stream: Some(stream), answers: false, ended: false, sent: 0, finished: false }
     }
 
     /// Writes the response of a call, which ends with `grpc-status: 0`.
     pub(crate) fn response(stream: SendStream<Piece>) -> Self {
-        Self { stream: Some(stream), answers: true, ended: false }
+        Self { stream: Some(stream), answers: true, ended: false, sent: 0, finished: false }
     }
 
     /// Fails.
     pub(crate) fn gone() -> Self {
-        Self { stream: None, answers: false, ended: true }
+        Self { stream: None, answers: false, ended: true, sent: 0, finished: false }
     }
 
     /// Waits for room for one piece. Cancel safe.
@@ -180,18 +191,32 @@ impl FrameWriter {
     }
 
     /// Writes one piece, for which there is room.
+    ///
+    /// A reset after many bytes takes back those that are still queued: nobody will read them, and whoever shares the connection would wait for
+    /// them. After few it goes as a frame, so that an answer that came just before is not lost, and so it does after a clean end.
     pub fn send(&mut self, piece: Piece) {
-        if let Some(stream) = &mut self.stream {
-            // It fails when the stream is gone, which the next wait for room tells.
-            let _ = stream.send_data(piece, false);
+        let Some(stream) = &mut self.stream else { return };
+        match piece.last() {
+            Some(Last::Reset(code)) if self.sent > UNSENT_PER_STREAM_MAX && !self.finished => {
+                self.ended = true;
+                return stream.send_reset(Reason::from(code));
+            }
+            Some(Last::Fin) => self.finished = true,
+            Some(Last::Reset(_)) | None => {}
         }
+        self.sent = self.sent.saturating_add(piece.remaining());
+        // It fails when the stream is gone, which the next wait for room tells.
+        let _ = stream.send_data(piece, false);
     }
 
-    /// Ends this side of the call after everything that was written.
+    /// Ends this side of the call: after everything that was written, or, where the session was reset, without what many bytes are still queued.
     pub fn end(&mut self) {
         if !std::mem::replace(&mut self.ended, true)
             && let Some(stream) = &mut self.stream
         {
+            if self.sent > UNSENT_PER_STREAM_MAX && !self.finished {
+                return stream.send_reset(Reason::CANCEL);
+            }
             // A stream that is gone has ended already.
             let _ = if self.answers {
                 let mut trailers = HeaderMap::with_capacity(1);

@@ -57,10 +57,12 @@ impl Carried {
         Self::start(open, Answer::Awaited, [Hop::Client, Hop::Target], reader, writer, budget)
     }
 
-    /// The agent's end: says `take`; [`Answers::say`] gives the answer. What it grants the peer it draws on `budget`.
-    pub fn taking(take: SessionFrame, reader: FrameReader, writer: FrameWriter, budget: Budget) -> Self {
+    /// The agent's end: says `take`; [`Answers::say`] gives the answer. What it grants the peer it draws on `budget`. `early` are the session's
+    /// first bytes, which came with the order to take it up.
+    pub fn taking(take: SessionFrame, reader: FrameReader, writer: FrameWriter, budget: Budget, early: Bytes) -> Self {
         let carried = Self::start(take, Answer::NotExpected, [Hop::Agent, Hop::Application], reader, writer, budget);
         // The server waits for this word, whatever the agent does first.
+        carried.shared.lock().begin(early);
         carried.shared.lock().drive(&mut Context::from_waker(Waker::noop()));
         carried
     }

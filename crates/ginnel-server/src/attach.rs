@@ -82,7 +82,7 @@ impl AgentSeat {
             instance: hello.instance,
         };
         let (control, messages) = mpsc::channel(CONTROL_QUEUE_MAX);
-        let facts = Facts::new(&self.leaf, self.peer, &hello.software_version);
+        let facts = Facts::new(&self.leaf, self.peer, hello);
         let link = Arc::new(AgentLink::new(agent, facts, control, self.closed.clone(), share.ended().clone()));
         match self.link.set(Attached { link: Arc::clone(&link), _share: share }) {
             Ok(()) => Ok((link, messages)),

@@ -10,6 +10,7 @@ use ginnel_core::id::{InstanceId, SessionId};
 use ginnel_core::principal::Principal;
 use ginnel_identity::certificate::Leaf;
 use ginnel_net::body::{FrameReader, FrameWriter};
+use ginnel_wire::hello::{EARLY_BYTES, Hello};
 use ginnel_wire::v1::ServerMessage;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -59,12 +60,20 @@ pub(crate) struct Facts {
     pub(crate) since: Timestamp,
     pub(crate) serial: String,
     pub(crate) not_after: SystemTime,
+    /// Whether it takes the first bytes of a session with its dial.
+    pub(crate) takes_early: bool,
 }
 
 impl Facts {
-    pub(crate) fn new(leaf: &Leaf, peer: SocketAddr, version: &str) -> Self {
-        let (serial, not_after) = (leaf.serial.clone(), leaf.not_after);
-        Self { version: version.to_owned(), peer, since: Timestamp::from(SystemTime::now()), serial, not_after }
+    pub(crate) fn new(leaf: &Leaf, peer: SocketAddr, hello: &Hello) -> Self {
+        Self {
+            version: hello.software_version.clone(),
+            peer,
+            since: Timestamp::from(SystemTime::now()),
+            serial: leaf.serial.clone(),
+            not_after: leaf.not_after,
+            takes_early: hello.capabilities.iter().any(|capability| capability == EARLY_BYTES),
+        }
     }
 }
 
@@ -191,6 +200,7 @@ mod tests {
             since: Timestamp::from(SystemTime::UNIX_EPOCH),
             serial: "01".to_owned(),
             not_after: SystemTime::UNIX_EPOCH,
+            takes_early: true,
         };
         Arc::new(AgentLink::new(agent, facts, control, CancellationToken::new(), CancellationToken::new()))
     }

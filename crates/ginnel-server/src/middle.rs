@@ -1,8 +1,10 @@
 //! The middle of one session: moves frames between the two sides, by the rules of [`ginnel_core::relay::Relay`].
 
 use std::future::pending;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use ginnel_core::budget::Budget;
 use ginnel_core::cause::{Cause, Hop};
 use ginnel_core::limits::DATA_MAX;
@@ -84,21 +86,43 @@ impl Middle {
                 Step::Sent | Step::Gone(_) => continue,
                 Step::Read(from, read) => (from, read),
             };
-            match read {
-                Ok(Some(SessionFrame::Stream(frame))) => self.take(from, frame),
-                Ok(Some(answer @ (SessionFrame::Opened(_) | SessionFrame::Refused(_)))) if from == Side::Agent => {
-                    return Said::Answer(answer);
-                }
-                Ok(Some(
-                    SessionFrame::Open(_) | SessionFrame::Opened(_) | SessionFrame::Refused(_) | SessionFrame::Take(_),
-                )) => self.relay.end(from.hop(), Cause::ProtocolError),
-                Ok(None) => self.relay.handle_abort(from, lost(from)),
-                Err(error) => {
-                    tracing::debug!(side = ?from, error = %Chain(&error), "a side broke off");
-                    self.relay.handle_abort(from, broken_off(from, &error));
-                }
+            if let Some(answer) = self.hear(from, read) {
+                return Said::Answer(answer);
             }
         }
+    }
+
+    /// The first bytes that the client said together with its wish, at most `max`; from here on they are on their way to the agent.
+    pub(crate) fn early(&mut self, max: usize) -> Bytes {
+        // What has come is taken in; nobody has to be woken for more yet.
+        let mut cx = Context::from_waker(Waker::noop());
+        while self.client.reading
+            && let Poll::Ready(read) = self.client.reader.poll_next(&mut cx)
+        {
+            self.client.reading = matches!(read, Ok(Some(_)));
+            // The client answers nothing.
+            let _ = self.hear(Side::Client, read);
+        }
+        self.relay.early(max)
+    }
+
+    /// Takes in what a side said; gives back an agent's answer, which is not the middle's to settle.
+    fn hear(&mut self, from: Side, read: Result<Option<SessionFrame>, ReadError>) -> Option<SessionFrame> {
+        match read {
+            Ok(Some(SessionFrame::Stream(frame))) => self.take(from, frame),
+            Ok(Some(answer @ (SessionFrame::Opened(_) | SessionFrame::Refused(_)))) if from == Side::Agent => {
+                return Some(answer);
+            }
+            Ok(Some(
+                SessionFrame::Open(_) | SessionFrame::Opened(_) | SessionFrame::Refused(_) | SessionFrame::Take(_),
+            )) => self.relay.end(from.hop(), Cause::ProtocolError),
+            Ok(None) => self.relay.handle_abort(from, lost(from)),
+            Err(error) => {
+                tracing::debug!(side = ?from, error = %Chain(&error), "a side broke off");
+                self.relay.handle_abort(from, broken_off(from, &error));
+            }
+        }
+        None
     }
 
     fn take(&mut self, from: Side, frame: Frame) {

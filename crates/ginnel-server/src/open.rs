@@ -7,10 +7,11 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use ginnel_core::audit::{self, Event, Text};
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::{RequestId, SessionId};
-use ginnel_core::limits::OPEN_DEADLINE;
+use ginnel_core::limits::{EARLY_MAX, OPEN_DEADLINE};
 use ginnel_core::relay::Ending;
 use ginnel_core::target::Target;
 use ginnel_identity::random::SystemRandom;
@@ -92,7 +93,7 @@ impl Opening {
 }
 
 async fn carry(seat: &Arc<ClientSeat>, open: &Open, mut middle: Middle, tracked: Tracked) {
-    match permit(seat, open, &tracked) {
+    match permit(seat, open, &mut middle, &tracked) {
         Err(denied) => {
             record_refusal(seat, open.request, &denied).await;
             tracked.refused(denied.refusal);
@@ -126,7 +127,12 @@ fn may_ask(seat: &ClientSeat, rules: &Rules) -> Result<(), Cause> {
 /// Decides, records, and asks the agent.
 ///
 /// All of it under one state of the rules, the entry in the ledger included: see [`crate::rules::InForceRules::deciding`].
-fn permit(seat: &Arc<ClientSeat>, open: &Open, tracked: &Tracked) -> Result<Permitted, Box<Denied>> {
+fn permit(
+    seat: &Arc<ClientSeat>,
+    open: &Open,
+    middle: &mut Middle,
+    tracked: &Tracked,
+) -> Result<Permitted, Box<Denied>> {
     let broker = &seat.broker;
     let rules = broker.rules.deciding();
     let deny = |hop, cause| {
@@ -188,6 +194,7 @@ fn permit(seat: &Arc<ClientSeat>, open: &Open, tracked: &Tracked) -> Result<Perm
             target,
             client: seat.client.principal.clone(),
             inner_tls: open.inner_tls,
+            early: if link.facts.takes_early { middle.early(EARLY_MAX) } else { Bytes::new() },
         };
         slot.send(ServerMessage { kind: Some(server_message::Kind::Dial(dial.into())) });
         return Ok(Permitted { record, link, awaited, allowed, since: Instant::now() });

@@ -172,11 +172,8 @@ impl ClientLink for ClientCalls {
             return Err(Status::failed_precondition("this connection has a roster already"));
         }
         seat.broker.note(seat.client_up(&hello));
-        let stream_held = seat.broker.rosters.join(
-            &seat.client.principal,
-            hello.instance,
-            Facts::new(&seat.leaf, seat.peer, &hello.software_version),
-        );
+        let stream_held =
+            seat.broker.rosters.join(&seat.client.principal, hello.instance, Facts::new(&seat.leaf, seat.peer, &hello));
         let (out, stream) = mpsc::channel(1);
         let tasks = seat.broker.tasks.clone();
         let seat = Arc::clone(seat);

@@ -16,7 +16,7 @@ use ginnel_identity::tls::{outer_client, server_name};
 use ginnel_identity::trust::Roots;
 use ginnel_wire::frame::SessionFrame;
 use ginnel_wire::grpc::{Decoder, encode};
-use ginnel_wire::hello::Hello;
+use ginnel_wire::hello::{Hello, INNER_TLS};
 use ginnel_wire::{path, v1};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
@@ -100,9 +100,10 @@ impl Peer {
         Ok(Call { send, answer: Some(answer), received: None, decoder: Decoder::new(MESSAGE_MAX) })
     }
 
-    /// The first message of a standing stream, as the process `instance`.
+    /// The first message of a standing stream, as the process `instance` of software from before `earlyBytes`, so that a session's first bytes
+    /// come on its own stream.
     pub fn hello(instance: InstanceId) -> v1::Hello {
-        Hello::new(instance).into()
+        Hello { capabilities: vec![INNER_TLS.to_owned()], ..Hello::new(instance) }.into()
     }
 
     /// A fresh id for [`Self::hello`].

@@ -146,7 +146,8 @@ impl Relay {
     pub async fn bridge(&mut self, link: &mut Call) -> Result<Bridge> {
         let (client, Open { request, target, inner_tls, .. }) = self.opening().await?;
         let session = SessionId::random(&mut SystemRandom);
-        let dial = Dial { session, request, target: target.parse()?, client: CLIENT.parse()?, inner_tls };
+        let dial =
+            Dial { session, request, target: target.parse()?, client: CLIENT.parse()?, inner_tls, early: Bytes::new() };
         let agent = self.dial(link, &dial).await?;
         Ok(Bridge::start(client, agent))
     }

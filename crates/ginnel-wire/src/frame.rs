@@ -154,6 +154,23 @@ impl From<Open> for v1::Open {
     }
 }
 
+/// Upper half of the HTTP/2 error codes that stand for a reset of a session, well away from those of RFC 9113, section 7.
+const RESET_CODES: u32 = 0x6767_0000;
+
+/// The HTTP/2 error code that says the same as a `Reset` frame. As a frame it would wait behind everything that its stream has queued.
+pub fn reset_code(cause: Cause, hop: Option<Hop>) -> u32 {
+    RESET_CODES | hop.map_or(0, hop_number) << 8 | (cause.number() & 0xff)
+}
+
+/// The `Reset` frame that an HTTP/2 error code stands for, if it stands for one.
+pub fn reset_from_code(code: u32) -> Option<SessionFrame> {
+    if code & 0xffff_0000 != RESET_CODES {
+        return None;
+    }
+    let cause = cause_of_failure(code & 0xff, "reset").ok()?;
+    Some(SessionFrame::Stream(Frame::Reset { cause, hop: hop_from_number(code >> 8 & 0xff) }))
+}
+
 /// A reset or refusal that calls itself a clean end is a lie.
 fn cause_of_failure(number: u32, field: &'static str) -> Result<Cause, WireError> {
     let cause = Cause::from_number(number);
@@ -269,6 +286,20 @@ mod tests {
         ];
         for (kind, error) in cases {
             assert_eq!(SessionFrame::try_from(v1::Frame { kind }), Err(error));
+        }
+    }
+
+    #[test]
+    fn a_reset_reads_back_from_its_code_and_no_other_code_is_one() {
+        for &cause in Cause::ALL.iter().filter(|&&cause| cause != Cause::Finished) {
+            for hop in [None, Some(Hop::Application), Some(Hop::Target)] {
+                let frame = SessionFrame::Stream(Frame::Reset { cause, hop });
+                assert_eq!(reset_from_code(reset_code(cause, hop)), Some(frame));
+            }
+        }
+        let clean = reset_code(Cause::Finished, None);
+        for code in (0..14).chain([0x6766_0002, 0x0002, u32::MAX, clean]) {
+            assert_eq!(reset_from_code(code), None, "{code:#x}");
         }
     }
 

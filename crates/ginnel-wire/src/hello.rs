@@ -1,6 +1,8 @@
 //! The first exchange on every standing stream, and the messages of the control streams.
 
+use bytes::Bytes;
 use ginnel_core::id::{InstanceId, RequestId, SessionId};
+use ginnel_core::limits::EARLY_MAX;
 use ginnel_core::pattern::TargetPattern;
 use ginnel_core::principal::Principal;
 use ginnel_core::roster::Entry;
@@ -17,6 +19,9 @@ pub const PROTOCOL_VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
 
 /// Capability: sessions with inner TLS.
 pub const INNER_TLS: &str = "innerTls";
+
+/// Capability: an agent that takes the first bytes of a session with its dial.
+pub const EARLY_BYTES: &str = "earlyBytes";
 
 /// Most bytes of a software version, and most capabilities, that are taken from a peer.
 const VERSION_MAX: usize = 64;
@@ -36,7 +41,7 @@ pub struct Hello {
 impl Hello {
     /// This software's hello.
     pub fn new(instance: InstanceId) -> Self {
-        let capabilities = vec![INNER_TLS.to_owned()];
+        let capabilities = vec![INNER_TLS.to_owned(), EARLY_BYTES.to_owned()];
         Self { instance, software_version: software_version().to_owned(), capabilities }
     }
 }
@@ -92,6 +97,8 @@ pub struct Dial {
     pub client: Principal,
     /// Whether the client speaks inner TLS.
     pub inner_tls: bool,
+    /// The first bytes of the session, which `Carry` goes on after.
+    pub early: Bytes,
 }
 
 impl TryFrom<v1::Dial> for Dial {
@@ -104,8 +111,13 @@ impl TryFrom<v1::Dial> for Dial {
             target: dial.target.parse().map_err(|_| WireError::Field("dial.target"))?,
             client: dial.client.parse().map_err(|_| WireError::Field("dial.client"))?,
             inner_tls: dial.inner_tls,
+            early: within_early(dial.early)?,
         })
     }
+}
+
+fn within_early(early: Bytes) -> Result<Bytes, WireError> {
+    if early.len() > EARLY_MAX { Err(WireError::Field("dial.early")) } else { Ok(early) }
 }
 
 impl From<Dial> for v1::Dial {
@@ -116,6 +128,7 @@ impl From<Dial> for v1::Dial {
             target: dial.target.to_string(),
             client: dial.client.to_string(),
             inner_tls: dial.inner_tls,
+            early: dial.early,
         }
     }
 }
@@ -221,7 +234,11 @@ mod tests {
             target: "gitlab.acme.internal:22".parse().unwrap(),
             client: "spiffe://acme.example/client/frontend".parse().unwrap(),
             inner_tls: true,
+            early: Bytes::from_static(b"ClientHello"),
         };
-        assert_eq!(Dial::try_from(v1::Dial::from(dial.clone())), Ok(dial));
+        let message = v1::Dial::from(dial.clone());
+        assert_eq!(Dial::try_from(message.clone()), Ok(dial));
+        let too_much = v1::Dial { early: vec![0; EARLY_MAX + 1].into(), ..message };
+        assert_eq!(Dial::try_from(too_much), Err(WireError::Field("dial.early")));
     }
 }

@@ -6,7 +6,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use ginnel_core::stream::Frame;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
-use crate::frame::SessionFrame;
+use crate::frame::{SessionFrame, reset_code};
 
 /// Compression flag and length (gRPC over HTTP2, "Length-Prefixed-Message").
 const PREFIX: usize = 5;
@@ -23,12 +23,34 @@ const BYTES: u32 = 2;
 pub struct Piece {
     head: BytesMut,
     bytes: Bytes,
+    /// How the session ends with this piece, if it does.
+    last: Option<Last>,
+}
+
+/// The last frame of one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Last {
+    /// A clean end.
+    Fin,
+    /// A reset, as an HTTP/2 error code.
+    Reset(u32),
 }
 
 impl Piece {
     /// Appends a frame.
     pub fn push(&mut self, frame: SessionFrame) {
         self.seal();
+        match &frame {
+            SessionFrame::Stream(Frame::Fin { .. }) => self.last = Some(Last::Fin),
+            SessionFrame::Stream(Frame::Reset { cause, hop }) => {
+                self.last = Some(Last::Reset(reset_code(*cause, *hop)))
+            }
+            SessionFrame::Open(_)
+            | SessionFrame::Opened(_)
+            | SessionFrame::Refused(_)
+            | SessionFrame::Stream(_)
+            | SessionFrame::Take(_) => {}
+        }
         match frame {
             SessionFrame::Stream(Frame::Data { offset, bytes }) => {
                 put_data_head(offset, bytes.len(), &mut self.head);
@@ -40,6 +62,11 @@ impl Piece {
             | SessionFrame::Stream(_)
             | SessionFrame::Take(_) => frame.encode(&mut self.head),
         }
+    }
+
+    /// The frame that ends this direction, if it is among them.
+    pub fn last(&self) -> Option<Last> {
+        self.last
     }
 
     /// Whether there is nothing to write.
@@ -76,7 +103,7 @@ fn put_data_head(offset: u64, length: usize, into: &mut BytesMut) {
 impl From<Bytes> for Piece {
     /// What is framed already.
     fn from(bytes: Bytes) -> Self {
-        Self { head: BytesMut::new(), bytes }
+        Self { head: BytesMut::new(), bytes, last: None }
     }
 }
 

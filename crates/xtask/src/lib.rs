@@ -29,6 +29,7 @@ pub fn generate(out: &Path) -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .build_transport(false)
         .bytes(".ginnel.v1.Data.bytes")
+        .bytes(".ginnel.v1.Dial.early")
         .out_dir(out)
         .compile_fds(files)?;
     Ok(())

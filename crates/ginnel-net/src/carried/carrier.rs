@@ -82,6 +82,14 @@ impl Carrier {
         }
     }
 
+    /// Takes in the session's first bytes, which came another way.
+    pub(super) fn begin(&mut self, early: Bytes) {
+        if !early.is_empty() {
+            // They are fewer than the first credit and come before everything else.
+            let _ = self.stream.handle_frame(Frame::Data { offset: 0, bytes: early });
+        }
+    }
+
     /// Sends a frame before any byte that is not on its way yet.
     pub(super) fn say(&mut self, frame: SessionFrame) {
         self.first.push_back(frame);

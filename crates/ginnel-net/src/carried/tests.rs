@@ -32,7 +32,7 @@ fn data(offset: u64, bytes: &'static [u8]) -> SessionFrame {
 /// Takes a session up at the server's end of a connection, as an agent would at its own.
 async fn serving((mut reader, writer): (FrameReader, FrameWriter)) -> Carried {
     assert!(matches!(soon(reader.next()).await, Ok(Some(SessionFrame::Open(_)))));
-    Carried::taking(SessionFrame::Opened(address()), reader, writer, Budget::default())
+    Carried::taking(SessionFrame::Opened(address()), reader, writer, Budget::default(), Bytes::new())
 }
 
 /// Both ends of a new session on a connection, each with a task of its own: most of these tests do not poll what they do not look at.

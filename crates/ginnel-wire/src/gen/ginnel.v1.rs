@@ -91,6 +91,9 @@ pub struct Dial {
     pub client: ::prost::alloc::string::String,
     #[prost(bool, tag = "5")]
     pub inner_tls: bool,
+    /// First bytes of the session, from the client, for an agent with the capability earlyBytes. Data goes on after them.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub early: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RosterRequest {

@@ -238,7 +238,14 @@ type Words = (Dial, Option<InnerHello>);
 fn honest(target: SocketAddr) -> Result<(Dial, InnerHello)> {
     let (session, request) = (SessionId::random(&mut SystemRandom), RequestId::random(&mut SystemRandom));
     let target: Target = target.to_string().parse()?;
-    let dial = Dial { session, request, target: target.clone(), client: CLIENT.parse()?, inner_tls: true };
+    let dial = Dial {
+        session,
+        request,
+        target: target.clone(),
+        client: CLIENT.parse()?,
+        inner_tls: true,
+        early: Default::default(),
+    };
     Ok((dial, InnerHello { request, target }))
 }
 

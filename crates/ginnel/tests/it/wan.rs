@@ -170,7 +170,7 @@ async fn new_session_after_cancelled_ones(path: Path, direction: u8) -> Result<(
 }
 
 #[test]
-#[ignore = "what cancelled sessions have queued still goes out before their reset"]
+
 fn new_session_gets_on_although_bulk_sessions_from_the_target_were_cancelled_under_loss() -> Result<()> {
     if skip_without_root("new_session_gets_on_although_bulk_sessions_from_the_target_were_cancelled_under_loss") {
         return Ok(());
@@ -179,7 +179,7 @@ fn new_session_gets_on_although_bulk_sessions_from_the_target_were_cancelled_und
 }
 
 #[test]
-#[ignore = "what cancelled sessions have queued still goes out before their reset"]
+
 fn new_session_gets_on_although_bulk_sessions_to_the_target_were_cancelled_under_loss() -> Result<()> {
     if skip_without_root("new_session_gets_on_although_bulk_sessions_to_the_target_were_cancelled_under_loss") {
         return Ok(());

@@ -14,6 +14,7 @@ use ginnel_identity::credential::{CredentialError, ServiceAccountKey};
 use ginnel_identity::key::sha256;
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::trust::{Roots, TrustError};
+use ginnel_net::congestion::{CongestionError, try_out};
 use ginnel_net::connect::Endpoint;
 use ginnel_net::proxy::{Proxy, ProxyFileError};
 use ginnel_net::upstream::{Progress, Upstream};
@@ -34,6 +35,9 @@ pub enum StartError {
     /// The process cannot be seen or controlled as asked (configuration, environment).
     #[error("opening the admin listeners")]
     Admin(#[from] AdminError),
+    /// Connections cannot have the congestion control that they are to have (configuration, environment).
+    #[error("choosing the congestion control")]
+    Congestion(#[from] CongestionError),
     /// The credential cannot be used (configuration).
     #[error("reading the credential")]
     Credential(#[from] CredentialError),
@@ -118,12 +122,17 @@ impl Agent {
                 port: config.server.address.port(),
                 server_name: config.server.name.to_string(),
                 proxy: config.server.proxy().map(Proxy::read).transpose()?,
+                congestion: config.server.congestion_control.clone(),
             },
             server_roots: Roots::read(&config.trust.server)?,
             credential: ServiceAccountKey::read(&config.credential)?,
             audience: config.enrolment_audience,
             progress: progress.clone(),
+            connections_max: config.connections_max,
         };
+        if let Some(control) = &upstream.endpoint.congestion {
+            try_out(control)?;
+        }
         if config.danger_disable_inner_tls {
             tracing::warn!("inner TLS is switched off: the server can read what sessions carry");
         }

@@ -8,7 +8,7 @@ use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::limits::{CONTROL_MESSAGE_MAX, SESSIONS_PER_AGENT_MAX};
 use ginnel_identity::certificate::Identity;
 use ginnel_net::connect::Connection;
-use ginnel_net::upstream::Link;
+use ginnel_net::upstream::{Lane, Link};
 use ginnel_ops::ledger::Begun;
 use ginnel_wire::hello::{Dial, Hello};
 use ginnel_wire::v1::agent_link_client::AgentLinkClient;
@@ -77,7 +77,7 @@ impl AgentLink {
         }
     }
 
-    fn take(&self, dial: Dial, connection: &Connection, identity: &Identity) {
+    fn take(&self, dial: Dial, connection: &Connection, identity: &Identity, lane: &Lane) {
         let mut slot = Arc::clone(&self.slots).try_acquire_owned().ok();
         let has_slot = slot.is_some();
         if !has_slot {
@@ -99,22 +99,23 @@ impl AgentLink {
         });
         tracked.through(&identity.leaf().principal, Some(self.owner.instance), None);
         let stopping = self.stopping.clone();
+        let place = lane.enter();
         self.sessions.spawn(async move {
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => {}
                 () = session::run(caller, dial, has_slot, tracked) => {}
             }
-            drop(slot);
+            drop((slot, place));
         });
     }
 }
 
 impl Link for AgentLink {
-    async fn run(self, connection: Connection, identity: Identity, up: oneshot::Sender<()>) -> Cause {
+    async fn run(self, connection: Connection, identity: Identity, lane: Lane, up: oneshot::Sender<()>) -> Cause {
         let _running = self.links.token();
         let (said, messages) = mpsc::channel(1);
-        let hello = agent_message::Kind::Hello(Hello::new(self.owner.instance).into());
+        let hello = agent_message::Kind::Hello(Hello::new(self.owner.instance, lane.number()).into());
         if said.try_send(AgentMessage { kind: Some(hello) }).is_err() {
             return Cause::Internal;
         }
@@ -123,7 +124,12 @@ impl Link for AgentLink {
         let mut heard = match client.attach(ReceiverStream::new(messages)).await {
             Ok(response) => response.into_inner(),
             Err(status) => {
-                tracing::warn!(code = ?status.code(), reason = status.message(), "the server refused the link");
+                let (code, reason) = (status.code(), status.message());
+                if lane.is_first() {
+                    tracing::warn!(?code, reason, "the server refused the link");
+                } else {
+                    tracing::debug!(?code, reason, lane = lane.number(), "the server refused a further link");
+                }
                 return Cause::ServerLost;
             }
         };
@@ -133,7 +139,11 @@ impl Link for AgentLink {
         // The version is the server's own word, and may hold anything.
         let version = Text::new(&welcome.software_version);
         self.owner.progress.server_said(version.as_str());
-        tracing::info!(instance = %self.owner.instance, server_version = %version, "link up");
+        if lane.is_first() {
+            tracing::info!(instance = %self.owner.instance, server_version = %version, "link up");
+        } else {
+            tracing::debug!(lane = lane.number(), "further link up");
+        }
         if up.send(()).is_err() {
             return Cause::Internal;
         }
@@ -147,11 +157,15 @@ impl Link for AgentLink {
                     said = None;
                     continue;
                 }
+                () = lane.retired(), if said.is_some() => {
+                    said = None;
+                    continue;
+                }
                 heard = next(&mut heard) => heard,
             };
             match heard {
                 Some(server_message::Kind::Dial(dial)) => match Dial::try_from(dial) {
-                    Ok(dial) => self.take(dial, &connection, &identity),
+                    Ok(dial) => self.take(dial, &connection, &identity, &lane),
                     Err(error) => tracing::warn!(%error, "the server sent a malformed dial"),
                 },
                 Some(server_message::Kind::Welcome(_)) => break Cause::ProtocolError,

@@ -16,6 +16,7 @@ use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::inner_client;
 use ginnel_identity::trust::Roots;
 use ginnel_net::carried::Carried;
+use ginnel_net::connect::Connection;
 use ginnel_net::inner::{Session, initiate};
 use ginnel_ops::ledger::{Ledger, Tracked};
 use ginnel_wire::frame::{Choice, Open, SessionFrame};
@@ -25,7 +26,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::link::Live;
+use crate::lanes::Lanes;
+use crate::link::{ClientLink, Live};
 use crate::open::Opener;
 
 /// One attempt: the server gives an agent [`OPEN_DEADLINE`], and its word needs some time to come back.
@@ -34,6 +36,7 @@ const ATTEMPT_DEADLINE: Duration = OPEN_DEADLINE.saturating_add(Duration::from_s
 /// Opens sessions over whatever connection is live.
 pub(crate) struct Sessions {
     live: watch::Receiver<Option<Live>>,
+    lanes: Lanes,
     agent_roots: Roots,
     inner_tls: bool,
     ledger: Ledger,
@@ -42,13 +45,9 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    pub(crate) fn new(
-        live: watch::Receiver<Option<Live>>,
-        agent_roots: Roots,
-        inner_tls: bool,
-        draining: CancellationToken,
-    ) -> Self {
-        Self { live, agent_roots, inner_tls, ledger: Ledger::new(Role::Client), draining }
+    pub(crate) fn new(link: &ClientLink, agent_roots: Roots, inner_tls: bool, draining: CancellationToken) -> Self {
+        let (live, lanes) = (link.live(), link.lanes());
+        Self { live, lanes, agent_roots, inner_tls, ledger: Ledger::new(Role::Client), draining }
     }
 
     /// The live connection; waits a little for one that is about to come back. One that came before `newer_than` does not count.
@@ -65,13 +64,14 @@ impl Sessions {
     async fn attempt(
         &self,
         live: &Live,
+        connection: &Connection,
         request: RequestId,
         target: &Target,
         agent: Option<Choice>,
     ) -> Result<Session, Refusal> {
         let choice = agent.clone();
         let open = Open { request, target: target.to_string(), agent, inner_tls: self.inner_tls };
-        let (reader, writer) = live.connection.call(path::OPEN);
+        let (reader, writer) = connection.call(path::OPEN);
         let carried = Carried::opening(SessionFrame::Open(open), reader, writer);
         let answers = carried.answers();
         let Some(choice) = choice else {
@@ -145,9 +145,14 @@ impl Sessions {
             if let Some(choice) = &choice {
                 tracked.through(&choice.principal, instance, None);
             }
-            let attempted = timeout(ATTEMPT_DEADLINE, self.attempt(&live, request, &target, choice)).await;
+            let (connection, place) = self.lanes.place(&live);
+            let attempting = self.attempt(&live, &connection, request, &target, choice);
+            let attempted = timeout(ATTEMPT_DEADLINE, attempting).await;
             match attempted.unwrap_or(Err(Refusal::new(Hop::Agent, Cause::TimedOut))) {
-                Ok(session) => return Ok(session),
+                Ok(session) => {
+                    tracked.hold(place);
+                    return Ok(session);
+                }
                 // A server on its way out has a successor, or will have one.
                 Err(refusal) if refusal == Refusal::new(Hop::Server, Cause::ShuttingDown) => {
                     tracked.attempt_failed(refusal);

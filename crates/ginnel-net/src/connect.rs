@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use ginnel_core::congestion::CongestionControl;
 use ginnel_core::limits::{
     CONNECT_DEADLINE, CONNECTION_WINDOW, HEADER_LIST_MAX, PING_AFTER, SILENCE_MAX, STREAM_WINDOW, UNACKNOWLEDGED_MAX,
     UNSENT_MAX,
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 
 use crate::body::{FrameReader, FrameWriter};
+use crate::congestion::choose;
 use crate::line::{Line, tcp};
 use crate::live::Live;
 use crate::proxy::{Proxy, ProxyError};
@@ -43,6 +45,8 @@ pub struct Endpoint {
     pub server_name: String,
     /// The HTTP proxy to go through, which resolves `host` itself.
     pub proxy: Option<Proxy>,
+    /// The congestion control of connections, if not the system's own.
+    pub congestion: Option<CongestionControl>,
 }
 
 /// Why there is no connection.
@@ -149,6 +153,17 @@ impl Endpoint {
     }
 
     pub(crate) async fn line(&self) -> Result<Line, ConnectError> {
+        let line = self.bare_line().await?;
+        if let Some(control) = &self.congestion
+            && let Err(error) = choose(line.socket(), control)
+        {
+            // It could be chosen at the start of the process; a connection without it is better than none.
+            tracing::warn!(error = %Chain(&error), "a connection has the system's own congestion control");
+        }
+        Ok(line)
+    }
+
+    async fn bare_line(&self) -> Result<Line, ConnectError> {
         let address = self.address();
         let Some(proxy) = &self.proxy else {
             let connected = tcp(&self.host, self.port).await;

@@ -102,7 +102,7 @@ impl Peer {
 
     /// The first message of a standing stream, as the process `instance`.
     pub fn hello(instance: InstanceId) -> v1::Hello {
-        Hello::new(instance).into()
+        Hello::new(instance, 0).into()
     }
 
     /// A fresh id for [`Self::hello`].

@@ -233,7 +233,7 @@ fn certify(issuer: &EmbeddedIssuer, principal: &str, server_names: Vec<String>) 
 }
 
 fn welcome() -> v1::Welcome {
-    let hello = v1::Hello::from(Hello::new(InstanceId::random(&mut SystemRandom)));
+    let hello = v1::Hello::from(Hello::new(InstanceId::random(&mut SystemRandom), 0));
     v1::Welcome {
         server_id: hello.instance_id,
         epoch: 1,

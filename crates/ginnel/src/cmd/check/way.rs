@@ -63,6 +63,7 @@ impl Way<'_> {
             credential,
             audience: self.audience.to_owned(),
             progress: Progress::default(),
+            connections_max: 1,
         };
         let identity = enrol(&upstream, report).await?;
         certificate(self.role, &identity, report).then_some(Admitted { upstream, identity })
@@ -88,6 +89,7 @@ impl Way<'_> {
             port: address.port(),
             server_name: self.server.name.to_string(),
             proxy,
+            congestion: self.server.congestion_control.clone(),
         });
         Files { roots, key, endpoint }
     }

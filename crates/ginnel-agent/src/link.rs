@@ -10,7 +10,7 @@ use ginnel_identity::certificate::Identity;
 use ginnel_net::connect::Connection;
 use ginnel_net::upstream::{Lane, Link};
 use ginnel_ops::ledger::Begun;
-use ginnel_wire::hello::{Dial, Hello};
+use ginnel_wire::hello::{Dial, Hello, LANES};
 use ginnel_wire::v1::agent_link_client::AgentLinkClient;
 use ginnel_wire::v1::{AgentMessage, ServerMessage, agent_message, server_message};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -140,6 +140,7 @@ impl Link for AgentLink {
         let version = Text::new(&welcome.software_version);
         self.owner.progress.server_said(version.as_str());
         if lane.is_first() {
+            lane.set_takes_further(welcome.capabilities.iter().any(|word| word == LANES));
             tracing::info!(instance = %self.owner.instance, server_version = %version, "link up");
         } else {
             tracing::debug!(lane = lane.number(), "further link up");

@@ -14,7 +14,7 @@ use ginnel_identity::certificate::Identity;
 use ginnel_net::connect::Connection;
 use ginnel_net::upstream::{Lane, Link, Progress};
 use ginnel_wire::frame::WireError;
-use ginnel_wire::hello::{Hello, RosterEntry};
+use ginnel_wire::hello::{Hello, LANES, RosterEntry};
 use ginnel_wire::v1::client_link_client::ClientLinkClient;
 use ginnel_wire::v1::{RosterMessage, RosterRequest};
 use tokio::sync::{oneshot, watch};
@@ -158,6 +158,7 @@ impl ClientLink {
             if let Some(welcome) = &welcome {
                 // The server's own word, which may hold anything.
                 self.progress.server_said(Text::new(&welcome.software_version).as_str());
+                first.lane.set_takes_further(welcome.capabilities.iter().any(|word| word == LANES));
             }
             let roster = match roster(message) {
                 Ok(roster) => roster,

@@ -12,7 +12,7 @@ use ginnel_core::status::Enrolments;
 use ginnel_enrol::{Denied, Issuer};
 use ginnel_ops::audit::AuditLog;
 use ginnel_ops::ledger::Ledger;
-use ginnel_wire::hello::{INNER_TLS, PROTOCOL_VERSION, software_version};
+use ginnel_wire::hello::{INNER_TLS, LANES, PROTOCOL_VERSION, software_version};
 use ginnel_wire::v1::Welcome;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -142,7 +142,7 @@ impl Broker {
             draining: self.shutdown.is_cancelled(),
             software_version: software_version().to_owned(),
             protocol_version: PROTOCOL_VERSION,
-            capabilities: vec![INNER_TLS.to_owned()],
+            capabilities: vec![INNER_TLS.to_owned(), LANES.to_owned()],
         }
     }
 

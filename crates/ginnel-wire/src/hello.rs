@@ -19,6 +19,10 @@ pub const PROTOCOL_VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
 /// Capability: sessions with inner TLS.
 pub const INNER_TLS: &str = "innerTls";
 
+/// Capability of a server: it takes several connections of one process as such. One that does not say so would take a further connection for
+/// a newer one that replaces the first.
+pub const LANES: &str = "lanes";
+
 /// Most bytes of a software version, and most capabilities, that are taken from a peer.
 const VERSION_MAX: usize = 64;
 const CAPABILITIES_MAX: usize = 64;
@@ -68,7 +72,7 @@ impl TryFrom<v1::Hello> for Hello {
         if hello.capabilities.len() > CAPABILITIES_MAX {
             return Err(WireError::Field("hello.capabilities"));
         }
-        if usize::try_from(hello.lane).is_ok_and(|lane| lane >= LANES_MAX) {
+        if !usize::try_from(hello.lane).is_ok_and(|lane| lane < LANES_MAX) {
             return Err(WireError::Field("hello.lane"));
         }
         Ok(Self {

@@ -16,6 +16,8 @@ pub(crate) struct Load(Arc<Totals>);
 struct Totals {
     sessions: AtomicUsize,
     lanes_up: AtomicUsize,
+    /// Whether the server takes lanes beside the first.
+    takes_further: AtomicBool,
     /// Sessions for which there are lanes enough: more of them are worth a look.
     enough_for: AtomicUsize,
     worth_a_look: Notify,
@@ -30,6 +32,11 @@ impl Load {
     /// Lanes that new sessions can use at this moment.
     pub(crate) fn lanes_up(&self) -> usize {
         self.0.lanes_up.load(Ordering::Relaxed)
+    }
+
+    /// Whether the server takes lanes beside the first.
+    pub(super) fn takes_further(&self) -> bool {
+        self.0.takes_further.load(Ordering::Relaxed)
     }
 
     /// Says for how many sessions there are lanes enough. Sessions that came meanwhile count as a change.
@@ -116,6 +123,11 @@ impl Lane {
         Place(self.clone())
     }
 
+    /// Says whether the server takes lanes beside the first; to be said on the first before it is up.
+    pub fn set_takes_further(&self, takes_further: bool) {
+        self.0.load.0.takes_further.store(takes_further, Ordering::Relaxed);
+    }
+
     /// Resolves when no new session is to be taken on it; those that it has finish.
     pub async fn retired(&self) {
         self.0.retired.cancelled().await;
@@ -188,5 +200,50 @@ impl Drop for Work {
         if is_up.load(Ordering::Relaxed) {
             load.0.lanes_up.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::{advance, timeout};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_knows_its_sessions_and_for_how_long_it_has_had_none() {
+        let load = Load::default();
+        let lane = Lane::new(3, &load);
+        let work = Work::begin(&lane);
+        assert_eq!((lane.seen(), load.lanes_up()), (lanes::Lane::Opening, 0));
+        work.up();
+        advance(Duration::from_secs(5)).await;
+        assert_eq!(lane.seen(), lanes::Lane::Idle { number: 3, idle: Duration::from_secs(5) });
+        let places = (lane.enter(), lane.enter());
+        assert_eq!((lane.seen(), lane.sessions(), load.sessions()), (lanes::Lane::Busy { number: 3 }, 2, 2));
+        drop(places);
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(lane.seen(), lanes::Lane::Idle { number: 3, idle: Duration::from_secs(1) });
+        assert_eq!((load.sessions(), load.lanes_up(), lane.is_over()), (0, 1, false));
+        drop(work);
+        assert_eq!((load.lanes_up(), lane.is_over()), (0, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn more_sessions_than_there_are_lanes_for_are_worth_a_look() {
+        let load = Load::default();
+        let lane = Lane::new(0, &load);
+        let look = async || timeout(Duration::from_secs(1), load.changed()).await.is_ok();
+        load.set_enough_for(1);
+        let _first = lane.enter();
+        assert!(!look().await);
+        let _second = lane.enter();
+        assert!(look().await);
+        // They came while it was being worked out for how many there are lanes.
+        load.set_enough_for(1);
+        assert!(look().await);
+        load.set_enough_for(2);
+        assert!(!look().await);
     }
 }

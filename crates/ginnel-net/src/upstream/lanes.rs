@@ -94,7 +94,7 @@ impl Lanes {
         };
         self.use_certificate(&identity.leaf().serial);
         loop {
-            let again = self.adjust(|| Means {
+            let again = self.adjust(link.is_stopping(), || Means {
                 endpoint: upstream.endpoint.clone(),
                 tls: Arc::clone(&tls),
                 identity: identity.clone(),
@@ -128,34 +128,33 @@ impl Lanes {
     }
 
     /// Does what is to be done now; gives the moment to look again if nothing happens until then.
-    fn adjust<L: Link>(&mut self, means: impl Fn() -> Means<L>) -> Instant {
+    fn adjust<L: Link>(&mut self, is_stopping: bool, means: impl Fn() -> Means<L>) -> Instant {
         let now = Instant::now();
         self.open.retain(|_, lane| !lane.is_over());
         self.finishing.retain(|lane| !lane.is_over() || lane.sessions() > 0);
+        let most = if self.load.takes_further() { self.most } else { 1 };
         let sessions = self.load.sessions();
         let seen: Vec<_> = self.open.values().map(Lane::seen).collect();
-        if 1 + seen.len() >= wanted(sessions, self.most) && !seen.contains(&lanes::Lane::Opening) {
+        if 1 + seen.len() >= wanted(sessions, most) && !seen.contains(&lanes::Lane::Opening) {
             self.is_short = false;
         }
-        let plan = plan(sessions, self.most, &seen);
+        let plan = plan(sessions, most, &seen);
         for number in plan.close {
             if let Some(lane) = self.open.remove(&number) {
                 tracing::debug!(lane = number, "closing a connection that has had no session for long");
                 self.finish(lane);
             }
         }
-        let means = means();
         let room = LANES_KEPT_MAX.saturating_sub(self.open.len() + self.finishing.len());
-        if now >= self.not_before && !means.link.is_stopping() {
-            for number in self.free_numbers().take(plan.open.min(room)).collect::<Vec<_>>() {
-                let lane = Lane::new(number, &self.load);
-                self.open.insert(number, lane.clone());
-                self.tasks.spawn(means.clone().work(lane));
-            }
+        let open = if is_stopping || now < self.not_before { 0 } else { plan.open.min(room) };
+        for number in self.free_numbers().take(open).collect::<Vec<_>>() {
+            let lane = Lane::new(number, &self.load);
+            self.open.insert(number, lane.clone());
+            self.tasks.spawn(means().work(lane));
         }
         let have = 1 + self.open.len();
         // Short of lanes, the next look is at a moment or at an event that is known, and more sessions change nothing.
-        let is_enough = have >= wanted(sessions, self.most) && have < self.most;
+        let is_enough = have >= wanted(sessions, most) && have < most;
         self.load.set_enough_for(if is_enough { have - 1 } else { usize::MAX });
         let look = now + LOOK_EVERY;
         if self.not_before > now { look.min(self.not_before) } else { look }
@@ -192,14 +191,6 @@ impl Lanes {
 
     fn wait(&mut self) {
         self.not_before = self.not_before.max(Instant::now() + self.backoff.next(&mut SystemRandom));
-    }
-}
-
-impl<L: Link> Clone for Means<L> {
-    fn clone(&self) -> Self {
-        let Self { endpoint, tls, identity, link } = self;
-        let (endpoint, tls) = (endpoint.clone(), Arc::clone(tls));
-        Self { endpoint, tls, identity: identity.clone(), link: link.clone() }
     }
 }
 

@@ -11,6 +11,7 @@ mod endings;
 mod failover;
 mod git;
 mod hostile;
+mod lanes;
 mod notify;
 mod observed;
 mod packages;

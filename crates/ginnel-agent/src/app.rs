@@ -19,9 +19,9 @@ use ginnel_net::connect::Endpoint;
 use ginnel_net::proxy::{Proxy, ProxyFileError};
 use ginnel_net::upstream::{Progress, Upstream};
 use ginnel_ops::admin::{Admin, AdminError};
-use ginnel_ops::beside::{Files, beside};
+use ginnel_ops::beside::beside;
 use ginnel_ops::ledger::Ledger;
-use ginnel_ops::reload::InForce;
+use ginnel_ops::reload::{Files, InForce, Seen};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -54,7 +54,7 @@ pub struct Agent {
     upstream: Arc<Upstream>,
     link: AgentLink,
     owner: Arc<Owner>,
-    source: Option<Source<AgentConfig>>,
+    source: Option<(Source<AgentConfig>, Seen)>,
     admin: Admin,
     grace: Duration,
 }
@@ -108,12 +108,12 @@ fn version(allow: &AllowList) -> String {
 }
 
 impl Agent {
-    /// Reads the files that the configuration names and opens the admin listeners. `source` is where `config` comes from and is read again on
+    /// Reads the files that the configuration names and opens the admin listeners. `source` is where `config` comes from, with the state of the file before it was read; it is read again on
     /// a reload; without it there are none.
     ///
     /// # Errors
     /// [`StartError`] names the file or the listener.
-    pub async fn start(config: AgentConfig, source: Option<Source<AgentConfig>>) -> Result<Self, StartError> {
+    pub async fn start(config: AgentConfig, source: Option<(Source<AgentConfig>, Seen)>) -> Result<Self, StartError> {
         let progress = Progress::default();
         let admin = Admin::open(config.admin.listen, config.admin.socket.clone()).await?;
         let upstream = Upstream {
@@ -168,8 +168,11 @@ impl Agent {
     /// Keeps a link up until `shutdown`. Then it takes no more dials, lets sessions finish within the grace, and ends the rest with a reset.
     pub async fn run(self, shutdown: CancellationToken) {
         let Self { upstream, link, owner, source, admin, grace } = self;
-        let file = source.as_ref().map(|source| source.path().to_owned());
-        let files = file.map(|file| -> Files { Box::new(move || vec![file.clone()]) });
+        let (source, read) = source.unzip();
+        let files = source.as_ref().zip(read).map(|(source, read)| {
+            let file = source.path().to_owned();
+            Files { read, named: Box::new(move || vec![file.clone()]) }
+        });
         let view = Arc::new(View { owner, upstream: Arc::clone(&upstream), source, shutdown: shutdown.clone() });
         let beside = AbortOnDropHandle::new(tokio::spawn(beside(admin, view, files, shutdown.clone())));
         let draining = async {

@@ -16,6 +16,7 @@ use ginnel_core::status::{Request, Status, Verdict};
 use ginnel_net::upstream::Upstream;
 use ginnel_ops::admin::{Observed, Question, Which};
 use ginnel_ops::ledger::Parties;
+use ginnel_ops::reload::Fault;
 use ginnel_wire::hello::software_version;
 use tokio_util::sync::CancellationToken;
 
@@ -72,11 +73,11 @@ impl Observed for View {
         self.owner.ledger.end(which, Refusal::new(Hop::Agent, Cause::EndedByOperator))
     }
 
-    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, String>> + Send + '_>> {
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, Fault>> + Send + '_>> {
         let one_at_a_time = self.owner.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = self.try_reload();
         if let Err(why) = &outcome {
-            self.owner.in_force.failed(why);
+            self.owner.in_force.failed(&why.whole);
         }
         drop(one_at_a_time);
         Box::pin(ready(outcome))
@@ -85,9 +86,9 @@ impl Observed for View {
 
 impl View {
     /// Reads the allow-list again, puts it into force, and ends the sessions that it does not permit.
-    fn try_reload(&self) -> Result<String, String> {
+    fn try_reload(&self) -> Result<String, Fault> {
         let source = self.source.as_ref().ok_or("this agent was started without a configuration file")?;
-        let config = source.load().map_err(|error| error.whole())?;
+        let config = source.load().map_err(|error| Fault { whole: error.whole(), logged: error.without_quotes() })?;
         let before = self.owner.allow();
         let after = Arc::new(AllowList::new(config.allow));
         let mut lines = changes(&before, &after);

@@ -18,8 +18,8 @@ use ginnel_net::connect::Endpoint;
 use ginnel_net::proxy::{Proxy, ProxyFileError};
 use ginnel_net::upstream::{Progress, Upstream};
 use ginnel_ops::admin::{Admin, AdminError};
-use ginnel_ops::beside::{Files, beside};
-use ginnel_ops::reload::InForce;
+use ginnel_ops::beside::beside;
+use ginnel_ops::reload::{Files, InForce, Seen};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -70,7 +70,7 @@ pub struct Client {
     link: ClientLink,
     sessions: Arc<Sessions>,
     draining: CancellationToken,
-    source: Option<Source<ClientConfig>>,
+    source: Option<(Source<ClientConfig>, Seen)>,
     admin: Admin,
     grace: Duration,
     started: Timestamp,
@@ -79,12 +79,12 @@ pub struct Client {
 }
 
 impl Client {
-    /// Reads the files that the configuration names, and listens. `source` is where `config` comes from; a reload reads it again and says
+    /// Reads the files that the configuration names, and listens. `source` is where `config` comes from, with the state of the file before it was read; a reload reads it again and says
     /// whether it is right, but nothing of a client's configuration changes while it runs.
     ///
     /// # Errors
     /// [`StartError`] names the file or address.
-    pub async fn start(config: ClientConfig, source: Option<Source<ClientConfig>>) -> Result<Self, StartError> {
+    pub async fn start(config: ClientConfig, source: Option<(Source<ClientConfig>, Seen)>) -> Result<Self, StartError> {
         let admin = Admin::open(config.admin.listen, config.admin.socket.clone()).await?;
         let (progress, draining) = (Progress::default(), CancellationToken::new());
         let upstream = Upstream {
@@ -148,8 +148,11 @@ impl Client {
     /// Serves until `shutdown`. Then it accepts nothing new, lets sessions finish within the grace, and ends the rest with a reset.
     pub async fn run(self, shutdown: CancellationToken) {
         let Self { upstream, link, sessions, draining, source, admin, grace, started, proxy, forwards } = self;
-        let file = source.as_ref().map(|source| source.path().to_owned());
-        let files = file.map(|file| -> Files { Box::new(move || vec![file.clone()]) });
+        let (source, read) = source.unzip();
+        let files = source.as_ref().zip(read).map(|(source, read)| {
+            let file = source.path().to_owned();
+            Files { read, named: Box::new(move || vec![file.clone()]) }
+        });
         let view = Arc::new(View {
             upstream: Arc::clone(&upstream),
             sessions: Arc::clone(&sessions),

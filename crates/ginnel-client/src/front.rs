@@ -5,6 +5,7 @@
 
 mod answer;
 mod closing;
+mod counted;
 mod exchange;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

@@ -13,7 +13,7 @@ use ginnel_core::principal::Role;
 use ginnel_core::status::{Peer, Request, Status, Verdict};
 use ginnel_net::upstream::Upstream;
 use ginnel_ops::admin::{Observed, Question, Which};
-use ginnel_ops::reload::InForce;
+use ginnel_ops::reload::{Fault, InForce};
 use ginnel_wire::hello::software_version;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -81,22 +81,22 @@ impl Observed for View {
         self.sessions.ledger().end(which, Refusal::new(Hop::Client, Cause::EndedByOperator))
     }
 
-    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, String>> + Send + '_>> {
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, Fault>> + Send + '_>> {
         let outcome = self.try_reload();
         match &outcome {
             Ok(_) => self.in_force.applied(String::new(), self.forwards),
-            Err(why) => self.in_force.failed(why),
+            Err(why) => self.in_force.failed(&why.whole),
         }
         Box::pin(ready(outcome))
     }
 }
 
 impl View {
-    fn try_reload(&self) -> Result<String, String> {
+    fn try_reload(&self) -> Result<String, Fault> {
         let source = self.source.as_ref().ok_or("this client was started without a configuration file")?;
         match source.load() {
             Ok(_) => Ok("the file is right; nothing of a client's configuration changes without a restart".to_owned()),
-            Err(error) => Err(error.whole()),
+            Err(error) => Err(Fault { whole: error.whole(), logged: error.without_quotes() }),
         }
     }
 

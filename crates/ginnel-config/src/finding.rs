@@ -53,7 +53,7 @@ pub struct Finding {
     pub place: Place,
     /// The setting, as in `identities[1].email`; empty when the file as a whole is meant.
     pub path: String,
-    /// What is wrong.
+    /// What is wrong. What the file says, and a person may want to keep to themselves, stands in it in quotation marks only.
     pub message: String,
     /// What to write instead, where that is known.
     pub hint: Option<String>,
@@ -75,15 +75,28 @@ impl Finding {
             Place::Whole | Place::Override(_) => None,
         }
     }
+
+    fn write_place(&self, f: &mut impl fmt::Write) -> fmt::Result {
+        match &self.place {
+            Place::Whole => write!(f, "{}: ", self.file),
+            Place::File { line, column } => write!(f, "{}:{line}:{column}: ", self.file),
+            Place::Override(source) => write!(f, "{source}: "),
+        }
+    }
+
+    /// The place and the kind of the fault, without the setting's path, which may have keys of the file in it, and without the hint.
+    fn without_quotes(&self) -> String {
+        let mut text = String::new();
+        // Writing to a text does not fail.
+        let _ = self.write_place(&mut text);
+        push_unquoted(&mut text, &self.message);
+        text
+    }
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Place::Whole => write!(f, "{}: ", self.file)?,
-            Place::File { line, column } => write!(f, "{}:{line}:{column}: ", self.file)?,
-            Place::Override(source) => write!(f, "{source}: ")?,
-        }
+        self.write_place(f)?;
         if !self.path.is_empty() {
             write!(f, "{}: ", self.path)?;
         }
@@ -168,6 +181,20 @@ impl LoadError {
             Self::Read { .. } => Chain(self).to_string(),
         }
     }
+
+    /// The same without what the file says, for the log: where the faults are and of what kind. A target's name may be what is misspelled.
+    pub fn without_quotes(&self) -> String {
+        match self {
+            Self::Invalid(findings) => {
+                let mut lines: Vec<_> = findings.iter().map(Finding::without_quotes).collect();
+                if findings.more > 0 {
+                    lines.push(format!("and {} more", findings.more));
+                }
+                lines.join("\n")
+            }
+            Self::Read { .. } => self.whole(),
+        }
+    }
 }
 
 /// Gathers findings while a file is read.
@@ -231,6 +258,28 @@ pub fn quoted(text: &str) -> String {
     match text.char_indices().nth(SHOWN_MAX) {
         Some((end, _)) => format!("{:?}…", &text[..end]),
         None => format!("{text:?}"),
+    }
+}
+
+/// Adds a text, with an ellipsis for whatever stands in quotation marks. A quotation that does not end hides the rest.
+fn push_unquoted(onto: &mut String, text: &str) {
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        onto.push(character);
+        if character != '"' {
+            continue;
+        }
+        onto.push('…');
+        while let Some(hidden) = characters.next() {
+            match hidden {
+                '\\' => drop(characters.next()),
+                '"' => {
+                    onto.push('"');
+                    break;
+                }
+                _ => {}
+            }
+        }
     }
 }
 
@@ -299,6 +348,18 @@ mod tests {
         let findings = collector.finish().expect("findings");
         assert_eq!((findings.iter().count(), findings.total()), (FINDINGS_MAX, FINDINGS_MAX + 3));
         assert!(findings.to_string().ends_with("\nand 3 more"));
+    }
+
+    #[test]
+    fn the_log_has_the_place_and_the_kind_and_nothing_of_the_file() {
+        let mut collector = Collector::new("f.yaml");
+        let at = |line| Place::File { line, column: 3 };
+        let name = "git\"lab\\.acme.internal";
+        let message = format!("{}: the port is missing; not {} either", quoted(name), quoted(name));
+        collector.report(&at(7), "allow[0].gitlab", message, format!("did you mean {name}?"));
+        collector.report(&at(9), "", "\"cut off: gitlab", None);
+        let error = LoadError::from(collector.finish().expect("findings"));
+        assert_eq!(error.without_quotes(), "f.yaml:7:3: \"…\": the port is missing; not \"…\" either\nf.yaml:9:3: \"…");
     }
 
     #[test]

@@ -18,7 +18,7 @@ const WILDCARD_LABELS_MIN: usize = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPattern {
     /// The address of a network has bits beyond its prefix.
-    #[error("the address has bits beyond its prefix; the network is {network}")]
+    #[error("the address has bits beyond its prefix; the network is \"{network}\"")]
     HostBits {
         /// What was probably meant.
         network: IpNet,

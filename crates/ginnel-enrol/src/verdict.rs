@@ -32,6 +32,14 @@ const LEEWAY_SECONDS: u64 = 60;
 /// tokens that are older than any that could still be on its way are refused.
 const BEFORE_START_SECONDS: u64 = 300;
 
+/// How long after its use a token would be taken once more if nobody remembered it: signed by a clock that is ahead, taken by one that is
+/// behind.
+const USABLE_SECONDS: u64 = LEEWAY_SECONDS + TOKEN_LIFETIME_SECONDS + LEEWAY_SECONDS;
+
+/// Identities that are gone and whose tokens are still remembered: more than are taken out within minutes, and a few bytes each unless
+/// they were busy.
+const GONE_MAX: usize = 1024;
+
 /// A `jti` has 128 bits: 22 characters in base64url, more in other spellings.
 const TOKEN_ID_CHARACTERS: std::ops::RangeInclusive<usize> = 22..=128;
 
@@ -174,6 +182,7 @@ impl std::error::Error for Denied {}
 pub struct Enroller {
     audience: String,
     identities: BTreeMap<String, Known>,
+    gone: BTreeMap<String, Gone>,
     iat_min: u64,
 }
 
@@ -182,6 +191,13 @@ struct Known {
     principal: Principal,
     keys: Vec<PublicKey>,
     used: Arc<Used>,
+}
+
+/// What is remembered of an identity that was taken out: it may come back while its tokens could be used.
+#[derive(Clone, Debug)]
+struct Gone {
+    used: Arc<Used>,
+    until: u64,
 }
 
 impl Enroller {
@@ -214,22 +230,41 @@ impl Enroller {
             known.insert(email, Known { principal, keys, used: Arc::default() });
         }
         let iat_min = seconds(started).saturating_sub(BEFORE_START_SECONDS);
-        Ok(Self { audience, identities: known, iat_min })
+        Ok(Self { audience, identities: known, gone: BTreeMap::new(), iat_min })
     }
 
-    /// The same with other identities. Tokens that were used before stay used.
+    /// The same with other identities. Tokens that were used before stay used, also those of an identity that is taken out and comes back.
     ///
     /// # Errors
     /// [`EnrollerError`] for the first identity that cannot be used.
-    pub fn with_identities(&self, identities: Vec<EnrolIdentity>) -> Result<Self, EnrollerError> {
+    pub fn with_identities(&self, identities: Vec<EnrolIdentity>, now: SystemTime) -> Result<Self, EnrollerError> {
+        let now = seconds(now);
         let mut next = Self::new(self.audience.clone(), identities, UNIX_EPOCH)?;
         next.iat_min = self.iat_min;
+        let gone = self.gone.iter().filter(|(_, gone)| gone.until >= now);
+        next.gone = gone.map(|(email, gone)| (email.clone(), gone.clone())).collect();
+        // Also where nothing is remembered: a verdict may be on its way.
+        let until = now.saturating_add(USABLE_SECONDS);
+        let before = self.identities.iter();
+        next.gone.extend(before.map(|(email, known)| (email.clone(), Gone { used: Arc::clone(&known.used), until })));
         for (email, known) in &mut next.identities {
-            if let Some(before) = self.identities.get(email) {
-                known.used = Arc::clone(&before.used);
+            if let Some(before) = next.gone.remove(email) {
+                known.used = before.used;
             }
         }
+        next.bound_memory(now);
         Ok(next)
+    }
+
+    /// Forgets what there is no room for, and with it every token that could be among it: for a minute nobody enrols.
+    fn bound_memory(&mut self, now: u64) {
+        let Some(over) = self.gone.len().checked_sub(GONE_MAX).filter(|over| *over > 0) else { return };
+        let mut ends: Vec<_> = self.gone.iter().map(|(email, gone)| (gone.until, email.clone())).collect();
+        ends.sort_unstable();
+        for (_, email) in ends.iter().take(over) {
+            self.gone.remove(email);
+        }
+        self.iat_min = self.iat_min.max(now.saturating_add(LEEWAY_SECONDS).saturating_add(1));
     }
 
     /// Judges a token and the certificate request that came with it, cheap checks first. A token that is admitted is used up.

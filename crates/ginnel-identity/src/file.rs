@@ -28,12 +28,16 @@ pub enum FileError {
         source: io::Error,
     },
     /// The environment: others on the machine may read or change the file.
-    #[error("{} has mode {:04o}, which lets others read or change it; run chmod 600 {}", path.display(), mode, path.display())]
+    #[error("{} has mode {mode:04o}, which lets others read or change it; {}", path.display(), remedy(path, *owner, *us))]
     Mode {
         /// Which file.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+        /// The user that it belongs to.
+        owner: u32,
+        /// The user that wanted to read it.
+        us: u32,
     },
     /// Configuration: the path names a directory, device or pipe.
     #[error("{} is not a regular file", path.display())]
@@ -78,9 +82,9 @@ impl FileError {
 pub fn read_private(path: &Path, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, FileError> {
     let (file, metadata) = open(path)?;
     // Asked of the open file and not of the path, which could lead somewhere else a moment later.
-    let mode = metadata.mode() & 0o7777;
-    if !is_private(mode, metadata.uid(), rustix::process::geteuid().as_raw()) {
-        return Err(FileError::Mode { path: path.to_owned(), mode });
+    let (mode, owner, us) = (metadata.mode() & 0o7777, metadata.uid(), rustix::process::geteuid().as_raw());
+    if !is_private(mode, owner, us) {
+        return Err(FileError::Mode { path: path.to_owned(), mode, owner, us });
     }
     read(file, path, bytes_max)
 }
@@ -133,6 +137,20 @@ fn is_private(mode: u32, owner: u32, us: u32) -> bool {
     mode & others == 0
 }
 
+/// What makes a file private. With mode 0600 a file of root's would be closed to us as well, and one of somebody else's is theirs.
+fn remedy(path: &Path, owner: u32, us: u32) -> String {
+    let path = path.display();
+    match (owner, us) {
+        (0, 0) => format!("run chmod 600 {path}, or give it mode 0400 where it is mounted"),
+        (_, 0) => format!("run chmod 600 {path}"),
+        (0, _) => format!(
+            "it is root's: give it mode 0440 and a group that has user {us} and nobody else in it, here or where it is mounted"
+        ),
+        (owner, us) if owner == us => format!("run chmod 600 {path}"),
+        (owner, us) => format!("it belongs to user {owner}: give it to user {us} (chown), with mode 0600"),
+    }
+}
+
 fn open(path: &Path) -> Result<(File, Metadata), FileError> {
     // Without O_NONBLOCK, opening a pipe would wait for a writer that may never come.
     let metadata = fs::metadata(path).map_err(FileError::io("read", path))?;
@@ -172,9 +190,27 @@ mod tests {
             (0o460, 0, 1000, false),
             (0o450, 0, 1000, false),
             (0o444, 0, 1000, false),
+            (0o644, 0, 1000, false),
+            (0o440, 1000, 0, false),
+            (0o600, 1000, 0, true),
             (0o400, 1000, 1000, true),
         ] {
             assert_eq!(is_private(mode, owner, us), private, "{mode:o} {owner} {us}");
+        }
+    }
+
+    #[test]
+    fn what_to_do_about_a_mode_depends_on_whose_file_it_is() {
+        for (owner, us, words) in [
+            (1000, 1000, "; run chmod 600 /etc/key"),
+            (1000, 0, "; run chmod 600 /etc/key"),
+            (0, 0, "; run chmod 600 /etc/key, or give it mode 0400 where it is mounted"),
+            (0, 1000, "; it is root's: give it mode 0440 and a group that has user 1000"),
+            (1001, 1000, "; it belongs to user 1001: give it to user 1000 (chown), with mode 0600"),
+        ] {
+            let error = FileError::Mode { path: "/etc/key".into(), mode: 0o644, owner, us }.to_string();
+            assert!(error.starts_with("/etc/key has mode 0644, which lets others read or change it; "), "{error}");
+            assert!(error.contains(words), "{error}");
         }
     }
 

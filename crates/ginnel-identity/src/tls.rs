@@ -19,7 +19,7 @@ use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
 use rustls_pki_types::{CertificateDer, ServerName};
 
 use crate::certificate::{CertificateError, Identity, Leaf};
@@ -86,11 +86,8 @@ pub struct OuterTrust {
 /// [`TlsError::Setup`] if rustls refuses the combination.
 pub fn outer_server(identity: &CurrentIdentity, trust: OuterTrust) -> Result<Arc<ServerConfig>, TlsError> {
     let verifier = verify::OuterClients::new(identity.clone(), trust);
-    let builder = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13])
-        .map_err(TlsError::Setup)?
-        .with_client_cert_verifier(Arc::new(verifier))
-        .with_cert_resolver(Arc::new(identity.clone()));
+    let builder =
+        server_builder()?.with_client_cert_verifier(Arc::new(verifier)).with_cert_resolver(Arc::new(identity.clone()));
     Ok(Arc::new(hardened_server(builder, OUTER_ALPN)))
 }
 
@@ -99,13 +96,7 @@ pub fn outer_server(identity: &CurrentIdentity, trust: OuterTrust) -> Result<Arc
 /// # Errors
 /// [`TlsError`] if the roots cannot be used.
 pub fn outer_client(server: &Roots, identity: Option<&Identity>) -> Result<Arc<ClientConfig>, TlsError> {
-    let store = RootCertStore { roots: server.anchors().to_vec() };
-    let verifier =
-        WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider()).build().map_err(TlsError::Verifier)?;
-    let builder = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13])
-        .map_err(TlsError::Setup)?
-        .with_webpki_verifier(verifier);
+    let builder = client_builder()?.with_webpki_verifier(by_name(server)?);
     let config = match identity {
         Some(identity) => builder.with_client_cert_resolver(single(identity)),
         None => builder.with_no_client_auth(),
@@ -123,9 +114,7 @@ pub fn inner_client(agents: &Roots, expected: &Principal, identity: &Identity) -
     must_be(Role::Agent, expected.role)?;
     must_be(Role::Client, identity.leaf().principal.role)?;
     let verifier = verify::InnerAgent::new(agents.clone(), expected.clone());
-    let mut config = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13])
-        .map_err(TlsError::Setup)?
+    let mut config = client_builder()?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(single(identity));
@@ -141,11 +130,7 @@ pub fn inner_server(clients: &Roots, identity: &Identity) -> Result<Arc<ServerCo
     must_be(Role::Agent, identity.leaf().principal.role)?;
     let trust_domain = identity.leaf().principal.trust_domain.clone();
     let verifier = verify::InnerClients::new(clients.clone(), trust_domain);
-    let config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13])
-        .map_err(TlsError::Setup)?
-        .with_client_cert_verifier(Arc::new(verifier))
-        .with_cert_resolver(single(identity));
+    let config = server_builder()?.with_client_cert_verifier(Arc::new(verifier)).with_cert_resolver(single(identity));
     Ok(Arc::new(hardened_server(config, INNER_ALPN)))
 }
 
@@ -176,6 +161,20 @@ fn provider() -> Arc<CryptoProvider> {
     // Spelled out, so that the order does not depend on which features other crates switch on.
     let kx_groups = vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1];
     Arc::new(CryptoProvider { kx_groups, ..default_provider() })
+}
+
+fn client_builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsError> {
+    ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13]).map_err(TlsError::Setup)
+}
+
+fn server_builder() -> Result<ConfigBuilder<ServerConfig, WantsVerifier>, TlsError> {
+    ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13]).map_err(TlsError::Setup)
+}
+
+/// The ordinary verifier: these roots, and the name that was meant.
+fn by_name(roots: &Roots) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
+    let store = RootCertStore { roots: roots.anchors().to_vec() };
+    WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider()).build().map_err(TlsError::Verifier)
 }
 
 fn single(identity: &Identity) -> Arc<SingleCertAndKey> {

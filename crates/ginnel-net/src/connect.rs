@@ -87,6 +87,17 @@ pub enum ConnectError {
         /// What was dialled.
         address: String,
     },
+    /// The certificate of whoever answers is not valid at the time that this machine has (environment, peer).
+    #[error(
+        "the certificate of whoever answers at {address} {} by this machine's clock",
+        if *has_expired { "has expired" } else { "is not yet valid" }
+    )]
+    WrongTime {
+        /// What was dialled.
+        address: String,
+        /// Whether its time is over; otherwise it is still to come.
+        has_expired: bool,
+    },
     /// The TLS handshake failed otherwise: no TLS there, or a certificate is not accepted (peer, environment).
     #[error("TLS with {address} failed")]
     Tls {
@@ -136,7 +147,7 @@ impl Endpoint {
         authority(&self.host, self.port)
     }
 
-    /// Puts the two mistakes that people make into words of their own.
+    /// Puts the mistakes that people make, and a wrong clock, into words of their own.
     pub(crate) fn tls_error(&self, source: std::io::Error) -> ConnectError {
         let address = self.address();
         let tls = source.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
@@ -148,6 +159,12 @@ impl Endpoint {
         }
         if *certificate == CertificateError::UnknownIssuer {
             return ConnectError::UnknownIssuer { address };
+        }
+        if matches!(certificate, CertificateError::Expired | CertificateError::ExpiredContext { .. }) {
+            return ConnectError::WrongTime { address, has_expired: true };
+        }
+        if matches!(certificate, CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) {
+            return ConnectError::WrongTime { address, has_expired: false };
         }
         ConnectError::Tls { address, source }
     }

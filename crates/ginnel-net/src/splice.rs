@@ -29,7 +29,7 @@ pub struct Ended {
     pub down: u64,
     /// [`Cause::Finished`] if both directions ended in an end of file.
     pub cause: Cause,
-    /// Who ended it; this end's application or target where it finished.
+    /// Who ended it. A session that finished was ended by nobody and names the application, at either end and as the server does.
     pub hop: Hop,
 }
 
@@ -84,7 +84,7 @@ pub async fn splice_as<T: Tunnel>(
     let (cause, hop) = match polled.await {
         Outcome::Finished => {
             session.socket.end_on_close();
-            (Cause::Finished, near)
+            (Cause::Finished, Hop::Application)
         }
         Outcome::Near => {
             session.tunnel.abort(Cause::Reset);

@@ -34,6 +34,7 @@ pub use self::listen::{Admin, AdminError};
 use self::metrics::Metrics;
 use self::samples::{Sample, Samples};
 pub use self::socket::SocketError;
+use crate::reload::Fault;
 
 /// What an admin listener shows of its process, and what the admin socket asks it to do.
 pub trait Observed: Send + Sync + 'static {
@@ -59,7 +60,7 @@ pub trait Observed: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why it stays as it is.
-    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, String>> + Send + '_>>;
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, Fault>> + Send + '_>>;
 }
 
 /// What is asked of a policy.

@@ -1,6 +1,5 @@
 //! What goes on beside a daemon's work: its admin listeners, reloads, and word to the service manager.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +9,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::admin::{Admin, Observed};
 use crate::notify::Notify;
-use crate::reload::watch;
+use crate::reload::{Files, watch};
 
 /// How often the service manager is told how the process is, when no watchdog asks for more.
 const SAY_EVERY: Duration = Duration::from_secs(10);
-
-/// The files whose change asks for a reload, as they are at this moment.
-pub type Files = Box<dyn Fn() -> Vec<PathBuf> + Send + Sync>;
 
 /// Runs until it is dropped; whoever runs it in a task waits for that, so that the last word gets out. Without `files` there is nothing to reload, and SIGHUP keeps its usual effect.
 ///

@@ -331,6 +331,11 @@ impl Tracked {
         }
     }
 
+    /// The reason for which the session was told to end, if it was.
+    pub fn told(&self) -> Option<Refusal> {
+        self.stop.why.get().copied()
+    }
+
     /// It came to nothing.
     pub fn refused(&self, why: Refusal) {
         self.close(why);
@@ -380,8 +385,7 @@ impl Tracked {
 
 impl Drop for Tracked {
     fn drop(&mut self) {
-        let why = self.stop.why.get().copied();
-        let why = why.unwrap_or(match self.ledger.0.role {
+        let why = self.told().unwrap_or(match self.ledger.0.role {
             // What gives a client's request up is the application that leaves.
             Role::Client => Refusal::new(Hop::Application, Cause::Reset),
             Role::Server | Role::Agent => Refusal::new(self.ledger.own_hop(), Cause::Aborted),

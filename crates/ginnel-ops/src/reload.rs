@@ -79,24 +79,80 @@ pub enum Trigger {
     AdminSocket,
 }
 
-/// Calls `reload` whenever one of the `files` has changed and whenever SIGHUP comes; never ends. `files` is asked before every look, because
-/// a reload may change which files there are.
-pub async fn watch<F>(files: impl Fn() -> Vec<PathBuf>, reload: impl Fn(Trigger) -> F)
+/// Why a reload came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// All of it, for whoever asks the process.
+    pub whole: String,
+    /// The same without what the files say, for the log.
+    pub logged: String,
+}
+
+impl From<String> for Fault {
+    fn from(text: String) -> Self {
+        Self { whole: text.clone(), logged: text }
+    }
+}
+
+impl From<&str> for Fault {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+/// The state of files at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen(Vec<(PathBuf, Stamp)>);
+
+impl Seen {
+    /// Looks at these files. Whoever reads them does this before: a change that comes meanwhile is then seen afterwards.
+    pub fn now(files: impl IntoIterator<Item = PathBuf>) -> Self {
+        let stamp = |path: &PathBuf| {
+            let found = fs::metadata(path).ok()?;
+            Some((found.ino(), found.ctime(), found.ctime_nsec(), found.len()))
+        };
+        Self(files.into_iter().map(|path| (path.clone(), stamp(&path))).collect())
+    }
+
+    /// These files, and then those.
+    #[must_use]
+    pub fn and(mut self, others: Self) -> Self {
+        self.0.extend(others.0);
+        self
+    }
+
+    /// Asks on a thread of its own: a file system that hangs must hold up nothing but this.
+    async fn soon(files: Vec<PathBuf>) -> Self {
+        tokio::task::spawn_blocking(|| Self::now(files)).await.unwrap_or_default()
+    }
+}
+
+/// The files whose change asks for a reload.
+pub struct Files {
+    /// How they were before they were read for the first time.
+    pub read: Seen,
+    /// Which they are. It is asked before every look, because a reload may change it.
+    pub named: Box<dyn Fn() -> Vec<PathBuf> + Send + Sync>,
+}
+
+/// Calls `reload` whenever one of the `files` has changed and whenever SIGHUP comes; never ends.
+pub async fn watch<F>(files: &Files, reload: impl Fn(Trigger) -> F)
 where
-    F: Future<Output = Result<String, String>>,
+    F: Future<Output = Result<String, Fault>>,
 {
+    let look = || Seen::soon((files.named)());
     let mut hangups = Hangups::listen();
     let mut looks = interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut known = stamps(files()).await;
+    let mut known = files.read.clone();
     let mut last = known.clone();
-    let mut failed: Option<(Instant, String)> = None;
+    let mut failed: Option<(Instant, Fault)> = None;
     loop {
         let trigger = tokio::select! {
             biased;
             () = hangups.next() => Trigger::Hangup,
             _ = looks.tick() => {
-                let seen = stamps(files()).await;
+                let seen = look().await;
                 let stands_still = seen == last;
                 last.clone_from(&seen);
                 let is_due = failed.as_ref().is_some_and(|(at, _)| at.elapsed() >= TRY_AGAIN_AFTER);
@@ -108,7 +164,7 @@ where
         };
         // Taken before the files are read: a change that comes meanwhile is seen at the next look. So are files that this reload adds, which
         // costs a reload that changes nothing.
-        known = stamps(files()).await;
+        known = look().await;
         last.clone_from(&known);
         let outcome = reload(trigger).await;
         let before = failed.take().map(|(_, why)| why);
@@ -123,7 +179,7 @@ where
 }
 
 /// Logs what came of a reload.
-pub fn say(trigger: Trigger, outcome: &Result<String, String>) {
+pub fn say(trigger: Trigger, outcome: &Result<String, Fault>) {
     let by = match trigger {
         Trigger::FileChange => "file change",
         Trigger::Hangup => "SIGHUP",
@@ -136,7 +192,10 @@ pub fn say(trigger: Trigger, outcome: &Result<String, String>) {
             debug!(changed = one_line(changed), "what changed");
         }
         Err(why) => {
-            error!(by, error = one_line(why), "configuration not reloaded; what was in force before still is");
+            error!(by, error = one_line(&why.logged), "configuration not reloaded; what was in force before still is");
+            if why.whole != why.logged {
+                debug!(error = one_line(&why.whole), "what is wrong");
+            }
         }
     }
 }
@@ -149,16 +208,6 @@ fn one_line(text: &str) -> String {
 /// The time of the last change of the inode is what nobody can set back.
 type Stamp = Option<(u64, i64, i64, u64)>;
 
-/// Asks on a thread of its own: a file system that hangs must hold up nothing but this.
-async fn stamps(files: Vec<PathBuf>) -> Vec<(PathBuf, Stamp)> {
-    let stamp = |path: &PathBuf| {
-        let found = fs::metadata(path).ok()?;
-        Some((found.ino(), found.ctime(), found.ctime_nsec(), found.len()))
-    };
-    let all = move || files.into_iter().map(|path| (path.clone(), stamp(&path))).collect();
-    tokio::task::spawn_blocking(all).await.unwrap_or_default()
-}
-
 fn count(entries: usize) -> u64 {
     u64::try_from(entries).unwrap_or(u64::MAX)
 }
@@ -169,8 +218,11 @@ fn now() -> Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use tokio::sync::mpsc;
     use tokio::time::timeout;
+    use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
 
@@ -186,23 +238,40 @@ mod tests {
         assert_eq!((config.entries, config.failure), (2, None));
     }
 
+    /// Watches a file that was read for the first time when it was as `read` says.
+    fn watching(file: &Path, read: Seen) -> (AbortOnDropHandle<()>, mpsc::UnboundedReceiver<Trigger>) {
+        let (told, hear) = mpsc::unbounded_channel();
+        let named = vec![file.to_owned()];
+        let files = Files { read, named: Box::new(move || named.clone()) };
+        let reload = move |trigger| {
+            told.send(trigger).unwrap();
+            std::future::ready(Ok(String::new()))
+        };
+        (AbortOnDropHandle::new(tokio::spawn(async move { watch(&files, reload).await })), hear)
+    }
+
+    #[tokio::test]
+    async fn a_change_between_the_first_reading_and_the_first_look_is_not_missed() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("server.yaml");
+        fs::write(&file, "one").unwrap();
+        let read = Seen::now([file.clone()]);
+        fs::write(&file, "two, which is longer").unwrap();
+        let (_watching, mut hear) = watching(&file, read);
+        assert_eq!(timeout(LOOK_EVERY * 20, hear.recv()).await.unwrap(), Some(Trigger::FileChange));
+    }
+
     #[tokio::test]
     async fn a_changed_file_is_read_again_once_it_stands_still() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("server.yaml");
         fs::write(&file, "one").unwrap();
-        let (told, mut hear) = mpsc::unbounded_channel();
-        let (files, reload) = (vec![file.clone()], move |trigger| {
-            told.send(trigger).unwrap();
-            std::future::ready(Ok(String::new()))
-        });
-        let watching = tokio::spawn(async move { watch(|| files.clone(), reload).await });
+        let (_watching, mut hear) = watching(&file, Seen::now([file.clone()]));
         // Nothing has changed yet: several looks come to nothing.
         assert!(timeout(LOOK_EVERY * 4, hear.recv()).await.is_err());
         let next = dir.path().join("next");
         fs::write(&next, "two").unwrap();
         fs::rename(&next, &file).unwrap();
         assert_eq!(timeout(LOOK_EVERY * 20, hear.recv()).await.unwrap(), Some(Trigger::FileChange));
-        watching.abort();
     }
 }

@@ -17,8 +17,9 @@ use ginnel_net::accept::{Stops, serve};
 use ginnel_net::congestion::choose;
 use ginnel_ops::admin::Admin;
 use ginnel_ops::audit::AuditLog;
-use ginnel_ops::beside::{Files, beside};
+use ginnel_ops::beside::beside;
 use ginnel_ops::ledger::Ledger;
+use ginnel_ops::reload::{Files, Seen};
 use ginnel_wire::hello::software_version;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -30,7 +31,7 @@ use crate::broker::{Broker, Rosters};
 use crate::connections::Connections;
 use crate::directory::InMemory;
 use crate::own::{self, OwnCertificate};
-use crate::rules::{InForceRules, Rules, enrol_identities};
+use crate::rules::{InForceRules, Rules, enrol_identities, key_files};
 use crate::view::View;
 
 /// How long sessions may take to hear of a shutdown and to leave their records.
@@ -56,6 +57,8 @@ pub struct Server {
     address: SocketAddr,
     tls: Arc<rustls::ServerConfig>,
     broker: Arc<Broker>,
+    /// How the files were before they were read.
+    read: Option<Seen>,
     server_name: String,
     renew_after: Duration,
     admin: Admin,
@@ -70,12 +73,14 @@ impl Server {
     /// [`StartError`] names what could not be had.
     pub async fn start(
         config: ServerConfig,
-        source: Option<Source<ServerConfig>>,
+        source: Option<(Source<ServerConfig>, Seen)>,
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
         let now = SystemTime::now();
         let server_id = InstanceId::random(&mut SystemRandom);
         let server_name = config.server.name.to_string();
+        let (source, read) = source.unzip();
+        let read = read.map(|config_file| config_file.and(Seen::now(key_files(&config))));
         let enroller = enroller(&config, now)?;
         let issuer = &config.issuer;
         let directory = issuer.directory.as_path();
@@ -127,7 +132,7 @@ impl Server {
             cut: CancellationToken::new(),
             started: Timestamp::from(now),
         };
-        Ok(Self { listener, address, tls, broker: Arc::new(broker), server_name, renew_after, admin, grace })
+        Ok(Self { listener, address, tls, broker: Arc::new(broker), read, server_name, renew_after, admin, grace })
     }
 
     /// The address that it listens on; tells the port where the configuration said 0.
@@ -143,9 +148,9 @@ impl Server {
     /// Serves until `shutdown`. Then it accepts nothing new, lets sessions finish within the grace, ends the rest with a reset, and closes
     /// the log.
     pub async fn run(self) {
-        let Self { listener, tls, broker, server_name, renew_after, address, admin, grace } = self;
+        let Self { listener, tls, broker, read, server_name, renew_after, address, admin, grace } = self;
         tracing::info!(listener = "server", %address, "listening");
-        let files = files(&broker);
+        let files = read.and_then(|read| files(&broker, read));
         let beside = beside(admin, Arc::new(View(Arc::clone(&broker))), files, broker.shutdown.clone());
         let beside = AbortOnDropHandle::new(tokio::spawn(beside));
         let renewals = own::keep(Arc::clone(&broker), server_name, renew_after);
@@ -180,10 +185,11 @@ impl Server {
 }
 
 /// The configuration, and the keys that it names.
-fn files(broker: &Arc<Broker>) -> Option<Files> {
+fn files(broker: &Arc<Broker>, read: Seen) -> Option<Files> {
     let path = broker.source.as_ref()?.path().to_owned();
     let broker = Arc::clone(broker);
-    Some(Box::new(move || std::iter::once(path.clone()).chain(broker.rules.now().files()).collect()))
+    let named = move || std::iter::once(path.clone()).chain(broker.rules.now().files()).collect();
+    Some(Files { read, named: Box::new(named) })
 }
 
 fn enroller(config: &ServerConfig, now: SystemTime) -> Result<Enroller, StartError> {

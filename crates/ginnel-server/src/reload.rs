@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ginnel_config::{Identity, ServerConfig};
 use ginnel_core::audit::{Event, Text};
 use ginnel_core::policy::Rule;
 use ginnel_core::report::Chain;
+use ginnel_ops::reload::Fault;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -27,24 +28,27 @@ impl Broker {
     ///
     /// # Errors
     /// What is wrong with it. What was in force stays.
-    pub(crate) fn reload(&self) -> Result<String, String> {
+    pub(crate) fn reload(&self) -> Result<String, Fault> {
         let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = self.try_reload();
         if let Err(why) = &outcome {
-            self.rules.shown.failed(why);
+            self.rules.shown.failed(&why.whole);
         }
         outcome
     }
 
-    fn try_reload(&self) -> Result<String, String> {
+    fn try_reload(&self) -> Result<String, Fault> {
         let source = self.source.as_ref().ok_or("this server was started without a configuration file")?;
-        let config = source.load().map_err(|error| error.whole())?;
+        let config = source.load().map_err(|error| Fault { whole: error.whole(), logged: error.without_quotes() })?;
         let before = self.rules.now();
         let mut changes = changes(&before.config, &config);
         // What needs a restart stays as it was, also for the next comparison.
         let config = ServerConfig { identities: config.identities, rules: config.rules, ..before.config.clone() };
         let identities = enrol_identities(&config).map_err(|(doing, error)| format!("{doing}: {}", Chain(&*error)))?;
-        let enroller = before.enroller.with_identities(identities).map_err(|error| Chain(&error).to_string())?;
+        let enroller = before
+            .enroller
+            .with_identities(identities, SystemTime::now())
+            .map_err(|error| Chain(&error).to_string())?;
         let after = Arc::new(Rules::new(config, enroller));
         self.rules.replace(Arc::clone(&after));
         tracing::info!(policy = %after.version, changed = changes.join("; "), "rules replaced");

@@ -71,8 +71,13 @@ impl Rules {
 
     /// The files that these rules were read from, the configuration itself excepted.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
-        self.config.identities.iter().flat_map(|identity| identity.public_keys.iter().cloned()).collect()
+        key_files(&self.config)
     }
+}
+
+/// The files of keys that a configuration names.
+pub(crate) fn key_files(config: &ServerConfig) -> Vec<PathBuf> {
+    config.identities.iter().flat_map(|identity| identity.public_keys.iter().cloned()).collect()
 }
 
 impl InForceRules {

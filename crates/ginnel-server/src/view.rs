@@ -12,6 +12,7 @@ use ginnel_core::policy::{matrix, verdict};
 use ginnel_core::principal::{Name, Principal, Role};
 use ginnel_core::status::{Audit, Certificate, Peer, Request, Status, Verdict};
 use ginnel_ops::admin::{Observed, Question, Which};
+use ginnel_ops::reload::Fault;
 use ginnel_wire::hello::software_version;
 
 use crate::broker::Broker;
@@ -90,12 +91,12 @@ impl Observed for View {
         self.0.ledger.end(which, Refusal::new(Hop::Server, Cause::EndedByOperator))
     }
 
-    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, String>> + Send + '_>> {
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, Fault>> + Send + '_>> {
         let broker = Arc::clone(&self.0);
         Box::pin(async move {
             // Reading files and building a large policy takes its time, and one at a time is enough.
             let reloading = tokio::task::spawn_blocking(move || broker.reload());
-            reloading.await.unwrap_or_else(|_| Err("the reload broke off".to_owned()))
+            reloading.await.unwrap_or_else(|_| Err("the reload broke off".into()))
         })
     }
 }

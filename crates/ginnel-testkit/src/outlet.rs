@@ -1,4 +1,4 @@
-//! What stands at the edge of a company's network: a CONNECT proxy with a password, and a box that answers TLS in everybody's name.
+//! The way out of a company's network: a CONNECT proxy with a password.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -64,43 +64,6 @@ impl Outlet {
 }
 
 impl Drop for Outlet {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// A box on a loopback port that speaks TLS with a certificate of its own authority, whoever was meant.
-pub struct Inspector {
-    address: SocketAddr,
-    task: JoinHandle<()>,
-}
-
-impl Inspector {
-    /// Starts to answer with the certificate of `authority`.
-    ///
-    /// # Errors
-    /// If no port can be bound or the certificate cannot be read.
-    pub async fn start(authority: &Authority) -> Result<Self> {
-        let acceptor = acceptor(authority)?;
-        let (address, task) = listen(move |tcp| {
-            let acceptor = acceptor.clone();
-            async move {
-                // Whoever looks at the certificate goes away again.
-                let mut tls = acceptor.accept(tcp).await?;
-                tls.read_u8().await.map(drop).context("reading")
-            }
-        })
-        .await?;
-        Ok(Self { address, task })
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
-impl Drop for Inspector {
     fn drop(&mut self) {
         self.task.abort();
     }

@@ -15,6 +15,8 @@ Why a session was refused or ended is always one word of this list, and always w
 `ginnel_sessions_refused_total{hop,cause}` and `ginnel_sessions_ended_total{hop,cause}`, in `ginnel status` and on the status page.
 `ginnel explain REQUEST-ID` says for one request what this page says for all.
 
+`finished` stands with the hop `application` everywhere, at the agent too: nobody broke anything, and which side ended last is no answer to a question.
+
 Where an application sees them:
 
 | it speaks | and is told |

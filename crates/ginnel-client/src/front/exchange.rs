@@ -16,9 +16,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::closing::{CLOSE_DEADLINE, Closers, discard};
+use super::counted::Counted;
 use super::request::Request;
 
-type Connection<T> = http1::Connection<TokioIo<T>, Incoming>;
+type Connection<T> = http1::Connection<TokioIo<Counted<T>>, Incoming>;
 
 /// The body of an answer, with the session that it comes through.
 ///
@@ -50,6 +51,7 @@ pub(super) async fn exchange<T: Tunnel>(
 ) -> Result<http::Response<Exchange<T>>, Refusal> {
     let mut builder = http1::Builder::new();
     builder.title_case_headers(true).preserve_header_case(true);
+    let tunnel = Counted::new(tunnel, request.traffic());
     let (mut sender, connection) = builder.handshake(TokioIo::new(tunnel)).await.map_err(|error| blame(&error))?;
     let mut exchange = Exchange {
         request: request.clone(),
@@ -168,7 +170,9 @@ impl<T: Tunnel> Drop for Exchange<T> {
             self.closers.run(close(connection));
             return;
         }
-        let Refusal { hop, cause } = self.broken.unwrap_or(Refusal::new(Hop::Application, Cause::Reset));
+        // An application that does not read keeps its connection from asking for more, and this from seeing that it was told to end.
+        let why = self.broken.or_else(|| self.request.told());
+        let Refusal { hop, cause } = why.unwrap_or(Refusal::new(Hop::Application, Cause::Reset));
         connection.into_parts().io.into_inner().abort(cause);
         self.request.exchanged(hop, cause);
     }
@@ -183,6 +187,7 @@ async fn close<T: Tunnel>(mut connection: Connection<T>) {
         closed = timeout(CLOSE_DEADLINE, end).await.unwrap_or(false);
     }
     if !closed {
-        tunnel.abort(Cause::Finished);
+        // A reset that calls itself a clean end is refused as a lie.
+        tunnel.abort(Cause::Reset);
     }
 }

@@ -1,6 +1,7 @@
 //! HTTP/1 from applications: CONNECT, and plain requests in absolute form.
 
 use std::convert::Infallible;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -39,10 +40,20 @@ const BUFFER_MAX: usize = 64 * 1024;
 
 /// Serves one connection of an application, request by request, until one of them is a CONNECT that succeeds.
 pub(super) async fn serve<O: Opener>(socket: Socket, from: SocketAddr, opener: O, draining: CancellationToken) {
-    let front = Arc::new(Front { from, opener, draining, connected: Mutex::new(None), closers: Closers::default() });
+    let front = Front {
+        from,
+        opener,
+        draining,
+        connected: Mutex::default(),
+        stopped: Mutex::default(),
+        closers: Closers::default(),
+    };
+    let front = Arc::new(front);
     carry(socket, &front).await;
     front.closers.finish().await;
 }
+
+type Stopped = Pin<Box<dyn Future<Output = Refusal> + Send>>;
 
 /// What the requests of one connection share.
 struct Front<O: Opener> {
@@ -52,6 +63,8 @@ struct Front<O: Opener> {
     draining: CancellationToken,
     /// The session of a CONNECT whose answer may not have been written yet.
     connected: Mutex<Option<(Request, O::Tunnel)>>,
+    /// Resolves when the request whose answer is being written is told to end.
+    stopped: Mutex<Option<Stopped>>,
     closers: Closers,
 }
 
@@ -80,6 +93,8 @@ async fn carry<O: Opener>(socket: Socket, front: &Arc<Front<O>>) {
             biased;
             end = &mut connection => break Some(end),
             () = socket.failed() => break None,
+            // An application that has stopped reading gets neither a word nor an end otherwise: nothing more is written to it.
+            () = front.told() => break None,
             () = front.draining.cancelled(), if !draining => {
                 draining = true;
                 Pin::new(&mut connection).graceful_shutdown();
@@ -102,8 +117,9 @@ async fn carry<O: Opener>(socket: Socket, front: &Arc<Front<O>>) {
         (Some(Ok(())), None) => linger(socket).await,
         (Some(Err(error)), None) => give_up(socket, &error, !rest.is_empty()).await,
         (Some(Err(_)) | None, Some((request, mut tunnel))) => {
-            tunnel.abort(Cause::Reset);
-            request.ended(Ended { up: 0, down: 0, cause: Cause::Reset, hop: Hop::Application });
+            let Refusal { hop, cause } = request.told().unwrap_or(Refusal::new(Hop::Application, Cause::Reset));
+            tunnel.abort(cause);
+            request.ended(Ended { up: 0, down: 0, cause, hop });
         }
         (None, None) => {}
     }
@@ -158,6 +174,7 @@ impl<O: Opener> Front<O> {
             Ok(tunnel) => {
                 let mut response = Response::new(Text::empty());
                 answer::name(request.id(), response.headers_mut());
+                self.answers(&request);
                 *self.connected.lock().unwrap_or_else(PoisonError::into_inner) = Some((request, tunnel));
                 response
             }
@@ -187,6 +204,7 @@ impl<O: Opener> Front<O> {
                 *response.version_mut() = Version::HTTP_11;
                 headers::for_application(response.headers_mut());
                 answer::name(id, response.headers_mut());
+                self.answers(&request);
                 response.map(|exchange| Answer::Carried(Box::new(exchange)))
             }
             Err(refusal) => {
@@ -196,6 +214,21 @@ impl<O: Opener> Front<O> {
                 response
             }
         }
+    }
+
+    /// From here on the answer to this request is being written.
+    fn answers(&self, request: &Request) {
+        *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::pin(request.stopped()));
+    }
+
+    /// Resolves when the request whose answer is being written is told to end. Which one that is may change with every poll of the
+    /// connection: this is to be polled after it.
+    async fn told(&self) {
+        poll_fn(|cx| match &mut *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(stopped) => stopped.as_mut().poll(cx).map(drop),
+            None => Poll::Pending,
+        })
+        .await;
     }
 }
 

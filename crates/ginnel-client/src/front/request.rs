@@ -8,6 +8,7 @@ use bytes::Bytes;
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::RequestId;
 use ginnel_core::target::Target;
+use ginnel_core::traffic::Traffic;
 use ginnel_identity::SystemRandom;
 use ginnel_net::splice::{Ended, Socket, splice_as};
 use ginnel_net::tunnel::Tunnel;
@@ -109,6 +110,16 @@ impl Request {
         }
     }
 
+    /// The reason for which somebody told the request to end, if so.
+    pub(super) fn told(&self) -> Option<Refusal> {
+        self.tracked.get().and_then(Tracked::told)
+    }
+
+    /// Counts the bytes of its session.
+    pub(super) fn traffic(&self) -> Traffic {
+        self.tracked.get().map(|tracked| tracked.traffic().clone()).unwrap_or_default()
+    }
+
     /// Puts a refusal down and gives it back.
     pub(super) fn refused(&self, refusal: Refusal) -> Refusal {
         self.span.in_scope(|| info!(cause = %refusal.cause, hop = %refusal.hop, "refused"));
@@ -125,7 +136,7 @@ impl Request {
 
     /// Puts down how an exchange of one HTTP request and its answer ended.
     pub(super) fn exchanged(&self, hop: Hop, cause: Cause) {
-        self.span.in_scope(|| info!(%cause, %hop, "ended"));
-        self.tracked(|| NO_TARGET.to_owned()).ended(hop, cause);
+        let (up, down) = self.traffic().bytes();
+        self.ended(Ended { up, down, cause, hop });
     }
 }

@@ -165,7 +165,7 @@ fn finds_all_that_is_wrong_with_an_agent() {
                  f.yaml:6:5: allow[1]: expected text, found a number\n  hint: put it in quotes: \"12\"\n\
                  f.yaml:7:5: allow[2]: expected text, found a list\n\
                  f.yaml:8:4: allow[3]: has no value\n  hint: give it text, or remove it\n\
-                 f.yaml:9:5: allow[4]: \"10.0.0.1/8:443\": the address has bits beyond its prefix; the network is 10.0.0.0/8\n\
+                 f.yaml:9:5: allow[4]: \"10.0.0.1/8:443\": the address has bits beyond its prefix; the network is \"10.0.0.0/8\"\n\
                  f.yaml:10:5: allow[5]: \"\\u{1b}[0m\": the port is missing, as in gitlab.acme.internal:443",
             ),
         ],

@@ -131,7 +131,7 @@ fn refuses_what_is_no_pattern_and_says_why() {
         assert_eq!(text.parse::<TargetPattern>(), Err(error), "{text}");
     }
     let message = "10.20.1.0/16:443".parse::<TargetPattern>().unwrap_err().to_string();
-    assert!(message.ends_with("the network is 10.20.0.0/16"), "{message}");
+    assert!(message.ends_with("the network is \"10.20.0.0/16\""), "{message}");
 }
 
 #[test]

@@ -267,6 +267,58 @@ fn a_full_memory_refuses_that_identity_alone_and_recovers() {
 }
 
 #[test]
+fn a_token_stays_used_while_its_identity_is_taken_out_and_comes_back() {
+    let world = &*WORLD;
+    let before = world.enroller();
+    let token = world.agent.good(&world.key);
+    assert!(before.verdict(&token, &world.csr, at(NOW)).is_ok());
+    let clients = || world.identities().split_off(1);
+    let without = before.with_identities(clients(), at(NOW + 1)).expect("an enroller");
+    // A verdict of those who do not know of the change yet.
+    let late = world.agent.good(&world.key);
+    assert!(before.verdict(&late, &world.csr, at(NOW + 1)).is_ok());
+    let still_without = without.with_identities(clients(), at(NOW + 2)).expect("an enroller");
+    assert_eq!(still_without.verdict(&token, &world.csr, at(NOW + 2)), Err(Denied::UnknownIdentity));
+    let back = still_without.with_identities(world.identities(), at(NOW + 3)).expect("an enroller");
+    for used in [&token, &late] {
+        assert_eq!(back.verdict(used, &world.csr, at(NOW + 3)), Err(Denied::Replayed));
+    }
+    assert!(back.verdict(&world.agent.good(&world.key), &world.csr, at(NOW + 3)).is_ok(), "a token of its own");
+}
+
+#[test]
+fn what_can_be_used_no_more_is_forgotten_after_its_identity() {
+    let world = &*WORLD;
+    let clients = || world.identities().split_off(1);
+    let without = world.enroller().with_identities(clients(), at(NOW)).expect("an enroller");
+    let later = |seconds| without.with_identities(clients(), at(NOW + seconds)).expect("an enroller").gone.len();
+    assert_eq!((later(USABLE_SECONDS), later(USABLE_SECONDS + 1)), (1, 0));
+}
+
+#[test]
+fn tokens_that_may_have_been_forgotten_are_refused() {
+    let world = &*WORLD;
+    let key = world.agent.public_key();
+    let mut many = world.identities();
+    let more = (0..=GONE_MAX).map(|number| EnrolIdentity {
+        principal: principal(Role::Agent, &format!("more-{number}")),
+        email: format!("more-{number}@acme.example"),
+        keys: vec![key.clone()],
+    });
+    many.extend(more);
+    let crowded = world.enroller().with_identities(many, at(NOW)).expect("an enroller");
+    let after = crowded.with_identities(world.identities(), at(NOW)).expect("an enroller");
+    assert_eq!(after.gone.len(), GONE_MAX);
+    let mut claims = world.agent.claims(&world.key);
+    (claims["iat"], claims["exp"]) = (json!(NOW + 60), json!(NOW + 300));
+    let verdict = after.verdict(&world.agent.token(&world.agent.header(), &claims), &world.csr, at(NOW));
+    assert_eq!(verdict, Err(Denied::BeforeStart));
+    (claims["iat"], claims["exp"]) = (json!(NOW + 61), json!(NOW + 300));
+    let verdict = after.verdict(&world.agent.token(&world.agent.header(), &claims), &world.csr, at(NOW + 61));
+    assert!(verdict.is_ok(), "{verdict:?}");
+}
+
+#[test]
 fn refuses_identities_that_contradict_each_other() {
     let world = &*WORLD;
     let key = world.agent.public_key();

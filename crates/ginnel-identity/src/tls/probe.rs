@@ -5,13 +5,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::version::TLS13;
-use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-use super::{OUTER_ALPN, TlsError, hardened_client, provider};
+use super::verify::{Algorithms, only_tls13, tls13_signatures};
+use super::{OUTER_ALPN, TlsError, by_name, client_builder, hardened_client, provider};
 use crate::hex;
 use crate::key::sha256;
 use crate::trust::Roots;
@@ -25,6 +25,7 @@ const NAMES_MAX: usize = 8;
 /// A verifier that remembers what it was shown. Its verdicts are those of the ordinary one.
 #[derive(Debug)]
 pub struct Probe {
+    algorithms: Algorithms,
     verifier: Arc<WebPkiServerVerifier>,
     seen: Mutex<Vec<CertificateDer<'static>>>,
 }
@@ -34,16 +35,9 @@ pub struct Probe {
 /// # Errors
 /// [`TlsError`] if the roots cannot be used.
 pub fn probing_client(server: &Roots) -> Result<(Arc<ClientConfig>, Arc<Probe>), TlsError> {
-    let store = RootCertStore { roots: server.anchors().to_vec() };
-    let verifier =
-        WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider()).build().map_err(TlsError::Verifier)?;
-    let probe = Arc::new(Probe { verifier, seen: Mutex::default() });
-    let config = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13])
-        .map_err(TlsError::Setup)?
-        .dangerous()
-        .with_custom_certificate_verifier(probe.clone())
-        .with_no_client_auth();
+    let algorithms = Algorithms::new();
+    let probe = Arc::new(Probe { algorithms, verifier: by_name(server)?, seen: Mutex::default() });
+    let config = client_builder()?.dangerous().with_custom_certificate_verifier(probe.clone()).with_no_client_auth();
     Ok((Arc::new(hardened_client(config, OUTER_ALPN)), probe))
 }
 
@@ -69,27 +63,7 @@ impl ServerCertVerifier for Probe {
         self.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.supported_verify_schemes()
-    }
+    tls13_signatures!();
 }
 
 /// What any certificate says of itself, believed or not.

@@ -36,12 +36,41 @@ pub(super) enum Mismatch {
     Length,
 }
 
+/// The methods of a verifier, of either trait, that have nothing to do with whose certificate it is. Needs a field `algorithms`.
+macro_rules! tls13_signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            Err(only_tls13())
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            self.algorithms.signature(message, certificate, signature)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.algorithms.schemes()
+        }
+    };
+}
+
+pub(super) use tls13_signatures;
+
 /// The algorithms that signatures are verified with, shared by all verifiers.
 #[derive(Debug)]
-struct Algorithms(WebPkiSupportedAlgorithms);
+pub(super) struct Algorithms(WebPkiSupportedAlgorithms);
 
 impl Algorithms {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(provider().signature_verification_algorithms)
     }
 
@@ -79,13 +108,17 @@ impl Algorithms {
             .map_err(tls_error)
     }
 
-    fn signature(
+    pub(super) fn signature(
         &self,
         message: &[u8],
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls13_signature(message, certificate, signature, &self.0)
+    }
+
+    pub(super) fn schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
     }
 }
 
@@ -153,27 +186,7 @@ impl ClientCertVerifier for OuterClients {
         self.verify(end_entity, intermediates, now).map(|()| ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(only_tls13())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.algorithms.signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.0.supported_schemes()
-    }
+    tls13_signatures!();
 }
 
 /// Verifies who opens a session at an agent: a client of the agent's own trust domain.
@@ -216,27 +229,7 @@ impl ClientCertVerifier for InnerClients {
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(only_tls13())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.algorithms.signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.0.supported_schemes()
-    }
+    tls13_signatures!();
 }
 
 /// Verifies who answers a client inside a session: the one agent that was meant.
@@ -269,34 +262,14 @@ impl ServerCertVerifier for InnerAgent {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(only_tls13())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.algorithms.signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.0.supported_schemes()
-    }
+    tls13_signatures!();
 }
 
 fn parse(certificate: &CertificateDer<'_>) -> Result<Leaf, Error> {
     Leaf::parse(certificate).map_err(refused)
 }
 
-fn only_tls13() -> Error {
+pub(super) fn only_tls13() -> Error {
     Error::General("only TLS 1.3 is spoken".to_owned())
 }
 

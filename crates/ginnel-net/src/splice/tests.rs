@@ -249,3 +249,15 @@ async fn the_agents_end_calls_its_peer_the_target() {
     let ended = soon(carrying).await.unwrap();
     assert_eq!((ended.cause, ended.hop), (Cause::Reset, Hop::Target));
 }
+
+#[tokio::test]
+async fn a_clean_end_names_the_same_hop_at_either_end() {
+    let (mut target, near) = pair().await;
+    let (stream, mut far) = pair().await;
+    let tunnel = Fake { stream, aborted: Arc::default(), broken: oneshot::channel().1 };
+    let carrying = tokio::spawn(async move { splice_target(near, tunnel, &Traffic::default(), pending()).await });
+    target.shutdown().await.unwrap();
+    far.shutdown().await.unwrap();
+    let ended = soon(carrying).await.unwrap();
+    assert_eq!((ended.cause, ended.hop), (Cause::Finished, Hop::Application));
+}

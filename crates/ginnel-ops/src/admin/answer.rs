@@ -146,7 +146,7 @@ async fn control(shared: &Shared, door: Door, path: &str, query: &str) -> Answer
         say(Trigger::AdminSocket, &outcome);
         return match outcome {
             Ok(changed) => text(StatusCode::OK, with_line_end(changed)),
-            Err(why) => text(StatusCode::CONFLICT, with_line_end(why)),
+            Err(why) => text(StatusCode::CONFLICT, with_line_end(why.whole)),
         };
     }
     match which(query) {

@@ -8,6 +8,7 @@ use ginnel_core::id::RequestId;
 use ginnel_core::status::{Request, Status, Verdict};
 
 use super::{Observed, Question, Shared, Which};
+use crate::reload::Fault;
 
 pub(super) struct Fake {
     pub(super) status: Mutex<Status>,
@@ -58,7 +59,7 @@ impl Observed for Fake {
         ended.len() as u64
     }
 
-    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, String>> + Send + '_>> {
-        Box::pin(ready(Err("server.yaml:1:1: is empty".to_owned())))
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, Fault>> + Send + '_>> {
+        Box::pin(ready(Err("server.yaml:1:1: is empty".into())))
     }
 }

@@ -1,6 +1,7 @@
 //! The three daemons: load the configuration, start, run until a signal.
 
 use ginnel_config::Overrides;
+use ginnel_ops::reload::Seen;
 use ginnel_ops::signals::Terminations;
 use tokio_util::sync::CancellationToken;
 
@@ -34,8 +35,11 @@ fn shutdown() -> CancellationToken {
 #[cfg(feature = "server")]
 pub(super) async fn server(daemon: Daemon) -> Result<Outcome, Failure> {
     let source = ginnel_config::ServerConfig::source(daemon.config.clone(), overrides(&daemon));
+    // Before it is read: a change that comes during the start is taken up once it is over.
+    let seen = Seen::now([daemon.config]);
     let config = source.load()?;
-    let server = ginnel_server::app::Server::start(config, Some(source), shutdown()).await.map_err(Failure::failed)?;
+    let server =
+        ginnel_server::app::Server::start(config, Some((source, seen)), shutdown()).await.map_err(Failure::failed)?;
     server.run().await;
     Ok(Outcome::Yes)
 }
@@ -43,8 +47,10 @@ pub(super) async fn server(daemon: Daemon) -> Result<Outcome, Failure> {
 #[cfg(feature = "agent")]
 pub(super) async fn agent(daemon: Daemon) -> Result<Outcome, Failure> {
     let source = ginnel_config::AgentConfig::source(daemon.config.clone(), overrides(&daemon));
+    // Before it is read: a change that comes during the start is taken up once it is over.
+    let seen = Seen::now([daemon.config]);
     let config = source.load()?;
-    let agent = ginnel_agent::app::Agent::start(config, Some(source)).await.map_err(Failure::failed)?;
+    let agent = ginnel_agent::app::Agent::start(config, Some((source, seen))).await.map_err(Failure::failed)?;
     agent.run(shutdown()).await;
     Ok(Outcome::Yes)
 }
@@ -52,8 +58,10 @@ pub(super) async fn agent(daemon: Daemon) -> Result<Outcome, Failure> {
 #[cfg(feature = "client")]
 pub(super) async fn client(daemon: Daemon) -> Result<Outcome, Failure> {
     let source = ginnel_config::ClientConfig::source(daemon.config.clone(), overrides(&daemon));
+    // Before it is read: a change that comes during the start is taken up once it is over.
+    let seen = Seen::now([daemon.config]);
     let config = source.load()?;
-    let client = ginnel_client::app::Client::start(config, Some(source)).await.map_err(Failure::failed)?;
+    let client = ginnel_client::app::Client::start(config, Some((source, seen))).await.map_err(Failure::failed)?;
     client.run(shutdown()).await;
     Ok(Outcome::Yes)
 }

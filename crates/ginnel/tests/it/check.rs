@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use ginnel_testkit::command::{command, output};
 use ginnel_testkit::hosts::{Authority, TcpHost, nobody};
-use ginnel_testkit::outlet::{Inspector, Outlet};
+use ginnel_testkit::outlet::Outlet;
 use ginnel_testkit::{Daemon, World, proxy};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::world;
+
+mod faults;
 
 /// What a check said, and its exit code.
 struct Checked {
@@ -90,8 +92,6 @@ async fn each_fault_is_found_at_its_own_step() -> Result<()> {
     let host = TcpHost::echo().await?;
     let (_held, silent) = nobody()?;
     let world = world().target(host.address()).allow_only(silent).start().await?;
-    let foreign = tempfile::tempdir()?;
-    let inspector = Inspector::start(&Authority::create(foreign.path())?).await?;
     let run = async |change: &dyn Fn(&mut Value), target: Option<&str>| {
         let config = variant(&world, "agent", |config| change(config))?;
         Checked::of(check(&world, "agent", &config, target)).await
@@ -101,8 +101,6 @@ async fn each_fault_is_found_at_its_own_step() -> Result<()> {
     closed.fails_at("tcp", &["refused", &silent.port().to_string()], "tls")?;
     let nameless = run(&|config| config["server"]["address"] = json!("no-such-host.invalid:443"), None).await?;
     nameless.fails_at("dns", &["no-such-host.invalid"], "tcp")?;
-    let inspected = run(&|config| config["server"]["address"] = json!(inspector.address()), None).await?;
-    inspected.fails_at("tls", &["in the middle", "Acme private root", "NOT signed"], "enrolment")?;
     let other_name = run(&|config| config["server"]["name"] = json!("other.acme.example"), None).await?;
     other_name.fails_at("tls", &["server.name", "other.acme.example", "tunnel.acme.example"], "enrolment")?;
     let other_key = |config: &mut Value| config["credential"]["serviceAccountKeyFile"] = json!("client.json");

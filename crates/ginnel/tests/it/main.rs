@@ -17,6 +17,7 @@ mod observed;
 mod packages;
 mod page;
 mod pair;
+mod plain;
 mod policy;
 mod relay;
 mod reload;

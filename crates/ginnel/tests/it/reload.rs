@@ -190,3 +190,27 @@ async fn a_thousand_reloads_under_load_cut_nothing() -> Result<()> {
     ensure!(config["reloads"].as_u64() >= Some(900) && config["failures"].as_u64() >= Some(100), "{config}");
     world.finish(&[])
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_does_not_quote_a_bad_file() -> Result<()> {
+    let host = TcpListener::bind("127.0.0.1:0").await?;
+    let mut world = world().target(host.local_addr()?).start().await?;
+    world.edit("agent", |config| config["allow"] = json!(["hidden.acme.internal:99999"]))?;
+    let mut command = world.ginnel();
+    command.args(["reload", "--socket"]).arg(world.socket(Part::Agent(0)));
+    let answer = output(command).await?;
+    let said = String::from_utf8_lossy(&answer.stdout).into_owned();
+    ensure!(answer.status.code() == Some(1) && said.contains("hidden.acme.internal"), "{said}");
+    let kind = "\"…\": ports are one number";
+    let is_it = |line: &Value| {
+        let error = line["error"].as_str().unwrap_or_default();
+        line["level"] == "ERROR" && error.contains("agent.yaml:") && error.contains(kind)
+    };
+    world.agents[0].wait_for("configuration not reloaded; what was in force before still is", is_it).await?;
+    let mut lines: Vec<Value> = world.agents[0].lines().iter().filter_map(|l| serde_json::from_str(l).ok()).collect();
+    lines.retain(|line| line["level"] != "DEBUG" && line.to_string().contains("hidden.acme.internal"));
+    ensure!(lines.is_empty(), "{lines:?}");
+    let failure = status(&mut world, Part::Agent(0)).await?["config"]["failure"].clone();
+    ensure!(failure.to_string().contains("hidden.acme.internal"), "{failure}");
+    world.finish(&[])
+}

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use ginnel_testkit::World;
 use ginnel_testkit::command::output;
 use serde_json::Value;
+use tokio::process::Command;
 
 /// Shortest run of hexadecimal digits that is taken for an id, a serial number or a version.
 const HEX_MIN: usize = 8;
@@ -50,9 +51,16 @@ impl Transcript {
 
     /// Runs a command of the program and puts it down with everything that it said, and its exit code.
     pub(crate) async fn run(&mut self, world: &World, args: &[&str]) -> Result<Said> {
-        let said = run(world, args).await?;
+        let mut command = world.ginnel();
+        command.args(args);
+        self.run_as(&format!("ginnel {}", args.join(" ")), command).await
+    }
+
+    /// Runs a command and puts it down under these words, with everything that it said, and its exit code.
+    pub(crate) async fn run_as(&mut self, shown: &str, command: Command) -> Result<Said> {
+        let said = said(command).await?;
         let (Said { code, stdout }, stderr) = &said;
-        let mut text = format!("$ ginnel {}\n{stdout}", args.join(" "));
+        let mut text = format!("$ {shown}\n{stdout}");
         for line in stderr.lines() {
             let _ = writeln!(text, "stderr: {line}");
         }
@@ -69,14 +77,14 @@ impl Transcript {
 
 /// Runs a command of the program whose standard output is JSON, and checks its exit code.
 pub(crate) async fn json(world: &World, args: &[&str], code: i32) -> Result<Value> {
-    let (said, stderr) = run(world, args).await?;
+    let mut command = world.ginnel();
+    command.args(args);
+    let (said, stderr) = said(command).await?;
     ensure!(said.code == Some(code), "{args:?}: exit code {:?}\n{}{stderr}", said.code, said.stdout);
     serde_json::from_str(&said.stdout).with_context(|| format!("{args:?} said\n{}", said.stdout))
 }
 
-async fn run(world: &World, args: &[&str]) -> Result<(Said, String)> {
-    let mut command = world.ginnel();
-    command.args(args);
+async fn said(command: Command) -> Result<(Said, String)> {
     let output = output(command).await?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Ok((Said { code: output.status.code(), stdout: text(&output.stdout) }, text(&output.stderr)))

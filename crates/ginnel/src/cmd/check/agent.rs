@@ -21,12 +21,12 @@ pub(super) async fn check(config: AgentConfig, target: Option<&Target>, report: 
     let allow = AllowList::new(config.allow);
     let patterns = allow.patterns().len();
     let Some(target) = target else {
-        report.skip("policy", format!("no --target given; allow has {patterns} entries"));
+        report.skip("policy", format!("no --target given; entries of allow: {patterns}"));
         report.skip("target", "no --target given");
         return;
     };
     if allow.permits_target(target).is_err() {
-        let evidence = format!("none of the {patterns} entries of allow means {target}");
+        let evidence = format!("no entry of allow means {target}; it has {patterns}");
         report.fail("policy", evidence, "if this agent shall dial it, add it to allow");
         report.skip_after("an entry in allow", &["target"]);
         return;

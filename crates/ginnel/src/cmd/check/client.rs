@@ -39,23 +39,23 @@ async fn first_roster(admitted: &Admitted) -> Result<Roster, String> {
 
 fn policy(roster: &Roster, target: Option<&Target>, report: &mut Report) {
     let agents = roster.entries().len();
+    if agents == 0 {
+        report.fail("policy", "no live agent is there for this client", NO_AGENT);
+        return;
+    }
     let Some(target) = target else {
-        if agents == 0 {
-            report.fail("policy", "no live agent is there for this client", NO_AGENT);
-        } else {
-            report.pass("policy", format!("live agents for this client: {agents}"));
-        }
+        report.pass("policy", format!("live agents for this client: {agents}"));
         return;
     };
     let serves = |entry: &&ginnel_core::roster::Entry| entry.targets.iter().any(|pattern| pattern.matches(target));
     let serving: Vec<_> = roster.entries().iter().filter(serves).map(|entry| entry.agent.to_string()).collect();
     if serving.is_empty() {
-        let evidence = format!("of {agents} live agents for this client none serves {target}");
+        let evidence = format!("live agents for this client: {agents}, and none of them may be asked for {target}");
         report.fail("policy", evidence, NO_AGENT);
     } else {
         report.pass(
             "policy",
-            format!("{target} is served by {} of {agents} live agents: {}", serving.len(), serving.join(", ")),
+            format!("live agents for this client: {agents}; {target} is served by {}", serving.join(", ")),
         );
     }
 }

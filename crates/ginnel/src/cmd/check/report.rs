@@ -7,6 +7,9 @@ use serde::Serialize;
 
 use crate::cmd::{Failure, Outcome};
 
+/// Most words of evidence that are shown: a chain of certificates with all of their names has about a hundred.
+const WORDS_MAX: usize = 200;
+
 /// How a step went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -35,8 +38,10 @@ pub(crate) struct Report {
 
 impl Report {
     fn add(&mut self, step: &'static str, result: Verdict, evidence: &str, advice: Option<String>) {
-        // Much of the evidence is what somebody unknown has sent.
-        let evidence = Text::new(evidence).as_str().to_owned();
+        // Much of the evidence is what somebody unknown has sent. Word by word, because a text of several paths or certificates is longer
+        // than a field of the audit log may be, and its end is worth as much as its beginning.
+        let words = evidence.split(' ').take(WORDS_MAX).map(|word| Text::new(word).as_str().to_owned());
+        let evidence = words.collect::<Vec<_>>().join(" ");
         self.steps.push(Step { step, result, evidence, advice });
     }
 
@@ -89,5 +94,23 @@ impl Report {
             }
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evidence_is_whole_and_shows_what_cannot_be_seen() {
+        let mut report = Report::default();
+        let long = ["/etc/ginnel/some-file"; 40].join("; ");
+        report.fail("files", format!("{long} \u{1b}[2J\nPASS  forged"), "mend it");
+        let text = report.text();
+        assert!(text.contains(&long) && text.contains("forged"), "{text}");
+        assert!(!text.contains('\u{1b}') && text.lines().count() == 2, "{text}");
+        let mut endless = Report::default();
+        endless.pass("tls", "x ".repeat(100_000));
+        assert!(endless.text().len() < 1_000);
     }
 }

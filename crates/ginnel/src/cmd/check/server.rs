@@ -74,7 +74,9 @@ fn issuer(directory: &Path, report: &mut Report) -> Vec<Facts> {
     } else if facts.is_empty() {
         report.skip("issuer", format!("{shown} has no root yet; it is finished at the next start"));
     } else {
-        report.fail("issuer", wrong.join("; "), "restore the file from a backup; a new key would lock out everybody");
+        let advice = "mend what it says, as the user that runs the server; restore what is lost or damaged from a backup, because a \
+             new key would lock out everybody";
+        report.fail("issuer", wrong.join("; "), advice);
     }
     facts
 }

@@ -79,8 +79,8 @@ impl Way<'_> {
         if wrong.is_empty() {
             report.pass("files", "roots and secrets can be read, and nobody else can read the secrets");
         } else {
-            let advice = "put the file where the configuration says, readable by the user that runs ginnel; keys and passwords have \
-                 mode 0600. Roots come from the server's owner, keys from `ginnel credentials create`";
+            let advice = "put the file where the configuration says, readable by the user that runs ginnel; nobody but root may read a \
+                 key or password besides. Roots come from the server's owner, keys from `ginnel credentials create`";
             report.fail("files", wrong.join("; "), advice);
         }
         let address = &self.server.address;
@@ -124,28 +124,40 @@ impl Way<'_> {
 
     /// DNS, TCP and proxy; gives the proxy's date if it has one.
     async fn reach(&self, endpoint: &Endpoint, report: &mut Report) -> Result<Option<SystemTime>, ()> {
-        let (what, host, port) = match &endpoint.proxy {
-            Some(proxy) => ("the proxy", proxy.location().host.as_str(), proxy.location().port),
-            None => ("the server", endpoint.host.as_str(), endpoint.port),
+        let (what, setting, host, port) = match &endpoint.proxy {
+            Some(proxy) => ("the proxy", "server.proxy.url", proxy.location().host.as_str(), proxy.location().port),
+            None => ("the server", "server.address", endpoint.host.as_str(), endpoint.port),
         };
+        // Only one who asks for the server itself can be helped by a proxy.
+        let by_proxy = |advice| if endpoint.proxy.is_none() { advice } else { "" };
         if host.parse::<IpAddr>().is_ok() {
             report.pass("dns", format!("{what} is given as the address {host}"));
         } else {
-            match probe::resolve(host, port).await {
-                Ok(found) if !found.is_empty() => {
+            let why = match probe::resolve(host, port).await {
+                Ok(found) if found.is_empty() => Some("it has no address".to_owned()),
+                Ok(found) => {
                     let found: Vec<_> = found.iter().map(|address| address.ip().to_string()).collect();
                     report.pass("dns", format!("{what}, {host}, is {}", found.join(", ")));
+                    None
                 }
-                Ok(_) => return dns_failed(what, host, "it has no address", report),
-                Err(error) => return dns_failed(what, host, &Chain(&error).to_string(), report),
+                Err(error) => Some(Chain(&error).to_string()),
+            };
+            if let Some(why) = why {
+                let proxy = by_proxy(". Where only a proxy can resolve names, set server.proxy");
+                let advice =
+                    format!("check the spelling in {setting} and this machine's resolver (getent hosts {host}){proxy}");
+                report.fail("dns", format!("{what}, {host}: {why}"), advice);
+                report.skip_after("DNS", &["tcp", "proxy"]);
+                return Err(());
             }
         }
         match probe::reach(host, port).await {
             Ok(address) => report.pass("tcp", format!("{what} answers at {address}")),
             Err(error) => {
+                let proxy = by_proxy(", or set server.proxy if only a proxy leads out");
                 let advice = format!(
-                    "is {what} running, and is the port right? If yes, ask for outgoing TCP from this machine to {host} port \
-                     {port}, or set server.proxy if only a proxy leads out"
+                    "is {what} running, and is the port in {setting} right? If yes, ask for outgoing TCP from this machine to {host} \
+                     port {port}{proxy}"
                 );
                 report.fail("tcp", format!("{what} at {host} port {port}: {}", Chain(&error)), advice);
                 report.skip_after("TCP", &["proxy"]);
@@ -183,13 +195,6 @@ impl Way<'_> {
 /// What was read; what is wrong with it goes to the others.
 fn read<T, E: std::error::Error + 'static>(result: Result<T, E>, wrong: &mut Vec<String>) -> Option<T> {
     result.map_err(|error| wrong.push(Chain(&error).to_string())).ok()
-}
-
-fn dns_failed(what: &str, host: &str, why: &str, report: &mut Report) -> Result<Option<SystemTime>, ()> {
-    let advice = "check the spelling and this machine's resolver (getent hosts NAME). Where only a proxy can resolve names, set server.proxy";
-    report.fail("dns", format!("{what}, {host}: {why}"), advice);
-    report.skip_after("DNS", &["tcp", "proxy"]);
-    Err(())
 }
 
 fn proxy_advice(error: &ProxyError, address: &str) -> String {
@@ -239,11 +244,11 @@ async fn tls(endpoint: &Endpoint, roots: &Roots, report: &mut Report) -> (Option
     let who = shown(&presented);
     let is_right = match verdict {
         Ok(()) => {
-            report.pass("tls", format!("the server answers: {who}"));
+            report.pass("tls", format!("the server answers {who}"));
             true
         }
         Err(error) => {
-            report.fail("tls", format!("{}; {who}", Chain(&error)), tls_advice(&presented, &error, endpoint));
+            report.fail("tls", format!("{} {who}", Chain(&error)), tls_advice(&presented, &error, endpoint));
             false
         }
     };
@@ -265,8 +270,9 @@ fn tls_advice(presented: &Presented, error: &ConnectError, endpoint: &Endpoint) 
             endpoint.server_name
         ),
         (true, true) => match error {
-            ConnectError::Tls { .. } => "if the certificate is not valid at this time, see the step clock".to_owned(),
-            ConnectError::Name(_)
+            ConnectError::WrongTime { .. } => "see the step clock".to_owned(),
+            ConnectError::Tls { .. }
+            | ConnectError::Name(_)
             | ConnectError::Proxy { .. }
             | ConnectError::Tcp { .. }
             | ConnectError::WrongName { .. }
@@ -277,6 +283,7 @@ fn tls_advice(presented: &Presented, error: &ConnectError, endpoint: &Endpoint) 
     }
 }
 
+/// The conclusion first: what somebody unknown has sent may be cut off.
 fn shown(presented: &Presented) -> String {
     let chain: Vec<_> = presented
         .chain
@@ -284,12 +291,15 @@ fn shown(presented: &Presented) -> String {
         .map(|one| {
             let fingerprint: String = one.sha256.chars().take(16).collect();
             let names = if one.names.is_empty() { String::new() } else { format!(" for {}", one.names.join(", ")) };
-            format!("\"{}\"{names}, issued by \"{}\", SHA-256 {fingerprint}…", one.subject, one.issuer)
+            // Certificates of the tunnel have names and no subject.
+            let subject =
+                if one.subject.is_empty() { "a certificate".to_owned() } else { format!("\"{}\"", one.subject) };
+            format!("{subject}{names}, issued by \"{}\", SHA-256 {fingerprint}…", one.issuer)
         })
         .collect();
     let signed = if presented.is_trusted { "signed by trust.server" } else { "NOT signed by trust.server" };
     let named = if presented.is_named { "the name fits" } else { "the name does NOT fit" };
-    format!("{} ({signed}; {named})", chain.join("; then "))
+    format!("({signed}; {named}): {}", chain.join("; then "))
 }
 
 async fn enrol(upstream: &Upstream, report: &mut Report) -> Option<Identity> {
@@ -304,7 +314,7 @@ async fn enrol(upstream: &Upstream, report: &mut Report) -> Option<Identity> {
         Err(error) => {
             let advice = match &error {
                 EnrolError::Refused(_) => {
-                    "ask the server's owner what its audit log says (ginnel audit show --event enrolRefused): an e-mail that is not \
+                    "ask the server's owner what its audit log says (ginnel audit show --event enrolmentRefused DIRECTORY): an e-mail that is not \
                      among the identities, another public key, another enrolment audience, or clocks that differ"
                 }
                 EnrolError::Prepare(_) | EnrolError::Certificate(_) => "bring both sides to the same version",

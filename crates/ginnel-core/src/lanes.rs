@@ -121,8 +121,9 @@ mod tests {
             for sessions in [0, 1, 5, 16, 100] {
                 let mut lanes: Vec<Lane> = Vec::new();
                 for _ in 0..most {
-                    let open = plan(sessions, most, &lanes).open;
-                    lanes.extend((0..open).map(|_| idle(u32::try_from(lanes.len() + 1).unwrap_or(u32::MAX), 9999)));
+                    for _ in 0..plan(sessions, most, &lanes).open {
+                        lanes.push(Busy { number: u32::try_from(lanes.len() + 1).unwrap_or(u32::MAX) });
+                    }
                 }
                 assert_eq!(plan(sessions, most, &lanes), Plan::default(), "{sessions} of {most}");
                 assert_eq!(lanes.len() + 1, wanted(sessions, most));

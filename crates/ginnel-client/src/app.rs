@@ -99,7 +99,7 @@ impl Client {
             credential: ServiceAccountKey::read(&config.credential)?,
             audience: config.enrolment_audience,
             progress: progress.clone(),
-            connections_max: config.connections_max,
+            connections: config.connections,
         };
         if let Some(control) = &upstream.endpoint.congestion {
             try_out(control)?;

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ginnel_core::congestion::CongestionControl;
+use ginnel_core::lanes::Bounds;
 use ginnel_core::limits::LANES_MAX;
 use ginnel_core::principal::Role;
 use ginnel_core::proxy::ProxySettings;
@@ -172,15 +173,29 @@ fn congestion_control(fields: &mut Fields<'_, '_>) -> Option<CongestionControl> 
 }
 
 /// `connections` of agents and clients: how many there may be.
-fn connections(fields: &mut Fields<'_, '_>) -> Option<usize> {
-    fields
+fn connections(fields: &mut Fields<'_, '_>) -> Option<Bounds> {
+    let least = fields
+        .field(
+            "min",
+            "Connections to the server that are there without any session, from 1 to 16. A session stays where it was opened, so \
+             that a burst of sessions is spread over no more connections than there are when it comes.",
+        )
+        .default("1", located(shape::number(1..=LANES_MAX)));
+    let most = fields
         .field(
             "max",
-            "Connections to the server at once that take new sessions, from 1 to 16. There is one at first; more are opened as \
-             sessions ask for them and closed after 10 minutes without any. On a long or lossy path 16 sessions on 16 connections \
-             move as much as connections of their own would; more connections cost some CPU.",
+            "Connections at once that take new sessions, from 1 to 16. More than min are opened as sessions ask for them, one for \
+             each, and closed after 10 minutes without any. On a long or lossy path 16 sessions on 16 connections move as much as \
+             connections of their own would; more connections cost some CPU.",
         )
-        .default("16", shape::number(1..=LANES_MAX))
+        .default("16", shape::number(1..=LANES_MAX));
+    let (least, most) = (least?, most?);
+    fields.check(|findings| {
+        if least.value > most {
+            least.report(findings, format!("{} is more than max, which is {most}", least.value), None);
+        }
+    });
+    Some(Bounds { least: least.value, most })
 }
 
 /// `credential` of agents and clients.

@@ -36,18 +36,32 @@ pub struct Plan {
     pub close: Vec<u32>,
 }
 
-/// How many lanes, the first included, this many sessions should have; `most` is at least one.
-pub fn wanted(sessions: usize, most: usize) -> usize {
-    sessions.saturating_add(1).min(most)
+/// How many lanes a process may have, the first included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// As many there are without any session; at least one.
+    pub least: usize,
+    /// More there never are; no less than `least`.
+    pub most: usize,
 }
 
-/// What is to be done about the lanes of a process with this many sessions and at most this many lanes.
+impl Bounds {
+    /// The first lane and no other.
+    pub const ONE: Self = Self { least: 1, most: 1 };
+}
+
+/// How many lanes, the first included, this many sessions should have.
+pub fn wanted(sessions: usize, Bounds { least, most }: Bounds) -> usize {
+    sessions.saturating_add(1).max(least).min(most)
+}
+
+/// What is to be done about the lanes of a process with this many sessions.
 ///
 /// Growing is quick, a few lanes at a time, because a session stays where it was opened; shrinking waits for [`LANE_IDLE`], because load
 /// comes in waves and a handshake costs more than a silent connection.
-pub fn plan(sessions: usize, most: usize, lanes: &[Lane]) -> Plan {
+pub fn plan(sessions: usize, bounds: Bounds, lanes: &[Lane]) -> Plan {
     let have = 1 + lanes.len();
-    let wanted = wanted(sessions, most);
+    let wanted = wanted(sessions, bounds);
     if have <= wanted {
         let opening = lanes.iter().filter(|lane| matches!(lane, Lane::Opening)).count();
         let open = (wanted - have).min(LANES_OPENING_MAX.saturating_sub(opening));
@@ -80,60 +94,83 @@ mod tests {
     use super::Lane::{Busy, Idle, Opening};
     use super::*;
 
+    /// Sessions, bounds and lanes; how many to open, and which to close.
+    type Case<'a> = (usize, Bounds, &'a [Lane], usize, &'a [u32]);
+
+    /// The number of a lane and its sessions.
+    type Loaded = (u32, usize);
+
     const fn idle(number: u32, seconds: u64) -> Lane {
         Idle { number, idle: Duration::from_secs(seconds) }
     }
 
+    const fn up_to(most: usize) -> Bounds {
+        Bounds { least: 1, most }
+    }
+
     #[test]
-    fn there_is_a_lane_for_each_session_and_one_to_spare() {
-        let cases =
-            [(0, 16, 1), (1, 16, 2), (14, 16, 15), (15, 16, 16), (10_000, 16, 16), (0, 1, 1), (usize::MAX, 1, 1)];
-        for (sessions, most, lanes) in cases {
-            assert_eq!(wanted(sessions, most), lanes, "{sessions} of {most}");
+    fn there_is_a_lane_for_each_session_and_one_to_spare_within_the_bounds() {
+        let cases = [
+            (0, up_to(16), 1),
+            (1, up_to(16), 2),
+            (14, up_to(16), 15),
+            (15, up_to(16), 16),
+            (10_000, up_to(16), 16),
+            (0, Bounds::ONE, 1),
+            (usize::MAX, Bounds::ONE, 1),
+            (0, Bounds { least: 4, most: 16 }, 4),
+            (3, Bounds { least: 4, most: 16 }, 4),
+            (4, Bounds { least: 4, most: 16 }, 5),
+        ];
+        for (sessions, bounds, lanes) in cases {
+            assert_eq!(wanted(sessions, bounds), lanes, "{sessions} of {bounds:?}");
         }
     }
 
     #[test]
     fn lanes_grow_a_few_at_a_time_and_go_only_when_they_have_been_idle_for_long() {
-        let cases: [(usize, usize, &[Lane], usize, &[u32]); 11] = [
-            (0, 16, &[], 0, &[]),
-            (1, 16, &[], 1, &[]),
-            (100, 16, &[], LANES_OPENING_MAX, &[]),
-            (100, 16, &[Opening, Busy { number: 2 }], LANES_OPENING_MAX - 1, &[]),
-            (100, 16, &[Opening; LANES_OPENING_MAX], 0, &[]),
-            (100, 3, &[Busy { number: 1 }], 1, &[]),
-            (100, 1, &[], 0, &[]),
+        let held = Bounds { least: 2, most: 16 };
+        let cases: [Case<'_>; 13] = [
+            (0, up_to(16), &[], 0, &[]),
+            (1, up_to(16), &[], 1, &[]),
+            (100, up_to(16), &[], LANES_OPENING_MAX, &[]),
+            (100, up_to(16), &[Opening, Busy { number: 2 }], LANES_OPENING_MAX - 1, &[]),
+            (100, up_to(16), &[Opening; LANES_OPENING_MAX], 0, &[]),
+            (100, up_to(3), &[Busy { number: 1 }], 1, &[]),
+            (100, Bounds::ONE, &[], 0, &[]),
             // Load goes before they do.
-            (0, 16, &[idle(1, 599), Busy { number: 2 }, Opening], 0, &[]),
-            (0, 16, &[idle(1, 600), idle(2, 700), Busy { number: 3 }], 0, &[2, 1]),
+            (0, up_to(16), &[idle(1, 599), Busy { number: 2 }, Opening], 0, &[]),
+            (0, up_to(16), &[idle(1, 600), idle(2, 700), Busy { number: 3 }], 0, &[2, 1]),
             // One may stay: it is the one to spare.
-            (1, 16, &[idle(1, 800), idle(2, 700)], 0, &[1]),
-            (16, 16, &[idle(1, 800), idle(2, 700)], LANES_OPENING_MAX, &[]),
+            (1, up_to(16), &[idle(1, 800), idle(2, 700)], 0, &[1]),
+            (16, up_to(16), &[idle(1, 800), idle(2, 700)], LANES_OPENING_MAX, &[]),
+            (0, held, &[], 1, &[]),
+            (0, held, &[idle(1, 800), idle(2, 700)], 0, &[1]),
         ];
-        for (number, (sessions, most, lanes, open, close)) in cases.into_iter().enumerate() {
-            assert_eq!(plan(sessions, most, lanes), Plan { open, close: close.to_vec() }, "case {number}");
+        for (number, (sessions, bounds, lanes, open, close)) in cases.into_iter().enumerate() {
+            assert_eq!(plan(sessions, bounds, lanes), Plan { open, close: close.to_vec() }, "case {number}");
         }
     }
 
     #[test]
     fn a_plan_that_is_carried_out_leaves_nothing_to_do() {
-        for most in [1, 2, 16] {
+        for bounds in [Bounds::ONE, up_to(2), up_to(16), Bounds { least: 7, most: 16 }] {
             for sessions in [0, 1, 5, 16, 100] {
                 let mut lanes: Vec<Lane> = Vec::new();
-                for _ in 0..most {
-                    for _ in 0..plan(sessions, most, &lanes).open {
+                for _ in 0..bounds.most {
+                    for _ in 0..plan(sessions, bounds, &lanes).open {
                         lanes.push(Busy { number: u32::try_from(lanes.len() + 1).unwrap_or(u32::MAX) });
                     }
                 }
-                assert_eq!(plan(sessions, most, &lanes), Plan::default(), "{sessions} of {most}");
-                assert_eq!(lanes.len() + 1, wanted(sessions, most));
+                assert_eq!(plan(sessions, bounds, &lanes), Plan::default(), "{sessions} of {bounds:?}");
+                assert_eq!(lanes.len() + 1, wanted(sessions, bounds));
             }
         }
     }
 
     #[test]
     fn the_next_session_goes_where_there_are_fewest() {
-        let cases: [(&[(u32, usize)], Option<(u32, usize)>); 4] = [
+        let cases: [(&[Loaded], Option<Loaded>); 4] = [
             (&[], None),
             (&[(0, 0), (1, 0)], Some((0, 0))),
             (&[(0, 2), (2, 1), (1, 1)], Some((1, 1))),

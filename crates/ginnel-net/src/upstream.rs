@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use ginnel_core::backoff::Backoff;
 use ginnel_core::cause::Cause;
+use ginnel_core::lanes::Bounds;
 use ginnel_core::renewal::renew_after;
 use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Identity;
@@ -76,8 +77,8 @@ pub struct Upstream {
     pub audience: String,
     /// Where it is put down how things stand.
     pub progress: Progress,
-    /// Connections at once that take sessions.
-    pub connections_max: usize,
+    /// How many connections that take new sessions there may be at once.
+    pub connections: Bounds,
 }
 
 /// What an agent or client does on one connection.
@@ -148,7 +149,7 @@ impl Upstream {
         let mut admitted: Option<Admitted> = None;
         // Connections that were replaced and finish their sessions.
         let mut retired = JoinSet::new();
-        let mut lanes = Lanes::new(self.connections_max, self.progress.load().clone());
+        let mut lanes = Lanes::new(self.connections, self.progress.load().clone());
         loop {
             if link.is_stopping() {
                 // Replaced connections still finish their sessions; whoever drops this future ends that.

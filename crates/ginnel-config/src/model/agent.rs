@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ginnel_core::lanes::Bounds;
 use ginnel_core::pattern::TargetPattern;
 
 use super::{Admin, Upstream, loadable};
@@ -21,8 +22,8 @@ pub struct AgentConfig {
     pub enrolment_audience: String,
     /// What may be dialled; the server cannot widen it.
     pub allow: Vec<TargetPattern>,
-    /// Connections to the server at once that take new sessions.
-    pub connections_max: usize,
+    /// How many connections to the server that take new sessions there may be at once.
+    pub connections: Bounds,
     /// How it is seen and controlled while it runs.
     pub admin: Admin,
     /// How long sessions may go on after the first signal to stop.
@@ -71,7 +72,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<AgentConfig> {
         trust: trust?,
         credential: credential?,
         allow: allow?,
-        connections_max: connections?,
+        connections: connections?,
         admin: admin?,
         shutdown_grace: shutdown_grace?,
         danger_disable_inner_tls: danger_disable_inner_tls?,

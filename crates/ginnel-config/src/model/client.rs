@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ginnel_core::lanes::Bounds;
 use ginnel_core::target::Target;
 
 use super::{Admin, Upstream, loadable};
@@ -24,8 +25,8 @@ pub struct ClientConfig {
     pub enrolment_audience: String,
     /// Where applications come in.
     pub listen: Listen,
-    /// Connections to the server at once that take new sessions.
-    pub connections_max: usize,
+    /// How many connections to the server that take new sessions there may be at once.
+    pub connections: Bounds,
     /// How it is seen and controlled while it runs.
     pub admin: Admin,
     /// How long sessions may go on after the first signal to stop.
@@ -89,7 +90,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ClientConfig> {
         trust: trust?,
         credential: credential?,
         listen: front_ends?,
-        connections_max: connections?,
+        connections: connections?,
         admin: admin?,
         shutdown_grace: shutdown_grace?,
         danger_disable_inner_tls: danger_disable_inner_tls?,

@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use ginnel_core::lanes::Bounds;
 use ginnel_core::principal::Role;
 
 use super::{AGENT, CLIENT, ROLES, SERVER, findings, good};
@@ -38,7 +39,8 @@ fn reads_good_files() {
     assert_eq!(agent.enrolment_audience, "https://tunnel.acme.example/enrol");
     assert_eq!(agent.enrolment_audience, server.enrolment_audience);
     assert!(!agent.danger_disable_inner_tls);
-    assert_eq!((agent.connections_max, agent.server.congestion_control), (16, None));
+    assert_eq!(agent.connections, Bounds { least: 1, most: 16 });
+    assert_eq!(agent.server.congestion_control, None);
 
     let client = ClientConfig::parse(CLIENT, "f.yaml", base_dir, &overrides).expect("a client");
     assert_eq!((client.server.address.host(), client.server.address.port()), ("fd00::5", 443));
@@ -340,7 +342,10 @@ fn finds_what_is_wrong_with_connections() {
         let found = findings(role, &set("Bbr/1"), &Overrides::none());
         assert!(found.contains("server.congestionControl: \"Bbr/1\": a congestion control has a name of"), "{found}");
     }
-    let text = format!("{CLIENT}connections: {{max: 4}}\n");
+    let text = format!("{CLIENT}connections: {{min: 4, max: 4}}\n");
     let client = ClientConfig::parse(&text, "f.yaml", Path::new("/"), &Overrides::none()).expect("a client");
-    assert_eq!(client.connections_max, 4);
+    assert_eq!(client.connections, Bounds { least: 4, most: 4 });
+    let text = format!("{CLIENT}connections: {{max: 4, min: 5}}\n");
+    let found = findings(Role::Client, &text, &Overrides::none());
+    assert_eq!(found, "f.yaml:5:28: connections.min: 5 is more than max, which is 4");
 }

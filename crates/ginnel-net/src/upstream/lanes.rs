@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use ginnel_core::backoff::Backoff;
 use ginnel_core::cause::Cause;
-use ginnel_core::lanes::{self, plan, wanted};
+use ginnel_core::lanes::{self, Bounds, plan, wanted};
 use ginnel_core::limits::LANES_KEPT_MAX;
 use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Identity;
@@ -32,8 +32,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// The lanes beside the first.
 pub(super) struct Lanes {
-    /// Lanes at once, the first included.
-    most: usize,
+    /// How many at once, the first included.
+    bounds: Bounds,
     load: Load,
     /// Those that are being opened or take sessions, by number.
     open: BTreeMap<u32, Lane>,
@@ -68,9 +68,9 @@ struct Means<L> {
 }
 
 impl Lanes {
-    pub(super) fn new(most: usize, load: Load) -> Self {
+    pub(super) fn new(bounds: Bounds, load: Load) -> Self {
         Self {
-            most: most.max(1),
+            bounds,
             load,
             open: BTreeMap::new(),
             finishing: Vec::new(),
@@ -132,13 +132,13 @@ impl Lanes {
         let now = Instant::now();
         self.open.retain(|_, lane| !lane.is_over());
         self.finishing.retain(|lane| !lane.is_over() || lane.sessions() > 0);
-        let most = if self.load.takes_further() { self.most } else { 1 };
+        let bounds = if self.load.takes_further() { self.bounds } else { Bounds::ONE };
         let sessions = self.load.sessions();
         let seen: Vec<_> = self.open.values().map(Lane::seen).collect();
-        if 1 + seen.len() >= wanted(sessions, most) && !seen.contains(&lanes::Lane::Opening) {
+        if 1 + seen.len() >= wanted(sessions, bounds) && !seen.contains(&lanes::Lane::Opening) {
             self.is_short = false;
         }
-        let plan = plan(sessions, most, &seen);
+        let plan = plan(sessions, bounds, &seen);
         for number in plan.close {
             if let Some(lane) = self.open.remove(&number) {
                 tracing::debug!(lane = number, "closing a connection that has had no session for long");
@@ -154,14 +154,14 @@ impl Lanes {
         }
         let have = 1 + self.open.len();
         // Short of lanes, the next look is at a moment or at an event that is known, and more sessions change nothing.
-        let is_enough = have >= wanted(sessions, most) && have < most;
+        let is_enough = have >= wanted(sessions, bounds) && have < bounds.most;
         self.load.set_enough_for(if is_enough { have - 1 } else { usize::MAX });
         let look = now + LOOK_EVERY;
         if self.not_before > now { look.min(self.not_before) } else { look }
     }
 
     fn free_numbers(&self) -> impl Iterator<Item = u32> {
-        (1_u32..).take(self.most - 1).filter(|number| !self.open.contains_key(number))
+        (1_u32..).take(self.bounds.most.saturating_sub(1)).filter(|number| !self.open.contains_key(number))
     }
 
     fn ended(&mut self, lane: &Lane, end: End) {

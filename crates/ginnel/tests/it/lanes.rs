@@ -177,13 +177,14 @@ async fn an_agent_that_drains_finishes_the_sessions_on_all_of_its_connections() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_has_no_more_connections_than_its_owner_allows() -> Result<()> {
+async fn an_agent_has_no_more_and_no_fewer_connections_than_its_owner_says() -> Result<()> {
     let host = TcpListener::bind("127.0.0.1:0").await?;
     let mut world = world().target(host.local_addr()?).start().await?;
     let mark = world.client.mark();
-    world.edit("agent", |config| config["connections"] = json!({"max": 2}))?;
+    world.edit("agent", |config| config["connections"] = json!({"min": 2, "max": 2}))?;
     world.restart(Part::Agent(0)).await?;
     world.roster(mark, 1).await?;
+    metric(&mut world, Part::Agent(0), CONNECTIONS, 2.0).await?;
     let mut pairs = Vec::new();
     for _ in 0..SESSIONS {
         pairs.push(Pair::open(&world, &host).await?);

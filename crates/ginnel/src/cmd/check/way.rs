@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use ginnel_config::Upstream as Server;
+use ginnel_core::lanes::Bounds;
 use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Identity;
@@ -63,7 +64,7 @@ impl Way<'_> {
             credential,
             audience: self.audience.to_owned(),
             progress: Progress::default(),
-            connections_max: 1,
+            connections: Bounds::ONE,
         };
         let identity = enrol(&upstream, report).await?;
         certificate(self.role, &identity, report).then_some(Admitted { upstream, identity })

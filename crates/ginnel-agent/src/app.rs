@@ -8,14 +8,18 @@ use std::time::{Duration, SystemTime};
 use ginnel_config::{AgentConfig, Source};
 use ginnel_core::allow::AllowList;
 use ginnel_core::audit::{Text, Timestamp};
+use ginnel_core::budget::Budget;
 use ginnel_core::id::InstanceId;
 use ginnel_core::principal::Role;
+use ginnel_identity::certificate::Identity;
 use ginnel_identity::credential::{CredentialError, ServiceAccountKey};
 use ginnel_identity::key::sha256;
 use ginnel_identity::random::SystemRandom;
+use ginnel_identity::tls::{Responder, TlsError};
 use ginnel_identity::trust::{Roots, TrustError};
 use ginnel_net::congestion::{CongestionError, try_out};
 use ginnel_net::connect::Endpoint;
+use ginnel_net::inner::Handshakes;
 use ginnel_net::proxy::{Proxy, ProxyFileError};
 use ginnel_net::upstream::{Progress, Upstream};
 use ginnel_ops::admin::{Admin, AdminError};
@@ -74,6 +78,9 @@ pub(crate) struct Owner {
     pub(crate) started: Timestamp,
     /// Whether the owner switched inner TLS off.
     pub(crate) inner_tls_disabled: bool,
+    /// What answers with the newest certificate.
+    responder: Mutex<Option<Arc<Responder>>>,
+    pub(crate) handshakes: Handshakes,
 }
 
 impl Owner {
@@ -88,10 +95,33 @@ impl Owner {
         self.allow.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts another list into force.
+    /// What answers inner handshakes with this certificate, which is the newest if it `is_first` connection that asks. What was kept under
+    /// another one is forgotten.
+    pub(crate) fn responder(&self, identity: &Identity, is_first: bool) -> Result<Arc<Responder>, TlsError> {
+        let mut current = self.responder.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = current.as_ref().filter(|responder| responder.is_of(identity)) {
+            return Ok(Arc::clone(same));
+        }
+        let new = Arc::new(Responder::new(&self.client_roots, identity)?);
+        if !is_first {
+            // A further connection that comes up while the certificate is replaced: it is as good as retired, and answers in full.
+            new.close();
+            return Ok(new);
+        }
+        if let Some(old) = current.replace(Arc::clone(&new)) {
+            // Sessions that still come by the old link are answered with the old certificate, in full.
+            old.close();
+        }
+        Ok(new)
+    }
+
+    /// Puts another list into force. Nobody resumes a handshake from before.
     pub(crate) fn replace(&self, allow: Arc<AllowList>) {
         let (version, count) = (version(&allow), allow.patterns().len());
         *self.allow.write().unwrap_or_else(PoisonError::into_inner) = allow;
+        if let Some(responder) = &*self.responder.lock().unwrap_or_else(PoisonError::into_inner) {
+            responder.forget();
+        }
         self.in_force.applied(version, count);
     }
 }
@@ -123,6 +153,7 @@ impl Agent {
                 server_name: config.server.name.to_string(),
                 proxy: config.server.proxy().map(Proxy::read).transpose()?,
                 congestion: config.server.congestion_control.clone(),
+                budget: Budget::default(),
             },
             server_roots: Roots::read(&config.trust.server)?,
             credential: ServiceAccountKey::read(&config.credential)?,
@@ -148,6 +179,8 @@ impl Agent {
             started: Timestamp::from(SystemTime::now()),
             client_roots: Roots::read(&config.trust.client)?,
             inner_tls_disabled: config.danger_disable_inner_tls,
+            responder: Mutex::default(),
+            handshakes: Handshakes::default(),
         };
         let (upstream, owner) = (Arc::new(upstream), Arc::new(owner));
         Ok(Self {

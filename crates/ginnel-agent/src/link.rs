@@ -6,7 +6,9 @@ use std::time::Duration;
 use ginnel_core::audit::Text;
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::limits::{CONTROL_MESSAGE_MAX, SESSIONS_PER_AGENT_MAX};
+use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Identity;
+use ginnel_identity::tls::Responder;
 use ginnel_net::connect::Connection;
 use ginnel_net::upstream::{Lane, Link};
 use ginnel_ops::ledger::Begun;
@@ -77,7 +79,7 @@ impl AgentLink {
         }
     }
 
-    fn take(&self, dial: Dial, connection: &Connection, identity: &Identity, lane: &Lane) {
+    fn take(&self, dial: Dial, connection: &Connection, identity: &Identity, responder: &Arc<Responder>, lane: &Lane) {
         let mut slot = Arc::clone(&self.slots).try_acquire_owned().ok();
         let has_slot = slot.is_some();
         if !has_slot {
@@ -87,8 +89,8 @@ impl AgentLink {
                 return tracing::warn!(request = %dial.request, "overloaded: a dial goes unanswered");
             }
         }
-        let caller =
-            Caller { owner: Arc::clone(&self.owner), connection: connection.clone(), identity: identity.clone() };
+        let (owner, responder) = (Arc::clone(&self.owner), Arc::clone(responder));
+        let caller = Caller { owner, connection: connection.clone(), responder };
         let tracked = self.owner.ledger.begin(Begun {
             request: dial.request,
             client: Some(dial.client.clone()),
@@ -145,6 +147,13 @@ impl Link for AgentLink {
         } else {
             tracing::debug!(lane = lane.number(), "further link up");
         }
+        let responder = match self.owner.responder(&identity, lane.is_first()) {
+            Ok(responder) => responder,
+            Err(error) => {
+                tracing::error!(error = %Chain(&error), "could not set inner TLS up");
+                return Cause::Internal;
+            }
+        };
         if up.send(()).is_err() {
             return Cause::Internal;
         }
@@ -166,7 +175,7 @@ impl Link for AgentLink {
             };
             match heard {
                 Some(server_message::Kind::Dial(dial)) => match Dial::try_from(dial) {
-                    Ok(dial) => self.take(dial, &connection, &identity, &lane),
+                    Ok(dial) => self.take(dial, &connection, &identity, &responder, &lane),
                     Err(error) => tracing::warn!(%error, "the server sent a malformed dial"),
                 },
                 Some(server_message::Kind::Welcome(_)) => break Cause::ProtocolError,

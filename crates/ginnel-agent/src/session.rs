@@ -2,12 +2,12 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::limits::INNER_DEADLINE;
 use ginnel_core::report::Chain;
-use ginnel_identity::certificate::Identity;
-use ginnel_identity::tls::inner_server;
+use ginnel_identity::tls::Responder;
 use ginnel_net::carried::Carried;
 use ginnel_net::connect::Connection;
 use ginnel_net::inner::{Session, respond};
@@ -27,7 +27,7 @@ use crate::dial::{Connected, dial};
 pub(crate) struct Caller {
     pub(crate) owner: Arc<Owner>,
     pub(crate) connection: Connection,
-    pub(crate) identity: Identity,
+    pub(crate) responder: Arc<Responder>,
 }
 
 /// Answers one dial, from `Take` to the end of the session.
@@ -36,7 +36,7 @@ pub(crate) struct Caller {
 pub(crate) async fn run(caller: Caller, order: Dial, has_slot: bool, tracked: Tracked) {
     let span = tracing::info_span!("session", request = %order.request, client = %order.client.name);
     let (reader, writer) = caller.connection.call(path::CARRY);
-    let carried = Carried::taking(SessionFrame::Take(order.session), reader, writer);
+    let carried = Carried::taking(SessionFrame::Take(order.session), reader, writer, caller.connection.budget());
     let stopper = carried.answers();
     let opening = async {
         tokio::select! {
@@ -126,14 +126,14 @@ fn acceptable(owner: &Owner, order: &Dial, has_slot: bool) -> Result<(), Refusal
 
 async fn secure(caller: &Caller, carried: Carried, order: &Dial) -> Result<Session, Refusal> {
     let refusal = Refusal::new(Hop::Agent, Cause::PeerNotVerified);
-    let tls = inner_server(&caller.owner.client_roots, &caller.identity).map_err(|error| {
-        tracing::error!(error = %Chain(&error), "could not set inner TLS up");
-        Refusal::new(Hop::Agent, Cause::Internal)
-    })?;
     let answers = carried.answers();
-    let mut responding = pin!(respond(carried, tls, order));
+    let responding = caller.responder.respond(&order.client, Instant::now());
+    let mut responding = pin!(respond(carried, responding, order));
     match timeout(INNER_DEADLINE, &mut responding).await {
-        Ok(Ok(session)) => Ok(session),
+        Ok(Ok(session)) => {
+            caller.owner.handshakes.count(&session);
+            Ok(session)
+        }
         Ok(Err(error)) => {
             tracing::debug!(error = %Chain(&error), "no inner session");
             Err(refusal)

@@ -54,6 +54,7 @@ impl Observed for View {
         };
         self.upstream.progress.fill(&self.upstream.endpoint, &mut status);
         self.owner.ledger.fill(&mut status);
+        self.owner.handshakes.fill(&mut status);
         status
     }
 

@@ -1,6 +1,6 @@
 //! One hop of the plain relay: every connection is copied to the next address, both ways, and nothing else is done.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 use tokio::io::copy_bidirectional_with_sizes;
@@ -10,8 +10,8 @@ use crate::host::PIECE;
 use crate::process::announce;
 
 /// Serves until it is killed.
-pub(crate) async fn serve(to: SocketAddr) -> Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
+pub(crate) async fn serve(ip: IpAddr, to: SocketAddr) -> Result<()> {
+    let listener = TcpListener::bind((ip, 0)).await?;
     announce(listener.local_addr()?);
     loop {
         let (stream, _) = listener.accept().await?;

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use ginnel_config::{ClientConfig, Source};
 use ginnel_core::audit::Timestamp;
+use ginnel_core::budget::Budget;
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::InstanceId;
 use ginnel_core::target::Target;
@@ -94,6 +95,7 @@ impl Client {
                 server_name: config.server.name.to_string(),
                 proxy: config.server.proxy().map(Proxy::read).transpose()?,
                 congestion: config.server.congestion_control.clone(),
+                budget: Budget::default(),
             },
             server_roots: Roots::read(&config.trust.server)?,
             credential: ServiceAccountKey::read(&config.credential)?,
@@ -108,9 +110,9 @@ impl Client {
             tracing::warn!("inner TLS is switched off: the server can read what sessions carry");
         }
         let agent_roots = Roots::read(&config.trust.agent)?;
-        let link = ClientLink::new(InstanceId::random(&mut SystemRandom), draining.clone(), progress);
+        let link = ClientLink::new(InstanceId::random(&mut SystemRandom), agent_roots, draining.clone(), progress);
         let inner_tls = !config.danger_disable_inner_tls;
-        let sessions = Arc::new(Sessions::new(&link, agent_roots, inner_tls, draining.clone()));
+        let sessions = Arc::new(Sessions::new(&link, inner_tls, draining.clone()));
         let mut proxy = None;
         if let Some(address) = config.listen.proxy {
             proxy = Some(listen(address).await?);

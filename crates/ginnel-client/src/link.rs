@@ -1,7 +1,7 @@
 //! The connection to the server and the roster that comes on it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ginnel_core::audit::Text;
@@ -9,8 +9,11 @@ use ginnel_core::cause::Cause;
 use ginnel_core::id::InstanceId;
 use ginnel_core::limits::ROSTER_MESSAGE_MAX;
 use ginnel_core::principal::Principal;
+use ginnel_core::report::Chain;
 use ginnel_core::roster::Roster;
 use ginnel_identity::certificate::Identity;
+use ginnel_identity::tls::{Initiators, TlsError};
+use ginnel_identity::trust::Roots;
 use ginnel_net::connect::Connection;
 use ginnel_net::upstream::{Lane, Link, Progress};
 use ginnel_wire::frame::WireError;
@@ -29,6 +32,8 @@ use crate::lanes::Lanes;
 pub(crate) struct Live {
     pub(crate) connection: Connection,
     pub(crate) identity: Identity,
+    /// What begins inner handshakes with that certificate.
+    pub(crate) initiators: Arc<Initiators>,
     pub(crate) roster: Roster,
     /// How the connection is used.
     pub(crate) lane: Lane,
@@ -64,7 +69,10 @@ impl Live {
 #[derive(Clone)]
 pub(crate) struct ClientLink {
     instance: InstanceId,
+    agent_roots: Roots,
     live: watch::Sender<Option<Live>>,
+    /// What begins inner handshakes with the newest certificate; it outlives the connections that use it.
+    initiators: Arc<Mutex<Option<Arc<Initiators>>>>,
     /// Connections so far: a number is never used again, so that a late word of an old connection cannot pass for a newer one's.
     numbers: Arc<AtomicU64>,
     draining: CancellationToken,
@@ -73,9 +81,15 @@ pub(crate) struct ClientLink {
 }
 
 impl ClientLink {
-    pub(crate) fn new(instance: InstanceId, draining: CancellationToken, progress: Progress) -> Self {
-        let (numbers, lanes) = (Arc::default(), Lanes::default());
-        Self { instance, live: watch::Sender::new(None), numbers, draining, progress, lanes }
+    pub(crate) fn new(
+        instance: InstanceId,
+        agent_roots: Roots,
+        draining: CancellationToken,
+        progress: Progress,
+    ) -> Self {
+        let (initiators, numbers, lanes) = (Arc::default(), Arc::default(), Lanes::default());
+        let live = watch::Sender::new(None);
+        Self { instance, agent_roots, live, initiators, numbers, draining, progress, lanes }
     }
 
     pub(crate) fn instance(&self) -> InstanceId {
@@ -93,12 +107,27 @@ impl ClientLink {
     }
 
     /// Puts a new connection to use; gives its number.
-    fn begin(&self, first: First, roster: Roster, server: Vec<u8>) -> u64 {
+    fn begin(&self, first: First, roster: Roster, server: Vec<u8>) -> Result<u64, TlsError> {
         let First { connection, identity, lane } = first;
+        let initiators = self.initiators(&identity)?;
         let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
         let since = Instant::now();
-        self.live.send_replace(Some(Live { connection, identity, roster, lane, server, number, since }));
-        number
+        let live = Live { connection, identity, initiators, roster, lane, server, number, since };
+        self.live.send_replace(Some(live));
+        Ok(number)
+    }
+
+    /// What begins inner handshakes with this certificate, which is the newest. What was kept under another one is forgotten.
+    fn initiators(&self, identity: &Identity) -> Result<Arc<Initiators>, TlsError> {
+        let mut current = self.initiators.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = current.as_ref().filter(|initiators| initiators.is_of(identity)) {
+            return Ok(Arc::clone(same));
+        }
+        let new = Arc::new(Initiators::new(&self.agent_roots, identity)?);
+        if let Some(old) = current.replace(Arc::clone(&new)) {
+            old.close();
+        }
+        Ok(new)
     }
 
     /// Changes what is live, unless a newer connection has taken over.
@@ -171,7 +200,13 @@ impl ClientLink {
             match up.take() {
                 Some(up) => {
                     let server = welcome.map(|welcome| welcome.server_id).unwrap_or_default();
-                    number = self.begin(first.clone(), roster, server);
+                    number = match self.begin(first.clone(), roster, server) {
+                        Ok(number) => number,
+                        Err(error) => {
+                            tracing::error!(error = %Chain(&error), "could not set inner TLS up");
+                            break Cause::Internal;
+                        }
+                    };
                     if up.send(()).is_err() {
                         break Cause::Internal;
                     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::{InstanceId, RequestId};
@@ -13,11 +13,9 @@ use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
 use ginnel_core::target::Target;
 use ginnel_identity::random::SystemRandom;
-use ginnel_identity::tls::inner_client;
-use ginnel_identity::trust::Roots;
 use ginnel_net::carried::Carried;
 use ginnel_net::connect::Connection;
-use ginnel_net::inner::{Session, initiate};
+use ginnel_net::inner::{Handshakes, Session, initiate};
 use ginnel_ops::ledger::{Ledger, Tracked};
 use ginnel_wire::frame::{Choice, Open, SessionFrame};
 use ginnel_wire::inner::InnerHello;
@@ -37,17 +35,22 @@ const ATTEMPT_DEADLINE: Duration = OPEN_DEADLINE.saturating_add(Duration::from_s
 pub(crate) struct Sessions {
     live: watch::Receiver<Option<Live>>,
     lanes: Lanes,
-    agent_roots: Roots,
     inner_tls: bool,
+    handshakes: Handshakes,
     ledger: Ledger,
     /// The client is on its way out and opens nothing any more.
     draining: CancellationToken,
 }
 
 impl Sessions {
-    pub(crate) fn new(link: &ClientLink, agent_roots: Roots, inner_tls: bool, draining: CancellationToken) -> Self {
-        let (live, lanes) = (link.live(), link.lanes());
-        Self { live, lanes, agent_roots, inner_tls, ledger: Ledger::new(Role::Client), draining }
+    pub(crate) fn new(link: &ClientLink, inner_tls: bool, draining: CancellationToken) -> Self {
+        let (live, lanes, ledger) = (link.live(), link.lanes(), Ledger::new(Role::Client));
+        Self { live, lanes, inner_tls, handshakes: Handshakes::default(), ledger, draining }
+    }
+
+    /// The inner handshakes so far.
+    pub(crate) fn handshakes(&self) -> &Handshakes {
+        &self.handshakes
     }
 
     /// The live connection; waits a little for one that is about to come back. One that came before `newer_than` does not count.
@@ -72,7 +75,7 @@ impl Sessions {
         let choice = agent.clone();
         let open = Open { request, target: target.to_string(), agent, inner_tls: self.inner_tls };
         let (reader, writer) = connection.call(path::OPEN);
-        let carried = Carried::opening(SessionFrame::Open(open), reader, writer);
+        let carried = Carried::opening(SessionFrame::Open(open), reader, writer, connection.budget());
         let answers = carried.answers();
         let Some(choice) = choice else {
             // Asked only for its reason. A server that opens a session to nobody would be given the application's bytes.
@@ -83,14 +86,18 @@ impl Sessions {
             answers.answer().await?;
             return Ok(Session::Clear(carried));
         }
-        let tls = inner_client(&self.agent_roots, &choice.principal, &live.identity).map_err(|error| {
-            tracing::error!(error = %Chain(&error), "could not set inner TLS up");
-            Refusal::new(Hop::Client, Cause::Internal)
-        })?;
+        let initiating =
+            live.initiators.initiate(&choice.principal, choice.instance, Instant::now()).map_err(|error| {
+                tracing::error!(error = %Chain(&error), "could not set inner TLS up");
+                Refusal::new(Hop::Client, Cause::Internal)
+            })?;
         let hello = InnerHello { request, target: target.clone() };
         let handshake = async {
-            match initiate(carried, tls, &hello).await {
-                Ok(session) => Ok(session),
+            match initiate(carried, initiating, &hello).await {
+                Ok(session) => {
+                    self.handshakes.count(&session);
+                    Ok(session)
+                }
                 Err(error) => {
                     tracing::debug!(error = %Chain(&error), "no inner session");
                     // If the session was refused, that is the reason; the answer tells.

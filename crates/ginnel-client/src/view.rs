@@ -62,6 +62,7 @@ impl Observed for View {
         };
         self.upstream.progress.fill(&self.upstream.endpoint, &mut status);
         self.sessions.ledger().fill(&mut status);
+        self.sessions.handshakes().fill(&mut status);
         status
     }
 

@@ -19,6 +19,7 @@
 //! | [`congestion`] | the name of a congestion control |
 //! | [`stream`] | bytes, credits and endings of one end of a session |
 //! | [`relay`] | the same seen from the middle |
+//! | [`budget`] | how much credit there is in all |
 //! | [`renewal`], [`backoff`] | when to renew, when to try again |
 //! | [`cause`] | the closed vocabulary of refusals and endings |
 //! | [`audit`] | the records that are kept |
@@ -31,6 +32,7 @@ pub mod address;
 pub mod allow;
 pub mod audit;
 pub mod backoff;
+pub mod budget;
 pub mod cause;
 pub mod congestion;
 pub mod id;

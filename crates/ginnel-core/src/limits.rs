@@ -7,9 +7,15 @@ use std::time::Duration;
 /// Both ends know it without saying it, so that the inner ClientHello rides with `Open`. 256 KiB fill 20 Mbit/s at 100 ms.
 pub const CREDIT_INITIAL: u64 = 256 * 1024;
 
-/// Most bytes that a receiver may have granted beyond what it consumed. It bounds what the server can be made to hold for one
-/// direction of one session.
-pub const CREDIT_MAX: u64 = 1024 * 1024;
+/// Most bytes that a receiver may have granted beyond what it consumed: 1 Gbit/s at 100 ms, with room for grants to come in time.
+pub const CREDIT_MAX: u64 = 16 * 1024 * 1024;
+
+/// Bytes that the sessions of one connection may have been granted in all beyond [`CREDIT_INITIAL`] each: four that fill the longest path,
+/// or sixteen that fill one TCP connection each, whose buffers end at 4 MiB.
+pub const CREDIT_PER_CONNECTION: u64 = 4 * CREDIT_MAX;
+
+/// The same for all connections of one process. Memory is used only where bytes wait; this is the worst that stalled readers can do.
+pub const CREDIT_IN_ALL: u64 = 4 * CREDIT_PER_CONNECTION;
 
 /// A receiver grants again once this share of its window was consumed: seldom enough to cost nothing, early enough that a sender
 /// at full speed never waits for a whole window.
@@ -17,6 +23,9 @@ pub const CREDIT_STEP_DIVISOR: u64 = 4;
 
 /// Most bytes of one `Data` frame. With its headers (9 HTTP/2, 5 gRPC, at most 18 protobuf) it stays within four TLS records.
 pub const DATA_MAX: usize = 65_536 - 32;
+
+/// Most bytes that are read at once for a session. In four records of inner TLS, 22 bytes longer each, they fill one frame.
+pub const SESSION_READ_MAX: usize = DATA_MAX - 4 * 22;
 
 /// Most bytes of one frame on the wire, headers included; a longer length prefix is refused before anything is buffered.
 pub const FRAME_MAX: usize = DATA_MAX + 1024;
@@ -63,11 +72,25 @@ pub const STREAMS_PER_CONNECTION_MAX: u32 = 10_000;
 pub const SESSIONS_PER_AGENT_MAX: usize = 10_000;
 
 /// HTTP/2 window of one stream. Never what holds a session back: credits are smaller, and receivers always drain.
-pub const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+pub const STREAM_WINDOW: u32 = 32 * 1024 * 1024;
 
 /// HTTP/2 window of one connection. It also sets how many unread small frames h2 tolerates before it gives up the
 /// connection (about half of it divided by 256).
-pub const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
+pub const CONNECTION_WINDOW: u32 = 128 * 1024 * 1024;
+
+/// Most bytes of one HTTP/2 frame: a whole frame of a session with its prefix, so that none is cut and has to be put together again.
+pub const HTTP2_FRAME_MAX: u32 = 2 * 64 * 1024;
+
+/// Bytes of one stream that may wait in the HTTP/2 library: the piece that is on its way out, and the next.
+pub const UNSENT_PER_STREAM_MAX: usize = 2 * FRAME_MAX;
+
+/// Streams that one end has reset and still remembers, so that what the peer sent before it heard is passed over without a word. As many as can
+/// be cancelled within the second that HTTP/2 keeps them, at what a core can open.
+pub const RESET_STREAMS_MAX: usize = 4096;
+
+/// What unread HTTP/2 frames of less than 256 bytes may cost a connection, at 256 less their length each, before the HTTP/2 library gives it
+/// up. Receivers read at once, so that this only has to stand a process that gets no CPU for a while.
+pub const SMALL_FRAMES_BUDGET: usize = 64 * 1024 * 1024;
 
 /// Bytes of HTTP/2 headers that are accepted.
 pub const HEADER_LIST_MAX: u32 = 8 * 1024;
@@ -167,6 +190,7 @@ pub const LOOKUPS_MAX: usize = 64;
 
 const _: () = assert!(CREDIT_INITIAL <= CREDIT_MAX);
 const _: () = assert!(CREDIT_MAX < STREAM_WINDOW as u64, "credits decide, HTTP/2 windows do not");
+const _: () = assert!(CREDIT_PER_CONNECTION < CONNECTION_WINDOW as u64);
 const _: () = assert!(STREAM_WINDOW < CONNECTION_WINDOW);
 const _: () = assert!(RESOLVE_DEADLINE.as_secs() + DIAL_DEADLINE.as_secs() < OPEN_DEADLINE.as_secs());
 const _: () = assert!(HANDSHAKES_MAX <= PENDING_MAX);

@@ -1,13 +1,14 @@
 //! A session seen from the middle: what the server keeps while it passes frames from one side to the other.
 //!
-//! The server re-chunks (frames are never forwarded one to one), checks offsets and credits in both directions, and holds at most
-//! what the receiver granted. A side that ends without `Fin` in its direction leaves a reset for the other.
+//! The server re-chunks (frames are never forwarded one to one), checks offsets and credits in both directions, and passes credit on only as
+//! far as its own budget goes, which bounds what it can be made to hold. A side that ends without `Fin` in its direction leaves a reset for the other.
 
 use bytes::Bytes;
 
+use crate::budget::Budget;
 use crate::cause::{Cause, Hop};
 use crate::limits::{CREDIT_INITIAL, CREDIT_MAX};
-use crate::stream::{ByteQueue, Frame, Violation};
+use crate::stream::{ByteQueue, Frame, Violation, Window};
 
 #[cfg(test)]
 mod tests;
@@ -73,23 +74,20 @@ struct Direction {
     queue: ByteQueue,
     received: u64,
     forwarded: u64,
+    /// What the receiver granted.
     limit: u64,
     consumed: u64,
-    credit_due: bool,
+    /// What the sender was granted of that.
+    window: Window,
     fin: Option<u64>,
     fin_forwarded: bool,
 }
 
-impl Default for Relay {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Relay {
-    /// The middle of a session that just began.
-    pub fn new() -> Self {
-        Self { to_agent: Direction::new(), to_client: Direction::new(), ending: None, reset_due: [false; 2] }
+    /// The middle of a session that just began. What it lets under way beyond [`CREDIT_INITIAL`] it draws on `budget`.
+    pub fn new(budget: &Budget) -> Self {
+        let direction = || Direction::new(budget.clone());
+        Self { to_agent: direction(), to_client: direction(), ending: None, reset_due: [false; 2] }
     }
 
     /// Takes in a frame from one side.
@@ -172,7 +170,7 @@ impl Relay {
         if self.ending.is_some() {
             return there.has_rest() || self.reset_due[index(to)];
         }
-        back.credit_due || !there.queue.is_empty() || there.has_rest()
+        back.next_credit().is_some() || !there.queue.is_empty() || there.has_rest()
     }
 
     /// Whether both halves ended cleanly and everything was passed on.
@@ -210,14 +208,14 @@ fn index(side: Side) -> usize {
 }
 
 impl Direction {
-    fn new() -> Self {
+    fn new(budget: Budget) -> Self {
         Self {
             queue: ByteQueue::default(),
             received: 0,
             forwarded: 0,
             limit: CREDIT_INITIAL,
             consumed: 0,
-            credit_due: false,
+            window: Window::new(budget),
             fin: None,
             fin_forwarded: false,
         }
@@ -229,7 +227,7 @@ impl Direction {
             return Err(Violation::Credit);
         }
         (self.consumed, self.limit) = (consumed, limit);
-        self.credit_due = self.fin.is_none();
+        self.window.widen(limit - consumed);
         Ok(())
     }
 
@@ -245,9 +243,18 @@ impl Direction {
         }
     }
 
+    /// How far the sender may go, if that is worth telling it.
+    fn next_credit(&self) -> Option<u64> {
+        let own = self.forwarded + self.window.size();
+        let next = self.limit.min(own);
+        // The receiver rations its grants itself; they are passed on as they come.
+        let is_due = if own < self.limit { self.window.is_due(next) } else { next > self.window.limit() };
+        (is_due && self.fin.is_none()).then_some(next)
+    }
+
     fn poll_credit(&mut self) -> Option<Frame> {
-        let due = std::mem::take(&mut self.credit_due) && self.fin.is_none();
-        due.then_some(Frame::Credit { consumed: self.consumed, limit: self.limit })
+        let limit = self.next_credit()?;
+        Some(Frame::Credit { consumed: self.consumed, limit: self.window.grant(limit) })
     }
 
     fn data(&mut self, offset: u64, bytes: Bytes) -> Result<(), Violation> {
@@ -261,7 +268,7 @@ impl Direction {
             return Err(Violation::Gap);
         }
         let end = offset.checked_add(bytes.len() as u64).ok_or(Violation::BeyondCredit)?;
-        if end > self.limit {
+        if end > self.window.limit() {
             return Err(Violation::BeyondCredit);
         }
         self.received = end;
@@ -277,7 +284,6 @@ impl Direction {
             return Err(Violation::Gap);
         }
         self.fin = Some(offset);
-        self.credit_due = false;
         Ok(())
     }
 

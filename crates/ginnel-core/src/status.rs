@@ -58,6 +58,8 @@ pub struct Status {
     /// The last refusals, newest first.
     #[serde(default)]
     pub refusals: Vec<Request>,
+    /// Agents and clients: inner handshakes since the start.
+    pub inner_handshakes: Option<InnerHandshakes>,
     /// Servers: enrolments since the start.
     pub enrolments: Option<Enrolments>,
     /// Servers: the audit log.
@@ -71,6 +73,15 @@ pub struct Renewals {
     pub renewed: u64,
     /// Those that did not.
     pub failed: u64,
+}
+
+/// Handshakes between client and agent that succeeded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InnerHandshakes {
+    /// With the certificates of both.
+    pub full: u64,
+    /// With a ticket of an earlier one.
+    pub resumed: u64,
 }
 
 /// Enrolments at a server.

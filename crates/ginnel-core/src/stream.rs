@@ -4,17 +4,25 @@
 //! [`Stream::handle_frame`] and sends what [`Stream::poll_frame`] gives. Offsets are absolute from the start of the session. The
 //! invariants: no byte leaves without credit; no byte is delivered twice, out of order or after a gap; [`Read::Finished`] comes only after
 //! the exact final offset that the peer's `Fin` named; whatever else ends a session is a reset.
+//!
+//! Credit begins with what both ends know and grows when it is what holds the sender back: see [`Incoming::consume`].
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
 
 use bytes::Bytes;
 
+use crate::budget::Budget;
 use crate::cause::{Cause, Hop};
-use crate::limits::{CREDIT_INITIAL, CREDIT_MAX, CREDIT_STEP_DIVISOR, SEND_BUFFER_MAX};
+use crate::limits::{CREDIT_INITIAL, CREDIT_MAX, SEND_BUFFER_MAX};
 
 mod queue;
 #[cfg(test)]
 pub(crate) mod tests;
+mod window;
 
 pub use queue::ByteQueue;
+pub use window::Window;
 
 /// What the two ends of an open session say to each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,28 +126,24 @@ enum Fin {
     Sent,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Incoming {
     queue: ByteQueue,
     received: u64,
     consumed: u64,
-    limit: u64,
+    window: Window,
+    /// Limits that the sender was told and has not passed, in order.
+    told: VecDeque<u64>,
     credit_due: bool,
     fin: Option<u64>,
 }
 
-impl Default for Stream {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Stream {
-    /// A fresh end of a session, with [`CREDIT_INITIAL`] granted both ways.
-    pub fn new() -> Self {
+    /// A fresh end of a session, with [`CREDIT_INITIAL`] granted both ways. What it grants beyond that it draws on `budget`.
+    pub fn new(budget: Budget) -> Self {
         Self {
             outgoing: Outgoing { limit: CREDIT_INITIAL, ..Outgoing::default() },
-            incoming: Incoming { limit: CREDIT_INITIAL, ..Incoming::default() },
+            incoming: Incoming::new(budget),
             ending: Ending::None,
             reset_by: None,
         }
@@ -157,9 +161,20 @@ impl Stream {
 
     /// Takes as many of `bytes` as [`Self::writable`] says, and says how many.
     pub fn write(&mut self, bytes: &[u8]) -> usize {
-        let taken = self.writable().min(bytes.len());
-        self.outgoing.queue.push_slice(&bytes[..taken]);
-        taken
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    /// The same for bytes in several pieces.
+    pub fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> usize {
+        let mut room = self.writable();
+        let wanted = room.min(slices.iter().map(|slice| slice.len()).sum());
+        self.outgoing.queue.reserve(wanted);
+        for slice in slices {
+            let taken = room.min(slice.len());
+            self.outgoing.queue.push_slice(&slice[..taken]);
+            room -= taken;
+        }
+        wanted
     }
 
     /// Ends this half: the peer sees a clean end after everything that was written.
@@ -337,6 +352,18 @@ impl Outgoing {
 }
 
 impl Incoming {
+    fn new(budget: Budget) -> Self {
+        Self {
+            queue: ByteQueue::default(),
+            received: 0,
+            consumed: 0,
+            window: Window::new(budget),
+            told: VecDeque::from([CREDIT_INITIAL]),
+            credit_due: false,
+            fin: None,
+        }
+    }
+
     fn data(&mut self, offset: u64, bytes: Bytes) -> Result<(), Violation> {
         if self.fin.is_some() {
             return Err(Violation::AfterEnd);
@@ -348,10 +375,13 @@ impl Incoming {
             return Err(Violation::Gap);
         }
         let end = offset.checked_add(bytes.len() as u64).ok_or(Violation::BeyondCredit)?;
-        if end > self.limit {
+        if end > self.window.limit() {
             return Err(Violation::BeyondCredit);
         }
         self.received = end;
+        while self.told.front().is_some_and(|&limit| limit < end) {
+            self.told.pop_front();
+        }
         self.queue.push(bytes);
         Ok(())
     }
@@ -367,12 +397,17 @@ impl Incoming {
         Ok(())
     }
 
+    /// Takes note of bytes that the application took.
+    ///
+    /// When it has taken everything, and the last byte is also the last of a grant, then the sender was held back by its credit and the
+    /// window is too small for the path. A receiver that is slower than the path never sees that: its next grants arrive before it
+    /// has taken what the last one allowed.
     fn consume(&mut self, count: u64) {
         self.consumed += count;
-        let step = CREDIT_INITIAL / CREDIT_STEP_DIVISOR;
-        if self.consumed + CREDIT_INITIAL >= self.limit + step {
-            self.credit_due = true;
+        if self.consumed == self.received && self.told.front() == Some(&self.received) {
+            self.window.widen(2 * self.window.size());
         }
+        self.credit_due |= self.window.is_due(self.consumed + self.window.size());
     }
 
     fn credit(&mut self) -> Option<Frame> {
@@ -380,7 +415,8 @@ impl Incoming {
             return None;
         }
         self.credit_due = false;
-        self.limit = self.consumed + CREDIT_INITIAL;
-        Some(Frame::Credit { consumed: self.consumed, limit: self.limit })
+        let limit = self.window.grant(self.consumed + self.window.size());
+        self.told.push_back(limit);
+        Some(Frame::Credit { consumed: self.consumed, limit })
     }
 }

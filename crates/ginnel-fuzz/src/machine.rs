@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
+use ginnel_core::budget::Budget;
 use ginnel_core::cause::{Cause, Hop};
 use ginnel_core::limits::{CREDIT_INITIAL, CREDIT_MAX, DATA_MAX, SEND_BUFFER_MAX};
 use ginnel_core::relay::{Relay, Side};
@@ -28,12 +29,12 @@ pub fn stream(data: &[u8]) {
 
 /// Two ends with the server's machine between them.
 pub fn relay(data: &[u8]) {
-    World::new(Some(Relay::new())).play(data);
+    World::new(Some(Relay::new(&Budget::default()))).play(data);
 }
 
 /// Frames that no honest peer sends, to an end and to the middle: no harm is done, and a breach is the end of the session.
 pub fn hostile_frames(data: &[u8]) {
-    let (mut stream, mut relay) = (Stream::new(), Relay::new());
+    let (mut stream, mut relay) = (Stream::new(Budget::default()), Relay::new(&Budget::default()));
     stream.write(b"words that are under way");
     let mut held = 0;
     for step in data.chunks_exact(4).take(STEPS_MAX) {
@@ -123,7 +124,7 @@ fn content(side: Side, offset: u64, length: usize) -> &'static [u8] {
 impl End {
     fn new() -> Self {
         Self {
-            stream: Stream::new(),
+            stream: Stream::new(Budget::default()),
             out: VecDeque::new(),
             back: VecDeque::new(),
             lost: false,

@@ -1,7 +1,8 @@
 //! How the outer TLS (to and from the server) and the inner TLS (between client and agent) are set up.
 //!
-//! All of it is TLS 1.3 on aws-lc-rs with the hybrid X25519MLKEM768 first. There is no resumption, no ticket and no early data
-//! anywhere: a resumed session skips the verifier and would let an expired or revoked certificate back in. Nothing logs secrets.
+//! All of it is TLS 1.3 on aws-lc-rs with the hybrid X25519MLKEM768 first. There is no early data anywhere. No setting made here resumes by
+//! itself: a resumed handshake skips the verifier and would let an expired or revoked certificate back in. Inner handshakes resume through
+//! [`Initiators`] and [`Responder`] only, which verify again. Nothing logs secrets.
 //!
 //! | connection | who proves what | accepted |
 //! |---|---|---|
@@ -13,10 +14,12 @@
 use std::sync::Arc;
 
 use ginnel_core::principal::{Principal, Role};
+use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
+use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
 use rustls::server::NoServerSessionStorage;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
@@ -28,6 +31,7 @@ use crate::trust::Roots;
 mod current;
 mod probe;
 mod proxy;
+mod resume;
 mod verify;
 
 #[cfg(test)]
@@ -36,6 +40,7 @@ mod tests;
 pub use current::CurrentIdentity;
 pub use probe::{Facts, Probe, is_for, is_signed_by, probing_client};
 pub use proxy::proxy_client;
+pub use resume::{Handshake, Initiating, Initiators, Responder, Responding, Verified};
 
 /// Application protocol of the outer TLS: HTTP/2, which carries gRPC.
 pub const OUTER_ALPN: &[u8] = b"h2";
@@ -104,34 +109,57 @@ pub fn outer_client(server: &Roots, identity: Option<&Identity>) -> Result<Arc<C
     Ok(Arc::new(hardened_client(config, OUTER_ALPN)))
 }
 
-/// Sets up a client's end of the inner TLS: nobody but the agent `expected` is accepted.
+/// Sets up a client's end of one inner TLS handshake, which is a full one: nobody but the agent `expected` is accepted.
 ///
 /// No name is sent; pass [`inner_server_name`] where rustls asks for one.
 ///
 /// # Errors
 /// [`TlsError::Role`] unless `expected` is an agent and `identity` a client.
 pub fn inner_client(agents: &Roots, expected: &Principal, identity: &Identity) -> Result<Arc<ClientConfig>, TlsError> {
-    must_be(Role::Agent, expected.role)?;
-    must_be(Role::Client, identity.leaf().principal.role)?;
-    let verifier = verify::InnerAgent::new(agents.clone(), expected.clone());
-    let mut config = client_builder()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_cert_resolver(single(identity));
-    config.enable_sni = false;
-    Ok(Arc::new(hardened_client(config, INNER_ALPN)))
+    inner_client_parts(agents, expected, identity).map(|(config, _)| Arc::new(config))
 }
 
-/// Sets up an agent's end of the inner TLS: clients of its own trust domain are accepted, and nobody without a certificate.
+/// The same with the verifier, for whoever has to ask it again.
+fn inner_client_parts(
+    agents: &Roots,
+    expected: &Principal,
+    identity: &Identity,
+) -> Result<(ClientConfig, Arc<verify::InnerAgent>), TlsError> {
+    must_be(Role::Agent, expected.role)?;
+    must_be(Role::Client, identity.leaf().principal.role)?;
+    let verifier = Arc::new(verify::InnerAgent::new(agents.clone(), expected.clone()));
+    let mut config = ClientConfig::builder_with_provider(inner_provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(TlsError::Setup)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::clone(&verifier) as Arc<dyn ServerCertVerifier>)
+        .with_client_cert_resolver(single(identity));
+    config.enable_sni = false;
+    Ok((hardened_client(config, INNER_ALPN), verifier))
+}
+
+/// Sets up an agent's end of inner TLS handshakes, which are full ones: clients of its own trust domain are accepted, and nobody without a certificate.
 ///
 /// # Errors
 /// [`TlsError::Role`] unless `identity` is an agent.
 pub fn inner_server(clients: &Roots, identity: &Identity) -> Result<Arc<ServerConfig>, TlsError> {
+    inner_server_parts(clients, identity).map(|(config, _)| Arc::new(config))
+}
+
+/// The same with the verifier, for whoever has to ask it again.
+fn inner_server_parts(
+    clients: &Roots,
+    identity: &Identity,
+) -> Result<(ServerConfig, Arc<verify::InnerClients>), TlsError> {
     must_be(Role::Agent, identity.leaf().principal.role)?;
     let trust_domain = identity.leaf().principal.trust_domain.clone();
-    let verifier = verify::InnerClients::new(clients.clone(), trust_domain);
-    let config = server_builder()?.with_client_cert_verifier(Arc::new(verifier)).with_cert_resolver(single(identity));
-    Ok(Arc::new(hardened_server(config, INNER_ALPN)))
+    let verifier = Arc::new(verify::InnerClients::new(clients.clone(), trust_domain));
+    let config = ServerConfig::builder_with_provider(inner_provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(TlsError::Setup)?
+        .with_client_cert_verifier(Arc::clone(&verifier) as Arc<dyn ClientCertVerifier>)
+        .with_cert_resolver(single(identity));
+    Ok((hardened_server(config, INNER_ALPN), verifier))
 }
 
 /// The name to give to rustls for inner TLS. It is neither sent nor compared: the certificate's URI is what counts.
@@ -177,6 +205,16 @@ fn by_name(roots: &Roots) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
     WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider()).build().map_err(TlsError::Verifier)
 }
 
+/// The same for inner TLS, whose handshakes are many. Their key schedule is a good part of them, and CPUs have SHA-256 built in, but not SHA-384.
+fn inner_provider() -> Arc<CryptoProvider> {
+    let cipher_suites = vec![
+        cipher_suite::TLS13_AES_128_GCM_SHA256,
+        cipher_suite::TLS13_AES_256_GCM_SHA384,
+        cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+    ];
+    Arc::new(CryptoProvider { cipher_suites, ..(*provider()).clone() })
+}
+
 fn single(identity: &Identity) -> Arc<SingleCertAndKey> {
     Arc::new(SingleCertAndKey::from(identity.certified()))
 }
@@ -188,6 +226,7 @@ fn must_be(expected: Role, found: Role) -> Result<(), TlsError> {
 fn hardened_server(mut config: ServerConfig, alpn: &[u8]) -> ServerConfig {
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
+    config.max_tls13_tickets = 0;
     config.max_early_data_size = 0;
     config.key_log = Arc::new(rustls::NoKeyLog {});
     config.alpn_protocols = vec![alpn.to_vec()];

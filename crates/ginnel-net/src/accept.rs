@@ -5,23 +5,16 @@
 //! known. A connection without a client certificate may live only as long as one enrolment takes. When accepting fails for want of
 //! descriptors the loop rests instead of spinning.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
-use ginnel_core::limits::{
-    ACCEPT_REST, CONNECTION_WINDOW, ENROL_DEADLINE, HANDSHAKE_DEADLINE, HANDSHAKES_MAX, HEADER_LIST_MAX, PING_AFTER,
-    SILENCE_MAX, STREAM_WINDOW, STREAMS_PER_CONNECTION_MAX,
-};
+use ginnel_core::limits::{ACCEPT_REST, ENROL_DEADLINE, HANDSHAKE_DEADLINE, HANDSHAKES_MAX, SILENCE_MAX};
 use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Leaf;
 use ginnel_identity::tls::peer_leaf;
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::server::conn::http2;
-use hyper::service::Service;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use ginnel_wire::piece::Piece;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -30,12 +23,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::body::Body;
 
 use crate::accept::certified::Certified;
 use crate::accept::complaint::Complaint;
 use crate::accept::pending::{Pending, Place};
-use crate::connect::{PING_ANSWER, tune};
+use crate::call::Call;
+use crate::connect::tune;
+use crate::http2::{self, keep_asking};
 use crate::live::Live;
 
 mod certified;
@@ -56,12 +50,16 @@ pub struct Peer {
 /// Decides what a connection may do.
 pub trait Admit: Clone + Send + Sync + 'static {
     /// Answers the calls of one connection.
-    type Service: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send>
-        + Send
-        + 'static;
+    type Calls: Answer;
 
-    /// The service for this peer; `None` closes the connection.
-    fn admit(&self, peer: Peer) -> Option<Self::Service>;
+    /// Who answers this peer; `None` closes the connection.
+    fn admit(&self, peer: Peer) -> Option<Self::Calls>;
+}
+
+/// Answers the calls of one connection.
+pub trait Answer: Send + Sync + 'static {
+    /// Answers one call; must not wait.
+    fn answer(&self, call: Call);
 }
 
 /// When a server stops: first it accepts no more, later it closes what is open.
@@ -226,16 +224,24 @@ async fn converse<A: Admit>(
     let anonymous = leaf.is_none();
     let peer = Peer { address, leaf, closed: closed.clone() };
     let _on_close = closed.clone().drop_guard();
-    let Some(service) = admit.admit(peer) else { return };
-    let connection = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(if anonymous { u32::from(u16::MAX) } else { STREAM_WINDOW })
-        .initial_connection_window_size(if anonymous { u32::from(u16::MAX) } else { CONNECTION_WINDOW })
-        .max_concurrent_streams(if anonymous { 1 } else { STREAMS_PER_CONNECTION_MAX })
-        .max_header_list_size(HEADER_LIST_MAX)
-        .keep_alive_interval(PING_AFTER)
-        .keep_alive_timeout(PING_ANSWER)
-        .serve_connection(TokioIo::new(stream), service);
+    let Some(calls) = admit.admit(peer) else { return };
+    let connection = async {
+        let builder = if anonymous { http2::server_for_strangers() } else { http2::server() };
+        let mut connection = builder.handshake::<_, Piece>(stream).await?;
+        let mut asking = pin!(keep_asking(connection.ping_pong()));
+        loop {
+            tokio::select! {
+                call = connection.accept() => match call {
+                    Some(call) => {
+                        let (request, respond) = call?;
+                        calls.answer(Call::new(request, respond));
+                    }
+                    None => return Ok::<(), h2::Error>(()),
+                },
+                () = &mut asking => {}
+            }
+        }
+    };
     let enrolled = async {
         if anonymous {
             tokio::time::sleep(ENROL_DEADLINE).await;

@@ -1,23 +1,23 @@
-//! Frames on HTTP/2 bodies: the gRPC framing spoken directly, with room for one piece between a session and its connection.
+//! Frames on HTTP/2 streams: the gRPC framing spoken directly.
 //!
-//! The end of a body means nothing by itself: a peer that was cancelled looks like one that finished (some HTTP/2 codes are read as a
-//! clean end). Only `Fin` and `Reset` frames say how a session ended. In the same spirit a [`FrameWriter`] that is dropped without
-//! [`FrameWriter::end`] resets the HTTP/2 stream.
+//! The end of a stream means nothing by itself, and a reset of it means only that it broke. Only `Fin` and `Reset` frames say how a session
+//! ended. In the same spirit a [`FrameWriter`] that is dropped without [`FrameWriter::end`] resets the HTTP/2 stream.
 
-use std::future::Future;
+use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use ginnel_core::limits::FRAME_MAX;
 use ginnel_wire::frame::{SessionFrame, WireError};
 use ginnel_wire::grpc::{Decoder, FramingError};
+use ginnel_wire::piece::Piece;
 use ginnel_wire::v1;
+use h2::client::ResponseFuture;
+use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Response};
-use http_body::{Body, Frame};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use tokio::sync::mpsc;
+
+pub use crate::http2::Gone;
+use crate::http2::poll_room;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -27,7 +27,7 @@ pub(crate) mod tests;
 pub enum ReadError {
     /// The connection or the stream broke (transport).
     #[error("the stream broke off")]
-    Broken(#[source] hyper::Error),
+    Broken(#[source] h2::Error),
     /// The peer's bytes are no frames (peer).
     #[error("the peer broke the framing")]
     Framing(#[source] FramingError),
@@ -44,67 +44,87 @@ pub enum ReadError {
     },
 }
 
-/// The response to a call that may not have come yet.
-type PendingResponse = Pin<Box<dyn Future<Output = Result<Response<Incoming>, hyper::Error>> + Send>>;
-
-/// Reads the frames of one body.
+/// Reads the frames that one side of a call says.
 pub struct FrameReader {
     source: Source,
     decoder: Decoder,
 }
 
 enum Source {
-    Pending(PendingResponse),
-    Body(Incoming),
+    /// The response may not have come yet.
+    Pending(ResponseFuture),
+    Body(RecvStream),
+    /// The call could not be made.
+    Failed(Option<h2::Error>),
 }
 
 impl FrameReader {
     /// Reads the request of a call.
-    pub fn new(body: Incoming) -> Self {
-        Self { source: Source::Body(body), decoder: Decoder::new(FRAME_MAX) }
+    pub(crate) fn new(body: RecvStream) -> Self {
+        Self::from(Source::Body(body))
     }
 
-    /// Reads the response of a call whose headers may still be on their way.
-    pub(crate) fn pending(response: PendingResponse) -> Self {
-        Self { source: Source::Pending(response), decoder: Decoder::new(FRAME_MAX) }
+    /// Reads the response of a call, whose headers may still be on their way.
+    pub(crate) fn pending(response: ResponseFuture) -> Self {
+        Self::from(Source::Pending(response))
     }
 
-    /// The next frame; `None` when the body ended, which says nothing about how the session did. Cancel safe.
+    /// Fails.
+    pub(crate) fn failed(error: h2::Error) -> Self {
+        Self::from(Source::Failed(Some(error)))
+    }
+
+    fn from(source: Source) -> Self {
+        Self { source, decoder: Decoder::new(FRAME_MAX) }
+    }
+
+    /// The next frame; `None` when the stream ended, which says nothing about how the session did. Cancel safe.
     ///
     /// # Errors
     /// [`ReadError`]; nothing can be read after one.
     pub async fn next(&mut self) -> Result<Option<SessionFrame>, ReadError> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Polls for [`Self::next`].
+    ///
+    /// # Errors
+    /// [`ReadError`]; nothing can be read after one.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<SessionFrame>, ReadError>> {
         loop {
             if let Some(frame) = self.decoder.next_message::<v1::Frame>().map_err(ReadError::Framing)? {
-                return frame.try_into().map(Some).map_err(ReadError::Frame);
+                return Poll::Ready(frame.try_into().map(Some).map_err(ReadError::Frame));
             }
             let body = match &mut self.source {
                 Source::Body(body) => body,
                 Source::Pending(response) => {
-                    let response = response.await.map_err(ReadError::Broken)?;
+                    let response = ready!(Pin::new(response).poll(cx)).map_err(ReadError::Broken)?;
                     self.source = Source::Body(accepted(response)?);
                     continue;
                 }
+                Source::Failed(error) => {
+                    return Poll::Ready(error.take().map_or(Ok(None), |error| Err(ReadError::Broken(error))));
+                }
             };
-            match body.frame().await {
-                None => return Ok(None),
-                Some(Err(error)) => return Err(ReadError::Broken(error)),
-                Some(Ok(frame)) => {
-                    if let Ok(bytes) = frame.into_data() {
-                        self.decoder.put(bytes);
-                    }
+            match ready!(body.poll_data(cx)) {
+                None => return Poll::Ready(Ok(None)),
+                Some(Err(error)) => return Poll::Ready(Err(ReadError::Broken(error))),
+                Some(Ok(bytes)) => {
+                    // Credits bound what a session holds; the window is given back at once. It fails only for more than was received.
+                    let _ = body.flow_control().release_capacity(bytes.len());
+                    self.decoder.put(bytes);
                 }
             }
         }
     }
 
-    /// Reads on to the end of the body and drops what comes.
+    /// Reads on to the end of the stream and drops what comes.
     pub async fn drain(&mut self) {
         while let Ok(Some(_)) = self.next().await {}
     }
 }
 
-fn accepted(response: Response<Incoming>) -> Result<Incoming, ReadError> {
+fn accepted(response: Response<RecvStream>) -> Result<RecvStream, ReadError> {
     let grpc =
         response.headers().get("grpc-status").map(|status| String::from_utf8_lossy(status.as_bytes()).into_owned());
     let fine = grpc.as_deref().is_none_or(|status| status == "0");
@@ -114,99 +134,92 @@ fn accepted(response: Response<Incoming>) -> Result<Incoming, ReadError> {
     Err(ReadError::Status { http: response.status().as_u16(), grpc })
 }
 
-enum Part {
-    Bytes(Bytes),
-    End,
-}
-
-/// The body that a [`FrameWriter`] writes.
-pub struct FrameBody {
-    parts: mpsc::Receiver<Part>,
-    ended: bool,
-    trailers: Option<HeaderMap>,
-}
-
-/// The session went away without ending its body.
-#[derive(Debug, thiserror::Error)]
-#[error("the session was dropped")]
-pub struct Dropped;
-
-impl Body for FrameBody {
-    type Data = Bytes;
-    type Error = Dropped;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Dropped>>> {
-        if self.ended {
-            return Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
-        }
-        self.parts.poll_recv(cx).map(|part| match part {
-            Some(Part::Bytes(bytes)) => Some(Ok(Frame::data(bytes))),
-            Some(Part::End) => {
-                self.ended = true;
-                self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))
-            }
-            None => {
-                self.ended = true;
-                self.trailers = None;
-                Some(Err(Dropped))
-            }
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.ended && self.trailers.is_none()
-    }
-}
-
-/// Writes encoded frames to one body, one piece ahead of the connection.
+/// Writes frames to one side of a call, a piece ahead of the connection.
 pub struct FrameWriter {
-    parts: mpsc::Sender<Part>,
+    /// None where the call could not be made.
+    stream: Option<SendStream<Piece>>,
+    /// The side that answers ends with a status.
+    answers: bool,
+    ended: bool,
 }
-
-/// The body was dropped: the stream or its connection is gone.
-#[derive(Debug, thiserror::Error)]
-#[error("the stream is gone")]
-pub struct Gone;
 
 impl FrameWriter {
-    /// The request body of a call.
-    pub fn request() -> (Self, FrameBody) {
-        Self::with_trailers(None)
+    /// Writes the request of a call.
+    pub(crate) fn request(stream: SendStream<Piece>) -> Self {
+        Self { stream: Some(stream), answers: false, ended: false }
     }
 
-    /// The response body of a call, which ends with `grpc-status: 0`.
-    pub fn response() -> (Self, FrameBody) {
-        let mut trailers = HeaderMap::with_capacity(1);
-        trailers.insert("grpc-status", HeaderValue::from_static("0"));
-        Self::with_trailers(Some(trailers))
+    /// Writes the response of a call, which ends with `grpc-status: 0`.
+    pub(crate) fn response(stream: SendStream<Piece>) -> Self {
+        Self { stream: Some(stream), answers: true, ended: false }
     }
 
-    fn with_trailers(trailers: Option<HeaderMap>) -> (Self, FrameBody) {
-        let (sender, parts) = mpsc::channel(1);
-        (Self { parts: sender }, FrameBody { parts, ended: false, trailers })
+    /// Fails.
+    pub(crate) fn gone() -> Self {
+        Self { stream: None, answers: false, ended: true }
     }
 
     /// Waits for room for one piece. Cancel safe.
     ///
     /// # Errors
-    /// [`Gone`] once nobody reads the body any more.
-    pub async fn ready(&self) -> Result<Room<'_>, Gone> {
-        self.parts.reserve().await.map(Room).map_err(|_| Gone)
+    /// [`Gone`] once nobody takes what is written any more.
+    pub async fn ready(&mut self) -> Result<Room<'_>, Gone> {
+        poll_fn(|cx| self.poll_ready(cx)).await?;
+        Ok(Room(self))
     }
 
-    /// Ends the body after everything that was written.
-    pub async fn end(self) {
-        // A body that is gone has ended already.
-        let _ = self.parts.send(Part::End).await;
+    /// Polls for room for one piece.
+    ///
+    /// # Errors
+    /// [`Gone`] once nobody takes what is written any more.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        match &mut self.stream {
+            Some(stream) => poll_room(stream, cx),
+            None => Poll::Ready(Err(Gone)),
+        }
+    }
+
+    /// Writes one piece, for which there is room.
+    pub fn send(&mut self, piece: Piece) {
+        if let Some(stream) = &mut self.stream {
+            // It fails when the stream is gone, which the next wait for room tells.
+            let _ = stream.send_data(piece, false);
+        }
+    }
+
+    /// Ends this side of the call after everything that was written.
+    pub fn end(&mut self) {
+        if !std::mem::replace(&mut self.ended, true)
+            && let Some(stream) = &mut self.stream
+        {
+            // A stream that is gone has ended already.
+            let _ = if self.answers {
+                let mut trailers = HeaderMap::with_capacity(1);
+                trailers.insert("grpc-status", HeaderValue::from_static("0"));
+                stream.send_trailers(trailers)
+            } else {
+                stream.send_data(Piece::default(), true)
+            };
+        }
+    }
+}
+
+impl Drop for FrameWriter {
+    fn drop(&mut self) {
+        if !self.ended
+            && let Some(stream) = &mut self.stream
+        {
+            stream.send_reset(Reason::CANCEL);
+        }
     }
 }
 
 /// Room for one piece.
-pub struct Room<'a>(mpsc::Permit<'a, Part>);
+pub struct Room<'a>(&'a mut FrameWriter);
 
 impl Room<'_> {
-    /// Writes one piece: one or more whole frames.
-    pub fn send(self, bytes: Bytes) {
-        self.0.send(Part::Bytes(bytes));
+    /// Writes one piece.
+    pub fn send(self, piece: Piece) {
+        self.0.send(piece);
     }
 }

@@ -1,106 +1,80 @@
 //! One end of a session as a byte stream: [`ginnel_core::stream::Stream`] with a carrier under it.
 //!
-//! A driver task moves frames between the machine and the call's two bodies, whether or not anybody reads or writes: a stalled
-//! application costs its own credits and never leaves frames unread in the connection. The driver belongs to the connection (it ends with it)
-//! and to the [`Carried`] (dropping that resets the session unless both halves had ended).
+//! Whoever polls a [`Carried`] moves frames between the machine and the two sides of the call, in both directions, so that bytes pass no task
+//! between the connection and the application. That takes an owner that polls whether or not its application reads: a stalled application
+//! must cost its own credits and never leave frames unread in the connection. An owner that cannot promise that asks for a task of the
+//! session's own, with [`Tunnel::tend`]. Dropping a [`Carried`] resets the session unless both halves had ended; what is left to say is
+//! said by a task then.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes};
+use ginnel_core::budget::Budget;
 use ginnel_core::cause::{Cause, Hop, Refusal};
-use ginnel_core::limits::{DATA_MAX, FRAME_MAX};
-use ginnel_core::report::Chain;
-use ginnel_core::stream::{Frame, Read, Stream};
+use ginnel_core::limits::DATA_MAX;
+use ginnel_core::stream::Stream;
 use ginnel_wire::frame::SessionFrame;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
-use crate::body::{FrameReader, FrameWriter, ReadError};
+use crate::body::{FrameReader, FrameWriter};
 use crate::tunnel::{Tunnel, broken};
 
+mod carrier;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
-/// How long a finished end waits for the peer to end the call as well. Leaving at once would cancel the HTTP/2 stream, which may
-/// overtake the last frames; a peer that never ends must not hold the task.
+use self::carrier::{Answer, Carrier};
+
+/// How long an end that was dropped goes on, so that the peer hears its last words and ends the call as well. Leaving at once would cancel the
+/// HTTP/2 stream, which may overtake them; a peer that never ends must not hold the task.
 const END_WAIT: Duration = Duration::from_secs(5);
 
 /// One end of a session.
 pub struct Carried {
     shared: Arc<Shared>,
+    /// Bytes that were read from the machine and not yet taken.
+    current: Bytes,
+    /// The session's own task, where it has one.
+    tender: Option<AbortHandle>,
 }
 
-struct Shared {
-    state: Mutex<State>,
-    /// Tells the driver that the machine may want to send.
-    changed: Notify,
-}
-
-struct State {
-    stream: Stream,
-    /// Frames that come before everything else: `Open`, `Take`, `Opened`, `Refused`; never more than two.
-    first: Vec<SessionFrame>,
-    answer: Answer,
-    reader: Option<Waker>,
-    writer: Option<Waker>,
-    asker: Option<Waker>,
-    watcher: Option<Waker>,
-    /// The hop of this end, and the one beyond the other end.
-    own: Hop,
-    far: Hop,
-    /// Whether it was this end that reset the session.
-    reset_here: bool,
-}
-
-/// What the other end said to `Open`.
-#[derive(Clone, Copy)]
-enum Answer {
-    /// Nobody may say anything: this end is the one that answers.
-    NotExpected,
-    Awaited,
-    Given(Result<SocketAddr, Refusal>),
-}
+struct Shared(Mutex<Carrier>);
 
 impl Carried {
-    /// The client's end: says `open` and awaits the answer.
-    pub fn opening(open: SessionFrame, reader: FrameReader, writer: FrameWriter) -> Self {
-        Self::start(open, Answer::Awaited, [Hop::Client, Hop::Target], reader, writer)
+    /// The client's end: says `open` and awaits the answer. What it grants the peer it draws on `budget`.
+    ///
+    /// Nothing is sent before it is polled, so that the first bytes go with `open`.
+    pub fn opening(open: SessionFrame, reader: FrameReader, writer: FrameWriter, budget: Budget) -> Self {
+        Self::start(open, Answer::Awaited, [Hop::Client, Hop::Target], reader, writer, budget)
     }
 
-    /// The agent's end: says `take`; [`Answers::say`] gives the answer.
-    pub fn taking(take: SessionFrame, reader: FrameReader, writer: FrameWriter) -> Self {
-        Self::start(take, Answer::NotExpected, [Hop::Agent, Hop::Application], reader, writer)
+    /// The agent's end: says `take`; [`Answers::say`] gives the answer. What it grants the peer it draws on `budget`.
+    pub fn taking(take: SessionFrame, reader: FrameReader, writer: FrameWriter, budget: Budget) -> Self {
+        let carried = Self::start(take, Answer::NotExpected, [Hop::Agent, Hop::Application], reader, writer, budget);
+        // The server waits for this word, whatever the agent does first.
+        carried.shared.lock().drive(&mut Context::from_waker(Waker::noop()));
+        carried
     }
 
     fn start(
         first: SessionFrame,
         answer: Answer,
-        [own, far]: [Hop; 2],
+        hops: [Hop; 2],
         reader: FrameReader,
         writer: FrameWriter,
+        budget: Budget,
     ) -> Self {
-        let state = State {
-            stream: Stream::new(),
-            first: vec![first],
-            answer,
-            reader: None,
-            writer: None,
-            asker: None,
-            watcher: None,
-            own,
-            far,
-            reset_here: false,
-        };
-        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Notify::new() });
-        tokio::spawn(drive(Arc::clone(&shared), reader, writer));
-        Self { shared }
+        let carrier = Carrier::new(Stream::new(budget), first, answer, hops, reader, writer);
+        Self { shared: Arc::new(Shared(Mutex::new(carrier))), current: Bytes::new(), tender: None }
     }
 
     /// A handle that gives or hears the answer to `Open` while the session itself is in other hands.
@@ -117,13 +91,12 @@ pub struct Answers {
 impl Answers {
     /// The agent's end: sends `Opened` or `Refused`, before any byte of the session that is not on its way yet.
     pub fn say(&self, frame: SessionFrame) {
-        self.shared.lock().first.push(frame);
-        self.shared.changed.notify_one();
+        self.shared.lock().say(frame);
     }
 
     /// Resets the session, whoever has it in hand.
     pub fn abort(&self, cause: Cause) {
-        self.shared.reset(cause);
+        self.shared.lock().reset(cause);
     }
 
     /// The client's end: waits for the answer.
@@ -131,261 +104,121 @@ impl Answers {
     /// # Errors
     /// The [`Refusal`], also when the session broke off before there was an answer.
     pub async fn answer(&self) -> Result<SocketAddr, Refusal> {
-        poll_fn(|cx| {
-            let mut state = self.shared.lock();
-            if let Answer::Given(answer) = state.answer {
-                return Poll::Ready(answer);
-            }
-            if let Some(refusal) = state.over() {
-                return Poll::Ready(Err(refusal));
-            }
-            state.asker = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await
+        poll_fn(|cx| self.shared.lock().poll_answer(cx)).await
     }
 }
 
 impl Shared {
-    /// Resets the session from this end.
-    fn reset(&self, cause: Cause) {
-        let mut state = self.lock();
-        state.reset_here |= state.stream.over().is_none();
-        state.stream.reset(cause);
-        drop(state);
-        self.changed.notify_one();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Carrier> {
         // The machine has no half-done states that a panic elsewhere could leave behind.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves frames until the session is over and its call has ended on both sides.
+    async fn run(self: Arc<Self>) {
+        poll_fn(|cx| self.lock().poll_done(cx)).await;
     }
 }
 
-impl State {
-    /// How the session was cut off, if it was: by the peer's word, or by the loss of the way to the server.
-    fn over(&self) -> Option<Refusal> {
-        self.stream.over().map(|cause| {
-            let hop = if let Some(said) = self.stream.reset_by() {
-                said
-            } else if cause == Cause::ServerLost || self.reset_here {
-                self.own
-            } else if matches!(cause, Cause::AgentLost | Cause::NotOnAllowList | Cause::AddressForbidden) {
-                // Only an agent says that of itself.
-                Hop::Agent
-            } else if cause == Cause::Reset {
-                self.far
-            } else {
-                Hop::Server
-            };
-            Refusal::new(hop, cause)
-        })
-    }
-
-    fn wake(&mut self) {
-        let wakers = [self.reader.take(), self.writer.take(), self.asker.take(), self.watcher.take()];
-        for waker in wakers.into_iter().flatten() {
-            waker.wake();
-        }
-    }
-
-    fn wants_to_send(&self) -> bool {
-        !self.first.is_empty() || self.stream.wants_to_send()
-    }
-
-    /// Takes in what the carrier read; `false` when nothing more can come.
-    fn take_in(&mut self, read: Result<Option<SessionFrame>, ReadError>) -> bool {
-        let more = match read {
-            Ok(Some(SessionFrame::Stream(frame))) => {
-                // A violation has reset the machine, which tells the peer.
-                let _ = self.stream.handle_frame(frame);
-                true
-            }
-            Ok(Some(SessionFrame::Opened(address))) => self.take_answer(Ok(address)),
-            Ok(Some(SessionFrame::Refused(refusal))) => self.take_answer(Err(refusal)),
-            Ok(Some(SessionFrame::Open(_) | SessionFrame::Take(_))) => {
-                self.stream.reset(Cause::ProtocolError);
-                true
-            }
-            Ok(None) => {
-                self.stream.handle_abort(Cause::ServerLost);
-                false
-            }
-            Err(error) => {
-                tracing::debug!(error = %Chain(&error), "session broke off");
-                self.stream.handle_abort(Cause::ServerLost);
-                false
-            }
-        };
-        self.wake();
-        more
-    }
-
-    fn take_answer(&mut self, answer: Result<SocketAddr, Refusal>) -> bool {
-        match self.answer {
-            Answer::Awaited => {
-                self.answer = Answer::Given(answer);
-                if let Err(refusal) = answer {
-                    self.stream.handle_abort(refusal.cause);
-                }
-            }
-            Answer::NotExpected | Answer::Given(_) => self.stream.reset(Cause::ProtocolError),
-        }
-        true
-    }
-
-    /// The next piece for the carrier: whole frames, up to and including one with data.
-    fn next_piece(&mut self) -> Option<Bytes> {
-        if !self.wants_to_send() {
-            return None;
-        }
-        let mut piece = BytesMut::new();
-        for frame in self.first.drain(..) {
-            frame.encode(&mut piece);
-        }
-        while let Some(frame) = self.stream.poll_frame(DATA_MAX) {
-            let is_data = matches!(frame, Frame::Data { .. });
-            SessionFrame::Stream(frame).encode(&mut piece);
-            if is_data {
-                break;
+impl AsyncBufRead for Carried {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        if this.current.is_empty() {
+            match ready!(this.shared.lock().poll_read(cx, DATA_MAX)) {
+                Ok(bytes) => this.current = bytes,
+                Err(refusal) => return Poll::Ready(Err(broken(refusal))),
             }
         }
-        if let Some(waker) = self.writer.take() {
-            waker.wake();
-        }
-        debug_assert!(piece.len() <= FRAME_MAX + 1024, "one data frame and a few small ones");
-        (!piece.is_empty()).then(|| piece.freeze())
+        Poll::Ready(Ok(&this.current))
     }
-}
 
-async fn drive(shared: Arc<Shared>, mut reader: FrameReader, writer: FrameWriter) {
-    let mut more_to_come = true;
-    loop {
-        let (wants_to_send, is_over) = {
-            let state = shared.lock();
-            if state.stream.is_done() && !state.wants_to_send() {
-                break;
-            }
-            (state.wants_to_send(), state.stream.over().is_some())
-        };
-        tokio::select! {
-            // The peer has this long to hear of a reset; if it takes nothing for longer, dropping the call says it as well.
-            () = sleep(END_WAIT), if is_over => return,
-            read = reader.next(), if more_to_come => more_to_come = shared.lock().take_in(read),
-            room = writer.ready(), if wants_to_send => match room {
-                Ok(room) => {
-                    if let Some(piece) = shared.lock().next_piece() {
-                        room.send(piece);
-                    }
-                }
-                Err(_) => return hear_out(&shared, reader, more_to_come).await,
-            },
-            () = shared.changed.notified(), if !wants_to_send => {}
-        }
+    fn consume(mut self: Pin<&mut Self>, count: usize) {
+        self.current.advance(count);
     }
-    shared.lock().wake();
-    let ends = async {
-        writer.end().await;
-        if more_to_come {
-            reader.drain().await;
-        }
-    };
-    // A peer that does not end the call loses the stream; the session itself is over either way.
-    let _ = timeout(END_WAIT, ends).await;
-}
-
-/// Nobody takes what this end says. The peer's last word may have come with that and still be unread: only it says why.
-async fn hear_out(shared: &Shared, mut reader: FrameReader, mut more_to_come: bool) {
-    let last_words = async {
-        while more_to_come {
-            let read = reader.next().await;
-            more_to_come = shared.lock().take_in(read);
-        }
-    };
-    let _ = timeout(END_WAIT, last_words).await;
-    let mut state = shared.lock();
-    state.stream.handle_abort(Cause::ServerLost);
-    state.wake();
 }
 
 impl AsyncRead for Carried {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let mut state = self.shared.lock();
-        match state.stream.read(buf.remaining()) {
-            Read::Bytes(bytes) => {
-                buf.put_slice(&bytes);
-                if state.stream.wants_to_send() {
-                    self.shared.changed.notify_one();
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        // A reader of records gets whole ones, however they were cut on the way.
+        while buf.remaining() > 0 {
+            let count = match self.as_mut().poll_fill_buf(cx) {
+                Poll::Ready(Ok([])) => break,
+                Poll::Ready(Ok(bytes)) => {
+                    let count = bytes.len().min(buf.remaining());
+                    buf.put_slice(&bytes[..count]);
+                    count
                 }
-                Poll::Ready(Ok(()))
-            }
-            Read::Finished => Poll::Ready(Ok(())),
-            Read::Pending => {
-                state.reader = Some(cx.waker().clone());
-                Poll::Pending
-            }
-            Read::Reset(cause) => {
-                let refusal = state.over().unwrap_or(Refusal::new(Hop::Server, cause));
-                Poll::Ready(Err(broken(refusal)))
-            }
+                // What was read comes first; the end or the wait is met again.
+                Poll::Ready(Err(_)) | Poll::Pending if buf.filled().len() > before => break,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            };
+            self.as_mut().consume(count);
         }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Carried {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let mut state = self.shared.lock();
-        if let Some(refusal) = state.over() {
-            return Poll::Ready(Err(broken(refusal)));
-        }
-        let taken = state.stream.write(bytes);
-        if taken == 0 && !bytes.is_empty() {
-            state.writer = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        self.shared.changed.notify_one();
-        Poll::Ready(Ok(taken))
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.shared.lock().poll_write(cx, slices).map_err(broken)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The driver sends as fast as the carrier takes; nothing is held back for a flush.
+        // Whatever can be sent is sent at once; nothing is held back for a flush.
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut state = self.shared.lock();
-        if let Some(refusal) = state.over() {
-            return Poll::Ready(Err(broken(refusal)));
-        }
-        state.stream.finish();
-        self.shared.changed.notify_one();
-        Poll::Ready(Ok(()))
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.shared.lock().finish(cx).map_err(broken))
     }
 }
 
 impl Tunnel for Carried {
     fn abort(&mut self, cause: Cause) {
-        self.shared.reset(cause);
+        self.shared.lock().reset(cause);
     }
 
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
-        let mut state = self.shared.lock();
-        // A clean end that came before the reset is delivered first; whoever writes on will hear of the reset.
-        if let Some(refusal) = state.over().filter(|_| !state.stream.has_end()) {
-            return Poll::Ready(refusal);
-        }
-        state.watcher = Some(cx.waker().clone());
-        Poll::Pending
+        self.shared.lock().poll_broken(cx)
+    }
+
+    fn tend(&mut self) {
+        self.shared.lock().tend(true);
+        let tender = tokio::spawn(Arc::clone(&self.shared).run());
+        self.tender = Some(tender.abort_handle());
     }
 }
 
 impl Drop for Carried {
     fn drop(&mut self) {
-        let is_settled = self.shared.lock().stream.is_settled();
-        if is_settled {
-            self.shared.changed.notify_one();
-        } else {
-            self.shared.reset(Cause::Aborted);
+        let mut carrier = self.shared.lock();
+        if !(carrier.is_settled() && self.current.is_empty()) {
+            carrier.reset(Cause::Aborted);
+        }
+        if let Some(tender) = self.tender.take() {
+            tender.abort();
+            carrier.tend(false);
+        }
+        let done = carrier.poll_done(&mut Context::from_waker(Waker::noop())).is_ready();
+        drop(carrier);
+        // Without a runtime the connection is gone as well.
+        if !done && let Ok(runtime) = Handle::try_current() {
+            let shared = Arc::clone(&self.shared);
+            runtime.spawn(async { timeout(END_WAIT, shared.run()).await });
         }
     }
 }

@@ -1,21 +1,18 @@
 //! One connection from an agent or client to a server.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
+use ginnel_core::budget::Budget;
 use ginnel_core::congestion::CongestionControl;
-use ginnel_core::limits::{
-    CONNECT_DEADLINE, CONNECTION_WINDOW, HEADER_LIST_MAX, PING_AFTER, SILENCE_MAX, STREAM_WINDOW, UNACKNOWLEDGED_MAX,
-    UNSENT_MAX,
-};
+use ginnel_core::limits::{CONNECT_DEADLINE, SILENCE_MAX, UNACKNOWLEDGED_MAX, UNSENT_MAX};
 use ginnel_core::proxy::authority;
 use ginnel_core::report::Chain;
+use ginnel_wire::piece::Piece;
+use h2::client::SendRequest;
 use http::header::{CONTENT_TYPE, TE};
 use http::{HeaderValue, Method, Request, Response, Uri};
-use hyper::body::Incoming;
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::{CertificateError, ClientConfig};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -26,13 +23,11 @@ use tonic::body::Body;
 
 use crate::body::{FrameReader, FrameWriter};
 use crate::congestion::choose;
+use crate::http2::{self, keep_asking};
 use crate::line::{Line, tcp};
 use crate::live::Live;
+use crate::messages::{Received, send};
 use crate::proxy::{Proxy, ProxyError};
-
-/// hyper gives a connection up when a ping is not answered within this time, whatever else arrives meanwhile. Silence decides long before (see
-/// [`crate::live`]), and a ping may stand behind minutes of data on a line with large buffers, so that this must never be what decides.
-pub(crate) const PING_ANSWER: Duration = Duration::from_secs(600);
 
 /// Where a server is, and who it must be.
 #[derive(Clone, Debug)]
@@ -47,6 +42,8 @@ pub struct Endpoint {
     pub proxy: Option<Proxy>,
     /// The congestion control of connections, if not the system's own.
     pub congestion: Option<CongestionControl>,
+    /// What the sessions of all connections may be granted beyond their first credit.
+    pub budget: Budget,
 }
 
 /// Why there is no connection.
@@ -114,7 +111,7 @@ pub enum ConnectError {
         address: String,
         /// Why.
         #[source]
-        source: hyper::Error,
+        source: h2::Error,
     },
     /// Nothing came of it in time (environment).
     #[error("connecting to {address} took longer than {} s", CONNECT_DEADLINE.as_secs())]
@@ -127,9 +124,10 @@ pub enum ConnectError {
 /// A connection to a server; cheap to clone. It closes by itself once the last clone is dropped and its last stream is done.
 #[derive(Clone)]
 pub struct Connection {
-    requests: http2::SendRequest<Body>,
+    requests: SendRequest<Piece>,
     origin: Uri,
     closed: CancellationToken,
+    budget: Budget,
 }
 
 impl Endpoint {
@@ -205,27 +203,22 @@ impl Endpoint {
         let origin = origin.map_err(|_| bad_name())?;
         let stream = TlsConnector::from(tls).connect(name, self.line().await?).await;
         let stream = stream.map_err(|source| self.tls_error(source))?;
-        let (requests, connection) = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(HEADER_LIST_MAX)
-            .keep_alive_interval(PING_AFTER)
-            .keep_alive_timeout(PING_ANSWER)
-            .keep_alive_while_idle(true)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|source| ConnectError::Http { address, source })?;
+        let (requests, mut connection) =
+            http2::client().handshake(stream).await.map_err(|source| ConnectError::Http { address, source })?;
+        let asking = keep_asking(connection.ping_pong());
         let closed = CancellationToken::new();
         let on_close = closed.clone().drop_guard();
         // It ends when the last sender of requests is dropped and the last stream is done, or when the connection breaks.
         tokio::spawn(async move {
             let _on_close = on_close;
-            if let Err(error) = connection.await {
-                tracing::warn!(error = %Chain(&error), "the connection to the server broke");
+            tokio::select! {
+                outcome = connection => if let Err(error) = outcome {
+                    tracing::warn!(error = %Chain(&error), "the connection to the server broke");
+                },
+                () = asking => {}
             }
         });
-        Ok(Connection { requests, origin, closed })
+        Ok(Connection { requests, origin, closed, budget: self.budget.for_connection() })
     }
 }
 
@@ -256,15 +249,19 @@ impl Connection {
         self.origin.clone()
     }
 
+    /// What its sessions may be granted beyond their first credit.
+    pub fn budget(&self) -> Budget {
+        self.budget.clone()
+    }
+
     /// Whether the connection is gone.
     pub fn is_closed(&self) -> bool {
-        self.closed.is_cancelled() || self.requests.is_closed()
+        self.closed.is_cancelled()
     }
 
     /// Begins a call that carries bytes. What is written goes out before the response has come.
     pub fn call(&self, path: &'static str) -> (FrameReader, FrameWriter) {
-        let (writer, body) = FrameWriter::request();
-        let mut request = Request::new(Body::new(body));
+        let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         let mut parts = self.origin.clone().into_parts();
         parts.path_and_query = Some(http::uri::PathAndQuery::from_static(path));
@@ -273,21 +270,30 @@ impl Connection {
         }
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
-        let response = self.requests.clone().send_request(request);
-        (FrameReader::pending(Box::pin(response)), writer)
+        match self.requests.clone().send_request(request, false) {
+            Ok((response, stream)) => (FrameReader::pending(response), FrameWriter::request(stream)),
+            Err(error) => (FrameReader::failed(error), FrameWriter::gone()),
+        }
     }
 }
 
 impl tower_service::Service<Request<Body>> for Connection {
-    type Response = Response<Incoming>;
-    type Error = hyper::Error;
-    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+    type Response = Response<Body>;
+    type Error = h2::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
         self.requests.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        Box::pin(self.requests.send_request(request))
+        let mut requests = self.requests.clone();
+        Box::pin(async move {
+            let (parts, body) = request.into_parts();
+            let (response, stream) = requests.send_request(Request::from_parts(parts, ()), false)?;
+            // It ends with the stream, which ends with the connection.
+            tokio::spawn(send(body, stream));
+            Ok(response.await?.map(|body| Body::new(Received(body))))
+        })
     }
 }

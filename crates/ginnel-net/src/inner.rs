@@ -1,21 +1,22 @@
 //! TLS between client and agent inside a session, so that the server carries what it cannot read.
 //!
 //! The client's handshake is done when it has verified the agent; its first message repeats the target where the server cannot change
-//! it. The agent lets no application byte out before it has verified the client's certificate and that message. A clean end needs both
-//! words: `close_notify` inside and `Fin` outside. One without the other is a reset.
+//! it. The agent lets no application byte out before it has verified the client's certificate and that message. Both verify after the
+//! handshake, because one that resumes an earlier one has shown no certificate. A clean end needs both words: `close_notify` inside and `Fin`
+//! outside. One without the other is a reset.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use ginnel_core::cause::{Cause, Hop, Refusal};
-use ginnel_core::principal::Principal;
-use ginnel_identity::tls::{inner_server_name, peer_leaf};
+use ginnel_core::report::Chain;
+use ginnel_core::status::{InnerHandshakes, Status};
+use ginnel_identity::tls::{Handshake, Initiating, Responding, Verified, inner_server_name};
 use ginnel_wire::hello::Dial;
 use ginnel_wire::inner::{InnerHello, MESSAGE_MAX, decode_welcome, encode_welcome};
-use rustls::{ClientConfig, ServerConfig};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use crate::carried::Carried;
@@ -32,6 +33,7 @@ pub enum Session {
 /// A session with inner TLS.
 pub struct Inner {
     tls: TlsStream<Carried>,
+    handshake: Handshake,
     welcome: Welcome,
     /// `close_notify` was read; the end still needs `Fin`.
     closed_inside: bool,
@@ -49,6 +51,9 @@ pub enum InnerError {
     /// The handshake failed: the other end is not who it must be, or the carrier broke (peer).
     #[error("inner TLS failed")]
     Handshake(#[source] io::Error),
+    /// The handshake is done, but the certificates of the other end are not those of who it must be (peer).
+    #[error("the other end of inner TLS is not who it must be")]
+    Peer(#[source] rustls::Error),
     /// The first message is malformed, or says something else than the server did (peer).
     #[error("the first message inside does not fit: {0}")]
     Hello(&'static str),
@@ -58,38 +63,59 @@ pub enum InnerError {
 ///
 /// # Errors
 /// [`InnerError`]; the session is reset then.
-pub async fn initiate(carried: Carried, tls: Arc<ClientConfig>, hello: &InnerHello) -> Result<Session, InnerError> {
-    let tls =
-        TlsConnector::from(tls).connect(inner_server_name(), carried).into_fallible().await.map_err(unverified)?;
+pub async fn initiate(carried: Carried, initiating: Initiating, hello: &InnerHello) -> Result<Session, InnerError> {
+    let connector = TlsConnector::from(initiating.config());
+    let mut tls = connector.connect(inner_server_name(), carried).into_fallible().await.map_err(unverified)?;
+    let Verified { handshake, .. } = match initiating.finish(tls.get_ref().1) {
+        Ok(verified) => verified,
+        Err(error) => {
+            tls.get_mut().0.abort(Cause::PeerNotVerified);
+            return Err(InnerError::Peer(error));
+        }
+    };
     let mut tls = TlsStream::Client(tls);
     tls.write_all(&hello.encode()).await.map_err(InnerError::Handshake)?;
     tls.flush().await.map_err(InnerError::Handshake)?;
-    Ok(Session::Inner(Box::new(Inner { tls, welcome: Welcome::Reading(Vec::new()), closed_inside: false })))
+    let welcome = Welcome::Reading(Vec::new());
+    Ok(Session::Inner(Box::new(Inner { tls, handshake, welcome, closed_inside: false })))
 }
 
 /// The agent's side: verifies the client, and that the target inside is the one that the server named.
 ///
 /// # Errors
 /// [`InnerError`]; the session is reset then.
-pub async fn respond(carried: Carried, tls: Arc<ServerConfig>, dial: &Dial) -> Result<Session, InnerError> {
-    let tls = TlsAcceptor::from(tls).accept(carried).into_fallible().await.map_err(unverified)?;
-    let client = peer_principal(&tls);
+pub async fn respond(carried: Carried, responding: Responding, dial: &Dial) -> Result<Session, InnerError> {
+    let acceptor = TlsAcceptor::from(responding.config());
+    let tls = acceptor.accept(carried).into_fallible().await.map_err(unverified)?;
+    let verified = responding.finish(tls.get_ref().1).map_err(InnerError::Peer);
     let mut tls = TlsStream::Server(tls);
-    if let Err(error) = greet(&mut tls, client, dial).await {
-        tls.get_mut().0.abort(Cause::PeerNotVerified);
-        return Err(error);
+    let greeted = match verified {
+        Ok(verified) => greet(&mut tls, &verified, dial).await.map(|()| verified.handshake),
+        Err(error) => Err(error),
+    };
+    match greeted {
+        Ok(handshake) => {
+            Ok(Session::Inner(Box::new(Inner { tls, handshake, welcome: Welcome::Done, closed_inside: false })))
+        }
+        Err(error) => {
+            tls.get_mut().0.abort(Cause::PeerNotVerified);
+            Err(error)
+        }
     }
-    Ok(Session::Inner(Box::new(Inner { tls, welcome: Welcome::Done, closed_inside: false })))
 }
 
 /// Hears the client's first message, compares it with what the server said, and answers.
-async fn greet(tls: &mut TlsStream<Carried>, client: Option<Principal>, dial: &Dial) -> Result<(), InnerError> {
+async fn greet(tls: &mut TlsStream<Carried>, client: &Verified, dial: &Dial) -> Result<(), InnerError> {
     let hello = read_hello(tls).await?;
-    let said_outside = (&dial.request, &dial.target, Some(&dial.client));
-    if (&hello.request, &hello.target, client.as_ref()) != said_outside {
+    let said_outside = (&dial.request, &dial.target, &dial.client);
+    if (&hello.request, &hello.target, &client.leaf.principal) != said_outside {
         return Err(InnerError::Hello("request, target or client differ from what the server said"));
     }
-    tls.write_all(&encode_welcome()).await.map_err(InnerError::Handshake)?;
+    // A client that has spoken, ended and reset within this moment hears no welcome. What it said before it left is still to be read.
+    if let Err(error) = tls.write_all(&encode_welcome()).await {
+        tracing::debug!(error = %Chain(&error), "the client has left already");
+        return Ok(());
+    }
     tls.flush().await.map_err(InnerError::Handshake)
 }
 
@@ -97,10 +123,6 @@ async fn greet(tls: &mut TlsStream<Carried>, client: Option<Principal>, dial: &D
 fn unverified((error, mut carried): (io::Error, Carried)) -> InnerError {
     carried.abort(Cause::PeerNotVerified);
     InnerError::Handshake(error)
-}
-
-fn peer_principal(tls: &tokio_rustls::server::TlsStream<Carried>) -> Option<Principal> {
-    peer_leaf(tls.get_ref().1.peer_certificates()).ok().flatten().map(|leaf| leaf.principal)
 }
 
 async fn read_hello(tls: &mut TlsStream<Carried>) -> Result<InnerHello, InnerError> {
@@ -111,6 +133,41 @@ async fn read_hello(tls: &mut TlsStream<Carried>) -> Result<InnerHello, InnerErr
     let mut message = vec![0; length];
     tls.read_exact(&mut message).await.map_err(InnerError::Handshake)?;
     InnerHello::decode(&message).map_err(|_| InnerError::Hello("malformed"))
+}
+
+impl Session {
+    /// How the inner handshake was done; `None` in the clear.
+    pub fn handshake(&self) -> Option<Handshake> {
+        match self {
+            Self::Clear(_) => None,
+            Self::Inner(inner) => Some(inner.handshake),
+        }
+    }
+}
+
+/// Counts inner handshakes that succeeded, since the start of the process.
+#[derive(Debug, Default)]
+pub struct Handshakes {
+    full: AtomicU64,
+    resumed: AtomicU64,
+}
+
+impl Handshakes {
+    /// Counts the one of this session, if it had one.
+    pub fn count(&self, session: &Session) {
+        let counter = match session.handshake() {
+            Some(Handshake::Full) => &self.full,
+            Some(Handshake::Resumed) => &self.resumed,
+            None => return,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Writes the counts into a status.
+    pub fn fill(&self, status: &mut Status) {
+        let (full, resumed) = (self.full.load(Ordering::Relaxed), self.resumed.load(Ordering::Relaxed));
+        status.inner_handshakes = Some(InnerHandshakes { full, resumed });
+    }
 }
 
 impl Inner {
@@ -140,21 +197,24 @@ impl Inner {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    /// The bytes that come next, where they were decrypted to; none at a clean end.
+    fn poll_fill_buf(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         ready!(self.poll_welcome(cx))?;
         if !self.closed_inside {
-            let before = buf.filled().len();
-            ready!(Pin::new(&mut self.tls).poll_read(cx, buf))?;
-            if buf.filled().len() > before || buf.remaining() == 0 {
-                return Poll::Ready(Ok(()));
-            }
-            self.closed_inside = true;
+            self.closed_inside = ready!(Pin::new(&mut self.tls).poll_fill_buf(cx))?.is_empty();
         }
-        let mut rest = [0; 1];
-        let mut rest = ReadBuf::new(&mut rest);
-        ready!(Pin::new(self.carrier()).poll_read(cx, &mut rest))?;
+        if !self.closed_inside {
+            return Pin::new(&mut self.tls).poll_fill_buf(cx);
+        }
+        let rest = ready!(Pin::new(self.carrier()).poll_fill_buf(cx))?;
         // Bytes after close_notify are nobody's.
-        Poll::Ready(if rest.filled().is_empty() { Ok(()) } else { Err(protocol_error()) })
+        Poll::Ready(if rest.is_empty() { Ok(rest) } else { Err(protocol_error()) })
+    }
+
+    fn consume(&mut self, count: usize) {
+        if !self.closed_inside {
+            Pin::new(&mut self.tls).consume(count);
+        }
     }
 
     fn carrier(&mut self) -> &mut Carried {
@@ -170,7 +230,29 @@ impl AsyncRead for Session {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Clear(carried) => Pin::new(carried).poll_read(cx, buf),
-            Self::Inner(inner) => inner.poll_read(cx, buf),
+            Self::Inner(inner) => {
+                let bytes = ready!(inner.poll_fill_buf(cx))?;
+                let count = bytes.len().min(buf.remaining());
+                buf.put_slice(&bytes[..count]);
+                inner.consume(count);
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+}
+
+impl AsyncBufRead for Session {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        match self.get_mut() {
+            Self::Clear(carried) => Pin::new(carried).poll_fill_buf(cx),
+            Self::Inner(inner) => inner.poll_fill_buf(cx),
+        }
+    }
+
+    fn consume(self: Pin<&mut Self>, count: usize) {
+        match self.get_mut() {
+            Self::Clear(carried) => Pin::new(carried).consume(count),
+            Self::Inner(inner) => inner.consume(count),
         }
     }
 }
@@ -210,6 +292,13 @@ impl Tunnel for Session {
         match self {
             Self::Clear(carried) => carried.poll_broken(cx),
             Self::Inner(inner) => inner.carrier().poll_broken(cx),
+        }
+    }
+
+    fn tend(&mut self) {
+        match self {
+            Self::Clear(carried) => carried.tend(),
+            Self::Inner(inner) => inner.carrier().tend(),
         }
     }
 }

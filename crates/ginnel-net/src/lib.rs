@@ -11,19 +11,25 @@
 //! | [`live`] | notices a silent peer |
 //! | [`tcp`] | the first to answer of several addresses |
 //! | [`upstream`] | what agents and clients do all day: enrol, connect, renew, reconnect |
-//! | [`body`] | frames on HTTP/2 bodies |
+//! | [`mod@http2`] | one HTTP/2 connection as both ends set it up |
+//! | [`call`] | one call of a peer, and the ways to answer it |
+//! | [`messages`] | calls of generated services |
+//! | [`body`] | frames on HTTP/2 streams |
 //! | [`carried`] | one end of a session as a byte stream |
 //! | [`inner`] | TLS between client and agent inside a session |
 //! | [`splice`] | copies between an application's or target's socket and a session |
 
 pub mod accept;
 pub mod body;
+pub mod call;
 pub mod carried;
 pub mod congestion;
 pub mod connect;
+mod http2;
 pub mod inner;
 pub mod line;
 pub mod live;
+mod messages;
 pub mod probe;
 pub mod proxy;
 pub mod splice;

@@ -1,14 +1,18 @@
 //! Carrying bytes between a TCP connection and a session, and every way in which that ends.
 //!
 //! How one side ends reaches the other as what it was: an end of file as an end of file of that direction only, after all bytes before it; a
-//! reset, a lost session and an abandoned task as a reset, never as an end of file.
+//! reset, a lost session and an abandoned task as a reset, never as an end of file. A side that had ended its half and breaks afterwards
+//! takes nothing back: what it said arrives whole, and the reset comes after it.
 
+mod buffered;
 mod pump;
 mod socket;
 
 use std::future::{Future, pending, poll_fn};
+use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use ginnel_core::cause::{Cause, Hop, Refusal};
@@ -18,7 +22,16 @@ use tokio::net::TcpStream;
 pub use self::socket::Socket;
 use crate::tunnel::{Tunnel, reason};
 
+use self::buffered::Buffered;
 use self::pump::{Broken, Pump};
+
+/// How long a connection that was given a clean end may take to read up to it before the reset that follows. Zero linger throws away what
+/// the peer's kernel has not taken, and the peer may still be reading.
+const LATE_RESET_WAIT: Duration = Duration::from_secs(1);
+
+/// So many bytes are in the peer's kernel at once, whether or not it reads: less than the first window of any system. A reset after no more
+/// than that need not wait.
+const WINDOW_MIN: u64 = 32 * 1024;
 
 /// How a session ended, seen from one of its ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +80,9 @@ pub async fn splice_as<T: Tunnel>(
     let mut stop = pin!(stop);
     let watched = socket.clone();
     let mut failed = pin!(watched.failed());
-    let mut session = Session { up: Pump::with(first), down: Pump::with(Bytes::new()), socket, tunnel, over: false };
+    let source = Buffered::new(socket.clone(), first);
+    let (up, down) = (Pump::default(), Pump::default());
+    let mut session = Session { up, down, source, socket, tunnel, lost: None, over: false };
     let polled = poll_fn(|cx| {
         if let Poll::Ready(refusal) = stop.as_mut().poll(cx) {
             return Poll::Ready(Outcome::Far(refusal));
@@ -92,6 +107,9 @@ pub async fn splice_as<T: Tunnel>(
         }
         Outcome::Far(refusal) => {
             session.tunnel.abort(refusal.cause);
+            if session.down.is_closed() && session.down.moved() > WINDOW_MIN {
+                session.socket.hear_out(LATE_RESET_WAIT).await;
+            }
             (refusal.cause, refusal.hop)
         }
     };
@@ -99,6 +117,7 @@ pub async fn splice_as<T: Tunnel>(
     Ended { up: session.up.moved(), down: session.down.moved(), cause, hop }
 }
 
+#[derive(Clone, Copy)]
 enum Outcome {
     Finished,
     /// The TCP connection broke.
@@ -110,32 +129,97 @@ enum Outcome {
 struct Session<T: Tunnel> {
     up: Pump,
     down: Pump,
+    /// The socket as it is read, and as it is written.
+    source: Buffered,
     socket: Socket,
     tunnel: T,
+    /// A side is gone, and what it had ended cleanly before is still on its way to the other one.
+    lost: Option<Outcome>,
     over: bool,
 }
 
 impl<T: Tunnel> Session<T> {
     fn poll(&mut self, cx: &mut Context<'_>, failed: Pin<&mut impl Future>) -> Poll<Outcome> {
-        let up = match self.up.poll(cx, &mut self.socket, &mut self.tunnel) {
-            Poll::Ready(Err(Broken::Source(_))) => return Poll::Ready(Outcome::Near),
-            Poll::Ready(Err(Broken::Sink(error))) => return Poll::Ready(Outcome::Far(reason(&error))),
-            Poll::Ready(Ok(())) => true,
-            Poll::Pending => false,
-        };
-        let down = match self.down.poll(cx, &mut self.tunnel, &mut self.socket) {
-            Poll::Ready(Err(Broken::Source(error))) => return Poll::Ready(Outcome::Far(reason(&error))),
-            Poll::Ready(Err(Broken::Sink(_))) => return Poll::Ready(Outcome::Near),
-            Poll::Ready(Ok(())) => true,
-            Poll::Pending => false,
-        };
-        if up && down {
+        if let Some(outcome) = self.poll_up(cx).or_else(|| self.poll_down(cx)) {
+            return Poll::Ready(outcome);
+        }
+        if self.up.is_closed() && self.down.is_closed() {
             return Poll::Ready(Outcome::Finished);
         }
-        if failed.poll(cx).is_ready() {
-            return Poll::Ready(Outcome::Near);
+        match self.lost {
+            None => self.poll_losses(cx, failed),
+            // The way is gone, and so are those who wait at its end.
+            Some(Outcome::Near) => match self.tunnel.poll_broken(cx) {
+                Poll::Ready(_) => Poll::Ready(Outcome::Near),
+                Poll::Pending => self.over_once(self.up.is_closed(), Outcome::Near),
+            },
+            Some(far) if failed.poll(cx).is_ready() => Poll::Ready(far),
+            Some(far) => self.over_once(self.down.is_closed(), far),
         }
-        self.tunnel.poll_broken(cx).map(Outcome::Far)
+    }
+
+    fn over_once(&self, delivered: bool, outcome: Outcome) -> Poll<Outcome> {
+        if delivered { Poll::Ready(outcome) } else { Poll::Pending }
+    }
+
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Option<Outcome> {
+        if let Some(Outcome::Far(_)) = self.lost {
+            return None;
+        }
+        match self.up.poll(cx, &mut self.source, &mut self.tunnel) {
+            Poll::Pending | Poll::Ready(Ok(())) => None,
+            Poll::Ready(Err(Broken::Source(_))) => Some(Outcome::Near),
+            // Whether that was said before the session's clean end or after it, reading the session tells.
+            Poll::Ready(Err(Broken::Sink(error))) => match self.lost {
+                Some(outcome) => Some(outcome),
+                None => {
+                    self.lost = Some(Outcome::Far(reason(&error)));
+                    None
+                }
+            },
+        }
+    }
+
+    fn poll_down(&mut self, cx: &mut Context<'_>) -> Option<Outcome> {
+        if let Some(Outcome::Near) = self.lost {
+            return None;
+        }
+        match self.down.poll(cx, &mut self.tunnel, &mut self.socket) {
+            Poll::Ready(Ok(())) => None,
+            // A session that broke off without an end is not waited for, however long the connection takes nothing.
+            Poll::Pending => self.lost.filter(|_| !self.down.has_ended() && self.tunnel.poll_broken(cx).is_ready()),
+            Poll::Ready(Err(Broken::Source(error))) => Some(Outcome::Far(reason(&error))),
+            Poll::Ready(Err(Broken::Sink(error))) => {
+                let had_ended = self.up.has_ended() || error.kind() == io::ErrorKind::BrokenPipe;
+                if self.lost.is_none() && had_ended && !self.up.is_closed() {
+                    self.lost = Some(Outcome::Near);
+                    return None;
+                }
+                Some(self.lost.unwrap_or(Outcome::Near))
+            }
+        }
+    }
+
+    /// Looks for a side that broke without anybody reading or writing there.
+    fn poll_losses(&mut self, cx: &mut Context<'_>, failed: Pin<&mut impl Future>) -> Poll<Outcome> {
+        if failed.poll(cx).is_ready() {
+            if self.up.is_closed() || !self.had_ended() {
+                return Poll::Ready(Outcome::Near);
+            }
+            self.lost = Some(Outcome::Near);
+        } else if let Poll::Ready(refusal) = self.tunnel.poll_broken(cx) {
+            if self.down.is_closed() || !self.down.has_ended() {
+                return Poll::Ready(Outcome::Far(refusal));
+            }
+            self.lost = Some(Outcome::Far(refusal));
+        }
+        Poll::Pending
+    }
+
+    /// Whether the connection may have been ended cleanly by the peer before it broke, so that reading it to that end is worth while.
+    fn had_ended(&self) -> bool {
+        // After both ends of file the kernel has one word for both cases. Reading tells them apart as long as nobody has taken that word.
+        self.up.has_ended() || self.down.is_closed() || self.socket.had_ended()
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::task::{Context, Poll};
 
 use ginnel_core::cause::{Cause, Hop, Refusal};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite};
 
 /// One session, from the side of the application or of the target.
 ///
@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 /// - A read of zero bytes is the far end's own end, and nothing else is: a session that broke off fails to read and to write, with an error
 ///   made by [`broken`] where the cause is known.
 /// - Dropping it before both halves have ended counts as `abort(Cause::Aborted)`.
-pub trait Tunnel: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+pub trait Tunnel: AsyncRead + AsyncBufRead + AsyncWrite + Send + Unpin + 'static {
     /// Ends the session as a reset towards the far end, at once, whatever was written before.
     fn abort(&mut self, cause: Cause);
 
@@ -24,6 +24,9 @@ pub trait Tunnel: AsyncRead + AsyncWrite + Send + Unpin + 'static {
         let _ = cx;
         Poll::Pending
     }
+
+    /// Gives the session a task of its own, for an owner that does not poll it while its application is stalled.
+    fn tend(&mut self) {}
 }
 
 /// The error of reading or writing a session that `refusal.hop` ended for `refusal.cause`.

@@ -19,7 +19,7 @@ use crate::service::Calls;
 pub(crate) struct Admission(pub(crate) Arc<Broker>);
 
 impl Admit for Admission {
-    type Service = Calls;
+    type Calls = Calls;
 
     fn admit(&self, peer: Peer) -> Option<Calls> {
         let broker = Arc::clone(&self.0);

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use ginnel_config::{ServerConfig, ServerSection, Source};
 use ginnel_core::audit::{Event, Text, Timestamp};
+use ginnel_core::budget::Budget;
 use ginnel_core::id::InstanceId;
 use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
@@ -120,6 +121,7 @@ impl Server {
             reloading: Mutex::default(),
             connections: Connections::default(),
             ledger: Ledger::new(Role::Server),
+            budget: Budget::default(),
             directory: Box::new(InMemory::default()),
             leases: Arc::default(),
             rosters: Rosters::default(),

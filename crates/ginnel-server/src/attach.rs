@@ -63,10 +63,8 @@ impl AgentSeat {
                 tracing::warn!(agent = %seat.leaf.principal, "an agent's call did not begin with Take");
                 return;
             };
-            let taken = seat
-                .link
-                .get()
-                .is_some_and(|attached| attached.link.take_up(session, Carrier { reader, writer }).is_ok());
+            let taken =
+                seat.link.get().is_some_and(|attached| attached.link.take_up(session, Carrier { reader, writer }));
             if !taken {
                 // The usual reason is a client that gave up meanwhile.
                 tracing::debug!(agent = %seat.leaf.principal, "an agent took up a session that nobody awaits");

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ginnel_config::{ServerConfig, Source};
 use ginnel_core::audit::{Event, Timestamp};
+use ginnel_core::budget::Budget;
 use ginnel_core::id::InstanceId;
 use ginnel_core::principal::{Principal, TrustDomain};
 use ginnel_core::report::Chain;
@@ -37,6 +38,8 @@ pub(crate) struct Broker {
     pub(crate) source: Option<Source<ServerConfig>>,
     pub(crate) connections: Connections,
     pub(crate) ledger: Ledger,
+    /// What all sessions together may have under way beyond their first credit.
+    pub(crate) budget: Budget,
     pub(crate) directory: Box<dyn Directory>,
     pub(crate) leases: Arc<Leases>,
     pub(crate) rosters: Rosters,

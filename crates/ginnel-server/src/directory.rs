@@ -140,12 +140,10 @@ impl AgentLink {
         Awaited { link: Arc::clone(self), session, carrier }
     }
 
-    /// Hands the call over to whoever expects it; gives it back if nobody does.
-    pub(crate) fn take_up(&self, session: SessionId, carrier: Carrier) -> Result<(), Carrier> {
-        match lock(&self.awaited).remove(&session) {
-            Some(sender) => sender.send(carrier),
-            None => Err(carrier),
-        }
+    /// Hands the call over to whoever expects it; `false` if nobody does.
+    pub(crate) fn take_up(&self, session: SessionId, carrier: Carrier) -> bool {
+        let expecting = lock(&self.awaited).remove(&session);
+        expecting.is_some_and(|expecting| expecting.send(carrier).is_ok())
     }
 }
 

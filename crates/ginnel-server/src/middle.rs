@@ -3,7 +3,7 @@
 use std::future::pending;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use ginnel_core::budget::Budget;
 use ginnel_core::cause::{Cause, Hop};
 use ginnel_core::limits::DATA_MAX;
 use ginnel_core::relay::{Ending, Relay, Side};
@@ -12,6 +12,7 @@ use ginnel_core::stream::Frame;
 use ginnel_core::traffic::Traffic;
 use ginnel_net::body::{FrameReader, FrameWriter, Gone, ReadError, Room};
 use ginnel_wire::frame::SessionFrame;
+use ginnel_wire::piece::Piece;
 use tokio::time::timeout;
 
 /// How long both sides may take to hear the end and to end their calls. A peer that does not read must not hold the session.
@@ -48,9 +49,9 @@ pub(crate) enum Said {
 }
 
 impl Middle {
-    /// The middle of a session that `reader` and `writer` asked for; `traffic` counts what is passed on.
-    pub(crate) fn new(reader: FrameReader, writer: FrameWriter, traffic: Traffic) -> Self {
-        Self { relay: Relay::new(), client: Leg::new(Side::Client, reader, writer), agent: None, traffic }
+    /// The middle of a session that `reader` and `writer` asked for; `traffic` counts what is passed on, `budget` bounds what is held.
+    pub(crate) fn new(reader: FrameReader, writer: FrameWriter, traffic: Traffic, budget: &Budget) -> Self {
+        Self { relay: Relay::new(budget), client: Leg::new(Side::Client, reader, writer), agent: None, traffic }
     }
 
     /// The agent took the session up.
@@ -188,7 +189,7 @@ impl Leg {
     }
 
     async fn end(mut self) {
-        self.writer.end().await;
+        self.writer.end();
         if self.reading {
             self.reader.drain().await;
         }
@@ -218,19 +219,19 @@ fn send(room: Result<Room<'_>, Gone>, relay: &mut Relay, to: Side, first: &mut O
 }
 
 /// The next piece for one side: whole frames, up to and including one with data.
-fn next_piece(relay: &mut Relay, to: Side, first: &mut Option<SessionFrame>) -> Option<Bytes> {
-    let mut piece = BytesMut::new();
+fn next_piece(relay: &mut Relay, to: Side, first: &mut Option<SessionFrame>) -> Option<Piece> {
+    let mut piece = Piece::default();
     if let Some(first) = first.take() {
-        first.encode(&mut piece);
+        piece.push(first);
     }
     while let Some(frame) = relay.poll_frame(to, DATA_MAX) {
         let is_data = matches!(frame, Frame::Data { .. });
-        SessionFrame::Stream(frame).encode(&mut piece);
+        piece.push(SessionFrame::Stream(frame));
         if is_data {
             break;
         }
     }
-    (!piece.is_empty()).then(|| piece.freeze())
+    (!piece.is_empty()).then_some(piece)
 }
 
 /// What it is called when a side breaks off without a word.

@@ -87,7 +87,7 @@ impl Opening {
             target: Text::new(&open.target).as_str().to_owned(),
             front: None,
         });
-        let middle = Middle::new(self.reader, self.writer, tracked.traffic().clone());
+        let middle = Middle::new(self.reader, self.writer, tracked.traffic().clone(), &seat.budget);
         carry(&seat, &open, middle, tracked).instrument(span).await;
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use ginnel_core::audit::{self, Event, Text};
+use ginnel_core::budget::Budget;
 use ginnel_core::cause::Cause;
 use ginnel_core::id::InstanceId;
 use ginnel_core::limits::ROSTER_MESSAGE_MAX;
@@ -33,6 +34,8 @@ pub(crate) struct ClientSeat {
     pub(crate) client: audit::Client,
     pub(crate) closed: CancellationToken,
     pub(crate) leaf: Leaf,
+    /// What the sessions of this connection may have under way beyond their first credit.
+    pub(crate) budget: Budget,
     /// Set by the first message; nothing can be opened before.
     process: OnceLock<Process>,
     _registered: Registered,
@@ -49,7 +52,8 @@ impl ClientSeat {
     pub(crate) fn new(broker: Arc<Broker>, peer: SocketAddr, leaf: Leaf, closed: CancellationToken) -> Self {
         let client = audit::Client { principal: leaf.principal.clone(), email: Text::new(&leaf.email) };
         let registered = broker.connections.register(&leaf, closed.clone());
-        Self { broker, peer, client, closed, leaf, process: OnceLock::new(), _registered: registered }
+        let budget = broker.budget.for_connection();
+        Self { broker, peer, client, closed, leaf, budget, process: OnceLock::new(), _registered: registered }
     }
 
     /// Cancelled when the lease of the client's process ended; `None` before its first message.

@@ -1,22 +1,15 @@
 //! What one connection may call: Enrolment without a certificate, the services of its own role with one.
 
-use std::convert::Infallible;
-use std::future::{Future, ready};
-use std::pin::Pin;
 use std::sync::Arc;
 
 use ginnel_core::limits::{CONTROL_MESSAGE_MAX, ENROL_MESSAGE_MAX};
-use ginnel_net::body::{FrameBody, FrameReader, FrameWriter};
+use ginnel_net::accept::Answer;
+use ginnel_net::call::Call;
 use ginnel_wire::path;
 use ginnel_wire::v1::agent_link_server::AgentLinkServer;
 use ginnel_wire::v1::client_link_server::ClientLinkServer;
 use ginnel_wire::v1::enrolment_server::EnrolmentServer;
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Method, Request, Response};
-use hyper::body::Incoming;
 use tonic::Status;
-use tonic::body::Body;
-use tower_service::Service as _;
 
 use crate::attach::AgentSeat;
 use crate::enrol::Enrol;
@@ -31,8 +24,6 @@ pub(crate) enum Calls {
     /// A client's certificate.
     Client(Arc<ClientSeat>, ClientLinkServer<ClientCalls>),
 }
-
-type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 impl Calls {
     pub(crate) fn anonymous(enrol: Enrol) -> Self {
@@ -52,46 +43,21 @@ impl Calls {
     }
 }
 
-impl hyper::service::Service<Request<Incoming>> for Calls {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Answer;
-
-    fn call(&self, request: Request<Incoming>) -> Answer {
-        let path = request.uri().path();
+impl Answer for Calls {
+    fn answer(&self, call: Call) {
         match self {
-            Self::Anonymous(service) if path == path::ENROL => Box::pin(service.clone().call(request)),
-            Self::Agent(seat, _) if path == path::CARRY => {
-                carrying(request, |reader, writer| seat.carry(reader, writer))
+            Self::Anonymous(service) if call.path() == path::ENROL => call.answer(service.clone()),
+            Self::Agent(seat, _) if call.path() == path::CARRY => {
+                call.carry(|reader, writer| seat.carry(reader, writer))
             }
-            Self::Client(seat, _) if path == path::OPEN => {
-                carrying(request, |reader, writer| seat.open(reader, writer))
+            Self::Client(seat, _) if call.path() == path::OPEN => {
+                call.carry(|reader, writer| seat.open(reader, writer))
             }
-            Self::Agent(_, service) if path.starts_with(path::AGENT_SERVICE) => Box::pin(service.clone().call(request)),
-            Self::Client(_, service) if path.starts_with(path::CLIENT_SERVICE) => {
-                Box::pin(service.clone().call(request))
-            }
+            Self::Agent(_, service) if call.path().starts_with(path::AGENT_SERVICE) => call.answer(service.clone()),
+            Self::Client(_, service) if call.path().starts_with(path::CLIENT_SERVICE) => call.answer(service.clone()),
             Self::Anonymous(_) | Self::Agent(..) | Self::Client(..) => {
-                refuse(&Status::permission_denied("this connection may not call that"))
+                call.refuse(&Status::permission_denied("this connection may not call that"));
             }
         }
     }
-}
-
-/// Answers a call that carries bytes: headers at once, then whatever the session says.
-fn carrying(request: Request<Incoming>, start: impl FnOnce(FrameReader, FrameWriter)) -> Answer {
-    let is_grpc =
-        request.headers().get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-    if request.method() != Method::POST || !is_grpc {
-        return refuse(&Status::invalid_argument("not a gRPC call"));
-    }
-    let (writer, body): (FrameWriter, FrameBody) = FrameWriter::response();
-    start(FrameReader::new(request.into_body()), writer);
-    let mut response = Response::new(Body::new(body));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    Box::pin(ready(Ok(response)))
-}
-
-fn refuse(status: &Status) -> Answer {
-    Box::pin(ready(Ok(status.clone().into_http())))
 }

@@ -1,4 +1,5 @@
-//! What customers keep in private networks: code hosts, package indexes, and TCP services with every kind of manners.
+//! What customers keep in private networks: code hosts, package indexes, databases, and TCP services with every kind of
+//! manners.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,16 +10,30 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use crate::daemon::Daemon;
 
 pub mod authority;
+pub mod gitd;
 pub mod index;
+pub mod netcat;
 pub mod nginx;
+pub mod postgres;
+pub mod redis;
 pub mod repository;
+pub mod rsyncd;
+pub mod script;
 pub mod sshd;
+pub mod store;
 pub mod tcp;
 
 pub use authority::Authority;
+pub use gitd::GitDaemon;
+pub use netcat::Netcat;
 pub use nginx::Nginx;
+pub use postgres::Postgres;
+pub use redis::Redis;
 pub use repository::Repository;
+pub use rsyncd::Rsyncd;
+pub use script::Script;
 pub use sshd::Sshd;
+pub use store::Store;
 pub use tcp::TcpHost;
 
 /// How often a host is started anew because somebody else took its port.

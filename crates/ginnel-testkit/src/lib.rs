@@ -7,23 +7,29 @@
 
 pub mod browser;
 pub mod command;
+pub mod content;
 pub mod cutter;
 pub mod daemon;
 pub mod hosts;
 pub mod inspector;
+pub mod link;
 pub mod memory;
+pub mod oracle;
 pub mod outlet;
 pub mod peer;
 pub mod proxy;
 pub mod relay;
 pub mod stream;
+pub mod usage;
 pub mod wait;
 pub mod world;
 
 pub use browser::{Browser, Screen};
+pub use content::{Content, Sum};
 pub use cutter::Cutter;
 pub use daemon::Daemon;
 pub use inspector::Inspector;
+pub use link::Link;
 pub use peer::Peer;
 pub use proxy::{Answer, Opened, Refused};
 pub use relay::Relay;

@@ -1,6 +1,6 @@
 //! One server, some agents and one client, as processes on loopback.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -10,6 +10,7 @@ use tokio::process::Command;
 
 use crate::cutter::Cutter;
 use crate::daemon::Daemon;
+use crate::link::Link;
 use crate::wait::{SOON, eventually};
 
 mod files;
@@ -41,6 +42,8 @@ pub struct WorldBuilder {
     relayed: bool,
     client_key: &'static str,
     grace: String,
+    listen: IpAddr,
+    agents_in: Option<PathBuf>,
 }
 
 impl WorldBuilder {
@@ -127,6 +130,14 @@ impl WorldBuilder {
         self
     }
 
+    /// Puts the agents at the far end of `link`. The rest has to be started at the near end, with [`block_on`](crate::link::Namespace::block_on).
+    #[must_use]
+    pub fn across(mut self, link: &Link) -> Self {
+        self.listen = link.near_address();
+        self.agents_in = Some(link.far().path());
+        self
+    }
+
     /// Starts every process and waits until the client knows every agent.
     ///
     /// # Errors
@@ -146,7 +157,7 @@ impl WorldBuilder {
         let dir = tempfile::tempdir()?;
         files::credentials(&self.binary, dir.path()).await?;
         files::server(dir.path(), &self)?;
-        let server = daemon(&self.binary, Part::Server, dir.path(), &[])?;
+        let server = daemon(&self.binary, Part::Server, dir.path(), &[], None)?;
         let server_address = listening(&server, "server", 0).await?;
         let (agent_leg, client_leg) = if self.relayed {
             (Some(Cutter::start(server_address).await?), Some(Cutter::start(server_address).await?))
@@ -159,22 +170,41 @@ impl WorldBuilder {
 
         let mut agents = Vec::new();
         for index in 0..self.agents {
-            agents.push(daemon(&self.binary, Part::Agent(index), dir.path(), &[socket_setting(index)])?);
+            agents.push(daemon(
+                &self.binary,
+                Part::Agent(index),
+                dir.path(),
+                &[socket_setting(index)],
+                self.agents_in.as_deref(),
+            )?);
         }
-        let client = daemon(&self.binary, Part::Client, dir.path(), &[])?;
+        let client = daemon(&self.binary, Part::Client, dir.path(), &[], None)?;
         let proxy = listening(&client, "proxy", 0).await?;
         let mut forwards = Vec::new();
         for index in 0..self.forwards.len() {
             forwards.push(listening(&client, "forward", index).await?);
         }
-        let binary = self.binary;
-        Ok(World { binary, server, agents, client, server_address, proxy, forwards, agent_leg, client_leg, dir })
+        let (binary, agents_in) = (self.binary, self.agents_in);
+        Ok(World {
+            binary,
+            agents_in,
+            server,
+            agents,
+            client,
+            server_address,
+            proxy,
+            forwards,
+            agent_leg,
+            client_leg,
+            dir,
+        })
     }
 }
 
 /// A running world. Dropping it kills its processes, and shows what they said unless [`World::finish`] was reached.
 pub struct World {
     binary: PathBuf,
+    agents_in: Option<PathBuf>,
     /// The server.
     pub server: Daemon,
     /// The agents, also those that were killed.
@@ -204,6 +234,8 @@ impl World {
             relayed: false,
             client_key: files::CLIENT,
             grace: "0s".to_owned(),
+            listen: Ipv4Addr::LOCALHOST.into(),
+            agents_in: None,
         }
     }
 
@@ -279,7 +311,11 @@ impl World {
         let old = self.part(part)?;
         old.kill().await?;
         old.check()?;
-        let started = daemon(&self.binary, part, self.dir.path(), &settings)?;
+        let inside = match part {
+            Part::Server | Part::Client => None,
+            Part::Agent(_) => self.agents_in.as_deref(),
+        };
+        let started = daemon(&self.binary, part, self.dir.path(), &settings, inside)?;
         match part {
             Part::Server => drop(listening(&started, "server", 0).await?),
             Part::Client => {
@@ -404,13 +440,17 @@ fn socket_setting(index: usize) -> String {
     format!("adminSocket=agent-{index}.sock")
 }
 
-fn daemon(binary: &Path, part: Part, dir: &Path, settings: &[String]) -> Result<Daemon> {
+/// Starts `part`, in the network namespace `inside` if there is one.
+fn daemon(binary: &Path, part: Part, dir: &Path, settings: &[String], inside: Option<&Path>) -> Result<Daemon> {
     let (role, name) = match part {
         Part::Server => ("server", "server".to_owned()),
         Part::Agent(index) => ("agent", format!("agent {index}")),
         Part::Client => ("client", "client".to_owned()),
     };
-    let mut command = crate::command::command(binary, dir);
+    let mut command = match inside {
+        None => crate::command::command(binary, dir),
+        Some(namespace) => crate::link::command_inside(namespace, binary, dir),
+    };
     command.current_dir(dir);
     command.arg(role).arg("--config").arg(dir.join(format!("{role}.yaml"))).args(["--log-format", "json"]);
     for setting in settings {

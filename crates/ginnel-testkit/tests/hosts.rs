@@ -3,9 +3,12 @@
 use anyhow::{Result, ensure};
 use ginnel_testkit::command::{command, git, succeed};
 use ginnel_testkit::hosts::repository::fsck;
-use ginnel_testkit::hosts::{Nginx, Repository, Sshd, TcpHost, index};
+use ginnel_testkit::hosts::store::Order;
+use ginnel_testkit::hosts::{
+    GitDaemon, Nginx, Postgres, Redis, Repository, Rsyncd, Script, Sshd, Store, TcpHost, index,
+};
 use ginnel_testkit::stream::{bytes, read_to_ending};
-use ginnel_testkit::{Cutter, Ending};
+use ginnel_testkit::{Content, Cutter, Ending};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -94,5 +97,69 @@ async fn cutter_carries_captures_and_cuts() -> Result<()> {
     ensure!(seen == sent && cutter.captured().len() == 2 * sent.len(), "other bytes");
     cutter.cut();
     ensure!(read_to_ending(&mut stream).await == (0, Ending::Reset), "no reset");
+    Ok(())
+}
+
+#[tokio::test]
+async fn git_daemon_and_rsync_serve_what_they_have() -> Result<()> {
+    let home = tempfile::tempdir()?;
+    let host = GitDaemon::start().await?;
+    Repository::create(&host.repositories(), "code.git", SIZE, 3).await?;
+    let mut clone = git(home.path());
+    clone.args(["clone", "--quiet", "--bare", &format!("git://{}/code.git", host.address())]).arg("cloned.git");
+    clone.current_dir(home.path());
+    succeed(clone).await?;
+    fsck(&home.path().join("cloned.git")).await?;
+    host.finish()?;
+
+    let host = Rsyncd::start().await?;
+    std::fs::write(host.files().join("file"), bytes(5, SIZE))?;
+    let mut pull = command("rsync", home.path());
+    pull.arg(format!("rsync://{}/data/file", host.address())).arg(home.path());
+    succeed(pull).await?;
+    ensure!(std::fs::read(home.path().join("file"))? == bytes(5, SIZE), "another file");
+    host.finish()
+}
+
+#[tokio::test]
+async fn databases_answer() -> Result<()> {
+    let host = Postgres::start().await?;
+    ensure!(host.ask("SELECT 6 * 7").await? == "42", "another answer");
+    host.finish()?;
+
+    let host = Redis::start().await?;
+    let home = tempfile::tempdir()?;
+    let mut redis = command("redis-cli", home.path());
+    redis.args(["-h", "127.0.0.1", "-p", &host.address().port().to_string(), "PING"]);
+    ensure!(succeed(redis).await? == "PONG", "another answer");
+    host.finish()
+}
+
+#[tokio::test]
+async fn scripts_satisfy_their_own_clients() -> Result<()> {
+    let home = tempfile::tempdir()?;
+    for host in [Script::websocket().await?, Script::grpc().await?] {
+        succeed(host.client(home.path(), host.address())).await?;
+        host.finish()?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn store_notices_an_end_that_comes_too_early() -> Result<()> {
+    let store = Store::start().await?;
+    let mut whole = TcpStream::connect(store.address()).await?;
+    whole.write_all(&Order::Get(7, 100_000).to_bytes()).await?;
+    let mut content = Vec::new();
+    whole.read_to_end(&mut content).await?;
+    ensure!(content == Content::new(7, 100_000).collect::<Vec<_>>().concat(), "another content");
+    store.check()?;
+
+    let mut early = TcpStream::connect(store.address()).await?;
+    early.write_all(&Order::Put(100_000).to_bytes()).await?;
+    early.write_all(&content[1..]).await?;
+    early.shutdown().await?;
+    early.read_to_end(&mut Vec::new()).await?;
+    ensure!(store.check().is_err(), "an early end was not noticed");
     Ok(())
 }

@@ -2,7 +2,7 @@
 //!
 //! [`v1`] is generated from `proto/` and checked in; nothing outside this crate and the services built on its stubs handles those
 //! types: [`frame`] and [`hello`] turn them into types that cannot be wrong, and say what was wrong with those that were.
-//! [`grpc`] is the framing of gRPC itself, for the calls that carry bytes.
+//! [`grpc`] is the framing of gRPC itself, for the calls that carry bytes; [`piece`] is what they write.
 //!
 //! Version skew: a peer of a neighbouring protocol version is welcome, unknown fields and capabilities are ignored, an unknown
 //! frame is a violation, because only negotiated frames may be sent.
@@ -11,6 +11,7 @@ pub mod frame;
 pub mod grpc;
 pub mod hello;
 pub mod inner;
+pub mod piece;
 
 /// Types generated from `proto/ginnel/v1`.
 pub mod v1 {

@@ -1,4 +1,7 @@
-//! The one way in which the checked-in wire types are made, shared by the program that writes them and the test that compares.
+//! The one way in which the checked-in wire types are made, shared by the program that writes them and the test that compares; and counts of
+//! instructions.
+
+pub mod callgrind;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use ginnel_core::cause::{Cause, Refusal};
 use ginnel_core::traffic::Traffic;
 use ginnel_net::tunnel::Tunnel;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
 /// Puts what is written to the session and read from it into the counters, as it happens.
 pub(super) struct Counted<T> {
@@ -43,6 +43,17 @@ impl<T: Tunnel> AsyncRead for Counted<T> {
         let read = Pin::new(&mut self.tunnel).poll_read(cx, buffer);
         self.add(0, buffer.filled().len().saturating_sub(before));
         read
+    }
+}
+
+impl<T: Tunnel> AsyncBufRead for Counted<T> {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        Pin::new(&mut self.get_mut().tunnel).poll_fill_buf(cx)
+    }
+
+    fn consume(mut self: Pin<&mut Self>, count: usize) {
+        Pin::new(&mut self.tunnel).consume(count);
+        self.add(0, count);
     }
 }
 

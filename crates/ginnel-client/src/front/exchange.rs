@@ -46,11 +46,13 @@ pub(super) struct Exchange<T: Tunnel> {
 pub(super) async fn exchange<T: Tunnel>(
     request: &Request,
     message: http::Request<Incoming>,
-    tunnel: T,
+    mut tunnel: T,
     closers: &Closers,
 ) -> Result<http::Response<Exchange<T>>, Refusal> {
     let mut builder = http1::Builder::new();
     builder.title_case_headers(true).preserve_header_case(true);
+    // While the application does not read its answer nobody polls the session.
+    tunnel.tend();
     let tunnel = Counted::new(tunnel, request.traffic());
     let (mut sender, connection) = builder.handshake(TokioIo::new(tunnel)).await.map_err(|error| blame(&error))?;
     let mut exchange = Exchange {

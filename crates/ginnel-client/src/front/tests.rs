@@ -10,14 +10,14 @@ use std::future::pending;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock, Mutex};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::RequestId;
 use ginnel_core::principal::Role;
 use ginnel_core::target::Host;
 use ginnel_ops::ledger::{Ledger, Tracked};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
@@ -28,7 +28,7 @@ pub(crate) const RESET: Result<(), io::ErrorKind> = Err(io::ErrorKind::Connectio
 
 /// A session that is a TCP connection.
 pub(crate) struct Fake {
-    stream: TcpStream,
+    stream: BufReader<TcpStream>,
     read_ended: bool,
     write_ended: bool,
 }
@@ -36,7 +36,7 @@ pub(crate) struct Fake {
 impl Fake {
     fn note(&self) {
         if self.read_ended && self.write_ended {
-            socket_end(&self.stream);
+            socket_end(self.stream.get_ref());
         }
     }
 }
@@ -48,7 +48,7 @@ fn socket_end(stream: &TcpStream) {
 
 impl Tunnel for Fake {
     fn abort(&mut self, _: Cause) {
-        self.stream.set_zero_linger().unwrap();
+        self.stream.get_ref().set_zero_linger().unwrap();
         self.read_ended = false;
     }
 }
@@ -62,6 +62,21 @@ impl AsyncRead for Fake {
             self.note();
         }
         read
+    }
+}
+
+impl AsyncBufRead for Fake {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        if ready!(Pin::new(&mut this.stream).poll_fill_buf(cx))?.is_empty() {
+            this.read_ended = true;
+            this.note();
+        }
+        Pin::new(&mut this.stream).poll_fill_buf(cx)
+    }
+
+    fn consume(mut self: Pin<&mut Self>, count: usize) {
+        Pin::new(&mut self.stream).consume(count);
     }
 }
 
@@ -106,7 +121,7 @@ impl Opener for Direct {
         }
         let stream = TcpStream::connect(("127.0.0.1", target.port.get())).await.unwrap();
         stream.set_zero_linger().unwrap();
-        Ok(Fake { stream, read_ended: false, write_ended: false })
+        Ok(Fake { stream: BufReader::new(stream), read_ended: false, write_ended: false })
     }
 }
 

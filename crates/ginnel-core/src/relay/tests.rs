@@ -4,18 +4,25 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::budget::Budget;
 use crate::limits::DATA_MAX;
 use crate::stream::tests::hostile;
 use crate::stream::tests::model::{Item, Middle, World, cut_cause, reset_cause};
-use crate::stream::tests::script::{Faults, scripts};
+use crate::stream::tests::script::{Faults, config, scripts};
 
 /// A relay as a server drives it: each side's carrier is closed once the session is over and that side was told all, and nothing is
 /// said to a side whose carrier broke.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Server {
     relay: Relay,
     closed: [bool; 2],
     broken: [bool; 2],
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self { relay: Relay::new(&Budget::default()), closed: [false; 2], broken: [false; 2] }
+    }
 }
 
 impl Middle for Server {
@@ -28,7 +35,8 @@ impl Middle for Server {
             }
         }
         for direction in [&self.relay.to_agent, &self.relay.to_client] {
-            assert!(direction.queue.len() as u64 <= CREDIT_INITIAL, "holds more than the receiver granted");
+            assert!(direction.queue.len() as u64 <= direction.window.size(), "holds more than its own window");
+            assert!(direction.window.limit() <= direction.limit, "lets more under way than the receiver granted");
         }
     }
 
@@ -50,7 +58,7 @@ impl Middle for Server {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn any_order_without_faults_gives_the_same_bytes_and_a_clean_end(script in scripts(Faults::None)) {
@@ -74,7 +82,7 @@ proptest! {
 
     #[test]
     fn no_sequence_of_frames_from_either_side_does_harm(frames in vec((any::<bool>(), hostile::frames()), 0..16)) {
-        let mut relay = Relay::new();
+        let mut relay = Relay::new(&Budget::default());
         for (from_client, frame) in frames {
             let from = if from_client { Side::Client } else { Side::Agent };
             let was_over = relay.ending().is_some();
@@ -99,7 +107,7 @@ fn said(relay: &mut Relay, to: Side) -> Vec<Frame> {
 fn every_breach_is_named_and_both_sides_hear_of_the_reset() {
     for from in [Side::Client, Side::Agent] {
         for (before, breach, violation) in hostile::violations() {
-            let mut relay = Relay::new();
+            let mut relay = Relay::new(&Budget::default());
             for frame in before {
                 assert_eq!(relay.handle_frame(from, frame), Ok(()));
             }
@@ -124,7 +132,7 @@ fn a_reset_is_passed_on_with_the_hop_that_it_came_from() {
         (Side::Agent, Cause::ShuttingDown, Hop::Agent),
     ];
     for (from, cause, hop) in cases {
-        let mut relay = Relay::new();
+        let mut relay = Relay::new(&Budget::default());
         relay.handle_frame(from, Frame::Reset { cause, hop: None }).unwrap();
         assert_eq!(relay.ending(), Some(Ending { hop, cause }));
         assert_eq!(said(&mut relay, from.other()), [Frame::Reset { cause, hop: Some(hop) }]);
@@ -139,7 +147,7 @@ fn no_side_can_blame_another_for_its_reset() {
         for (cause, claimed) in
             [Cause::Reset, Cause::Aborted].into_iter().flat_map(|cause| hops.map(|hop| (cause, hop)))
         {
-            let mut relay = Relay::new();
+            let mut relay = Relay::new(&Budget::default());
             relay.handle_frame(from, Frame::Reset { cause, hop: Some(claimed) }).unwrap();
             let hop = from.origin(cause);
             assert_eq!(relay.ending(), Some(Ending { hop, cause }), "{claimed}");
@@ -151,7 +159,7 @@ fn no_side_can_blame_another_for_its_reset() {
 #[test]
 fn what_the_middle_ends_names_whom_it_ends_it_for() {
     for hop in [Hop::Client, Hop::Server, Hop::Agent] {
-        let mut relay = Relay::new();
+        let mut relay = Relay::new(&Budget::default());
         let cause = Cause::CertificateExpired;
         relay.end(hop, cause);
         for side in [Side::Client, Side::Agent] {
@@ -162,7 +170,7 @@ fn what_the_middle_ends_names_whom_it_ends_it_for() {
 
 #[test]
 fn credit_reaches_no_further_than_the_receivers_word() {
-    let mut relay = Relay::new();
+    let mut relay = Relay::new(&Budget::default());
     let more = Frame::Credit { consumed: 0, limit: CREDIT_INITIAL + 5 };
     relay.handle_frame(Side::Agent, more.clone()).unwrap();
     assert_eq!(said(&mut relay, Side::Client), [more]);
@@ -173,10 +181,10 @@ fn credit_reaches_no_further_than_the_receivers_word() {
 
 #[test]
 fn bytes_that_were_not_passed_on_cannot_be_acknowledged() {
-    let mut relay = Relay::new();
+    let mut relay = Relay::new(&Budget::default());
     relay.handle_frame(Side::Client, hostile::data(0, 5)).unwrap();
     let taken = Frame::Credit { consumed: 5, limit: CREDIT_INITIAL };
-    let mut early = Relay::new();
+    let mut early = Relay::new(&Budget::default());
     early.handle_frame(Side::Client, hostile::data(0, 5)).unwrap();
     assert_eq!(early.handle_frame(Side::Agent, taken.clone()), Err(Violation::Credit));
     said(&mut relay, Side::Agent);
@@ -185,7 +193,7 @@ fn bytes_that_were_not_passed_on_cannot_be_acknowledged() {
 
 #[test]
 fn small_frames_are_joined_and_large_ones_cut() {
-    let mut relay = Relay::new();
+    let mut relay = Relay::new(&Budget::default());
     for offset in 0..1000 {
         relay.handle_frame(Side::Client, hostile::data(offset, 1)).unwrap();
     }
@@ -199,7 +207,7 @@ fn small_frames_are_joined_and_large_ones_cut() {
 fn a_side_that_has_said_and_heard_everything_may_leave_before_the_rest_is_passed_on() {
     let fin = |offset| Frame::Fin { offset };
     for leaver in [Side::Client, Side::Agent] {
-        let mut relay = Relay::new();
+        let mut relay = Relay::new(&Budget::default());
         relay.handle_frame(leaver.other(), fin(0)).unwrap();
         assert_eq!(said(&mut relay, leaver), [fin(0)]);
         relay.handle_frame(leaver, hostile::data(0, 5)).unwrap();
@@ -213,7 +221,7 @@ fn a_side_that_has_said_and_heard_everything_may_leave_before_the_rest_is_passed
 
 #[test]
 fn a_side_that_has_not_heard_the_end_may_not_leave() {
-    let mut relay = Relay::new();
+    let mut relay = Relay::new(&Budget::default());
     relay.handle_frame(Side::Agent, Frame::Fin { offset: 0 }).unwrap();
     relay.handle_frame(Side::Client, Frame::Fin { offset: 0 }).unwrap();
     relay.handle_abort(Side::Client, Cause::ServerLost);
@@ -225,7 +233,7 @@ fn a_side_that_has_not_heard_the_end_may_not_leave() {
 #[test]
 fn a_clean_end_is_not_taken_back_by_a_reset_that_follows_it() {
     for target in [Side::Agent, Side::Client] {
-        let mut relay = Relay::new();
+        let mut relay = Relay::new(&Budget::default());
         relay.handle_frame(target, hostile::data(0, 5)).unwrap();
         relay.handle_frame(target, Frame::Fin { offset: 5 }).unwrap();
         relay.handle_frame(target, Frame::Reset { cause: Cause::Reset, hop: None }).unwrap();
@@ -239,7 +247,7 @@ fn a_clean_end_is_not_taken_back_by_a_reset_that_follows_it() {
 
 #[test]
 fn a_rest_that_nobody_can_take_does_not_keep_a_session() {
-    let mut relay = Relay::new();
+    let mut relay = Relay::new(&Budget::default());
     relay.handle_frame(Side::Agent, hostile::data(0, 5)).unwrap();
     relay.handle_frame(Side::Agent, Frame::Fin { offset: 5 }).unwrap();
     relay.handle_frame(Side::Agent, Frame::Reset { cause: Cause::Reset, hop: None }).unwrap();
@@ -251,7 +259,7 @@ fn a_rest_that_nobody_can_take_does_not_keep_a_session() {
 
 #[test]
 fn nothing_is_passed_on_once_the_middle_has_ended_the_session() {
-    let mut relay = Relay::new();
+    let mut relay = Relay::new(&Budget::default());
     relay.handle_frame(Side::Agent, hostile::data(0, 5)).unwrap();
     relay.handle_frame(Side::Agent, Frame::Fin { offset: 5 }).unwrap();
     relay.handle_frame(Side::Agent, Frame::Reset { cause: Cause::Reset, hop: None }).unwrap();
@@ -261,7 +269,7 @@ fn nothing_is_passed_on_once_the_middle_has_ended_the_session() {
 
 #[test]
 fn the_middle_ends_a_session_once() {
-    let mut relay = Relay::new();
+    let mut relay = Relay::new(&Budget::default());
     relay.end(Hop::Server, Cause::CertificateExpired);
     relay.end(Hop::Server, Cause::ShuttingDown);
     relay.handle_frame(Side::Client, Frame::Reset { cause: Cause::Reset, hop: None }).unwrap();

@@ -38,6 +38,11 @@ impl ByteQueue {
         self.chunks.push_back(bytes);
     }
 
+    /// Makes room for so many bytes that will be appended as copies.
+    pub fn reserve(&mut self, count: usize) {
+        self.tail.reserve(count);
+    }
+
     /// Appends a copy of `bytes`.
     pub fn push_slice(&mut self, bytes: &[u8]) {
         self.len += bytes.len();

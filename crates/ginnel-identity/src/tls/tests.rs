@@ -15,6 +15,7 @@ use crate::testing::{Authority, NOW, Profile};
 
 mod inner;
 mod outer;
+mod resume;
 
 /// A clock that stands still.
 #[derive(Debug)]

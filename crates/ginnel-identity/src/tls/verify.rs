@@ -7,13 +7,17 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, SignatureVerificationAlgorithm, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 
 use crate::certificate::Leaf;
 use crate::oid::{CLIENT_AUTH_DER, INNER_INITIATOR_DER, INNER_RESPONDER_DER};
 use crate::tls::{CurrentIdentity, OuterTrust, provider};
 use crate::trust::Roots;
+
+mod proven;
+
+use proven::Proven;
 
 /// Certificates that a peer may send beside its leaf. The issuing CAs are the anchors, so none is needed; a few are tolerated for a CA that
 /// is being changed, and path building stays cheap.
@@ -65,13 +69,23 @@ macro_rules! tls13_signatures {
 
 pub(super) use tls13_signatures;
 
-/// The algorithms that signatures are verified with, shared by all verifiers.
+/// The algorithms that signatures are verified with.
 #[derive(Debug)]
-pub(super) struct Algorithms(WebPkiSupportedAlgorithms);
+pub(super) struct Algorithms {
+    supported: WebPkiSupportedAlgorithms,
+    /// The same, where the same certificates come again and again.
+    proven: Vec<Proven>,
+}
 
 impl Algorithms {
     pub(super) fn new() -> Self {
-        Self(provider().signature_verification_algorithms)
+        Self { supported: provider().signature_verification_algorithms, proven: Vec::new() }
+    }
+
+    /// Those of a verifier that is asked about the same few certificates for each session.
+    fn remembering() -> Self {
+        let supported = provider().signature_verification_algorithms;
+        Self { supported, proven: Proven::all(&supported) }
     }
 
     /// Verifies that a leaf leads to one of the anchors, is valid now and names this key purpose; an absent list of purposes is not
@@ -89,9 +103,10 @@ impl Algorithms {
         }
         let certificate = EndEntityCert::try_from(end_entity).map_err(tls_error)?;
         let usage = KeyUsage::required(purpose);
+        let proven: Vec<_> = self.proven.iter().map(|proven| proven as &dyn SignatureVerificationAlgorithm).collect();
         certificate
             .verify_for_usage(
-                self.0.all,
+                if proven.is_empty() { self.supported.all } else { &proven },
                 roots.anchors(),
                 intermediates,
                 now,
@@ -114,11 +129,11 @@ impl Algorithms {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0)
+        verify_tls13_signature(message, certificate, signature, &self.supported)
     }
 
     pub(super) fn schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
+        self.supported.supported_schemes()
     }
 }
 
@@ -199,7 +214,7 @@ pub(super) struct InnerClients {
 
 impl InnerClients {
     pub(super) fn new(clients: Roots, trust_domain: TrustDomain) -> Self {
-        Self { algorithms: Algorithms::new(), clients, trust_domain }
+        Self { algorithms: Algorithms::remembering(), clients, trust_domain }
     }
 }
 
@@ -242,7 +257,7 @@ pub(super) struct InnerAgent {
 
 impl InnerAgent {
     pub(super) fn new(agents: Roots, expected: Principal) -> Self {
-        Self { algorithms: Algorithms::new(), agents, expected }
+        Self { algorithms: Algorithms::remembering(), agents, expected }
     }
 }
 
@@ -265,7 +280,7 @@ impl ServerCertVerifier for InnerAgent {
     tls13_signatures!();
 }
 
-fn parse(certificate: &CertificateDer<'_>) -> Result<Leaf, Error> {
+pub(super) fn parse(certificate: &CertificateDer<'_>) -> Result<Leaf, Error> {
     Leaf::parse(certificate).map_err(refused)
 }
 
@@ -273,7 +288,7 @@ pub(super) fn only_tls13() -> Error {
     Error::General("only TLS 1.3 is spoken".to_owned())
 }
 
-fn refused(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+pub(super) fn refused(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     CertificateError::Other(OtherError(Arc::new(error))).into()
 }
 

@@ -1,4 +1,3 @@
-use std::future::Ready;
 use std::time::Duration;
 
 use ginnel_core::limits::PENDING_PER_SOURCE_MAX;
@@ -15,21 +14,15 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 struct Nobody;
 
 impl Admit for Nobody {
-    type Service = Self;
+    type Calls = Self;
 
     fn admit(&self, _: Peer) -> Option<Self> {
         None
     }
 }
 
-impl Service<Request<Incoming>> for Nobody {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Ready<Result<Response<Body>, Infallible>>;
-
-    fn call(&self, _: Request<Incoming>) -> Self::Future {
-        std::future::ready(Ok(Response::new(Body::empty())))
-    }
+impl Answer for Nobody {
+    fn answer(&self, _: Call) {}
 }
 
 /// A server without a certificate: it answers whoever speaks, if only to say what is wrong.

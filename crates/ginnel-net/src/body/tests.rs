@@ -1,3 +1,4 @@
+use bytes::Bytes;
 use ginnel_core::cause::Cause;
 use ginnel_core::stream;
 
@@ -10,29 +11,29 @@ fn data(offset: u64, bytes: &'static [u8]) -> SessionFrame {
     SessionFrame::Stream(stream::Frame::Data { offset, bytes: Bytes::from_static(bytes) })
 }
 
-async fn write(writer: &FrameWriter, frame: SessionFrame) {
-    soon(writer.ready()).await.unwrap().send(encoded([frame]));
+async fn write(writer: &mut FrameWriter, frame: SessionFrame) {
+    soon(writer.ready()).await.unwrap().send(encoded([frame]).into());
 }
 
 #[tokio::test]
 async fn frames_arrive_both_ways_and_each_way_ends_by_itself() {
     let (caller, mut callee, _cable) = pair().await;
-    let (mut answer, request) = caller.call();
-    write(&request, data(0, b"there")).await;
-    let (mut received, response) = callee.accept().await;
+    let (mut answer, mut request) = caller.call();
+    write(&mut request, data(0, b"there")).await;
+    let (mut received, mut response) = callee.accept().await;
     assert_eq!(soon(received.next()).await.unwrap(), Some(data(0, b"there")));
-    request.end().await;
+    request.end();
     assert_eq!(soon(received.next()).await.unwrap(), None);
-    write(&response, data(0, b"back")).await;
+    write(&mut response, data(0, b"back")).await;
     assert_eq!(soon(answer.next()).await.unwrap(), Some(data(0, b"back")));
-    response.end().await;
+    response.end();
     assert_eq!(soon(answer.next()).await.unwrap(), None);
 }
 
 #[tokio::test]
 async fn the_first_frames_do_not_wait_for_the_response() {
-    let (_caller, (mut answer, request), mut raw) = before_raw_server(Response::new(())).await;
-    write(&request, data(0, b"early")).await;
+    let (_caller, (mut answer, mut request), mut raw) = before_raw_server(Response::new(())).await;
+    write(&mut request, data(0, b"early")).await;
     raw.send([data(0, b"answer")]);
     assert_eq!(soon(answer.next()).await.unwrap(), Some(data(0, b"answer")));
 }
@@ -54,7 +55,7 @@ async fn nobody_writes_into_a_stream_that_is_gone() {
     let (_answer, request) = caller.call();
     let (_received, response) = callee.accept().await;
     cable.cut();
-    for writer in [request, response] {
+    for mut writer in [request, response] {
         soon(async {
             while writer.ready().await.is_ok() {
                 tokio::task::yield_now().await;

@@ -1,7 +1,10 @@
 //! Sessions over real HTTP/2 connections: what is delivered, and how every ending looks to the application.
 
+use bytes::{Bytes, BytesMut};
+use ginnel_core::budget::Budget;
 use ginnel_core::id::{RequestId, SessionId};
 use ginnel_core::limits::CREDIT_INITIAL;
+use ginnel_core::stream::{Frame, Read};
 use ginnel_wire::frame::Open;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -29,20 +32,24 @@ fn data(offset: u64, bytes: &'static [u8]) -> SessionFrame {
 /// Takes a session up at the server's end of a connection, as an agent would at its own.
 async fn serving((mut reader, writer): (FrameReader, FrameWriter)) -> Carried {
     assert!(matches!(soon(reader.next()).await, Ok(Some(SessionFrame::Open(_)))));
-    Carried::taking(SessionFrame::Opened(address()), reader, writer)
+    Carried::taking(SessionFrame::Opened(address()), reader, writer, Budget::default())
 }
 
-/// Both ends of a new session on a connection.
-async fn session(caller: &Caller, callee: &mut Callee) -> (Carried, Carried) {
+/// Both ends of a new session on a connection, each with a task of its own: most of these tests do not poll what they do not look at.
+pub(crate) async fn session(caller: &Caller, callee: &mut Callee) -> (Carried, Carried) {
     let (reader, writer) = caller.call();
-    let near = Carried::opening(open(), reader, writer);
-    let far = serving(callee.accept().await).await;
-    assert_eq!(soon(near.answers().answer()).await, Ok(address()));
+    let mut near = Carried::opening(open(), reader, writer, Budget::default());
+    let answers = near.answers();
+    let far = async { serving(callee.accept().await).await };
+    let (answer, mut far) = soon(async { tokio::join!(answers.answer(), far) }).await;
+    assert_eq!(answer, Ok(address()));
+    near.tend();
+    far.tend();
     (near, far)
 }
 
 /// Reads to the end: everything, or why it broke off.
-async fn rest(carried: &mut Carried) -> Result<Vec<u8>, Refusal> {
+pub(crate) async fn rest(carried: &mut Carried) -> Result<Vec<u8>, Refusal> {
     let mut bytes = Vec::new();
     match soon(carried.read_to_end(&mut bytes)).await {
         Ok(_) => Ok(bytes),
@@ -68,7 +75,7 @@ async fn writes_until(carried: &mut Carried) -> Refusal {
 }
 
 /// Bytes that are not all alike.
-fn noise(len: usize) -> Vec<u8> {
+pub(crate) fn noise(len: usize) -> Vec<u8> {
     (0_u32..).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).take(len).collect()
 }
 
@@ -76,12 +83,12 @@ fn noise(len: usize) -> Vec<u8> {
 async fn a_refusal_is_the_answer_and_the_end() {
     let (caller, mut callee, _cable) = pair().await;
     let (reader, writer) = caller.call();
-    let mut near = Carried::opening(open(), reader, writer);
-    let (_reader, writer) = callee.accept().await;
+    let mut near = Carried::opening(open(), reader, writer, Budget::default());
+    let (_reader, mut writer) = callee.accept().await;
     let refusal = Refusal::new(Hop::Agent, Cause::NotOnAllowList);
     let mut bytes = BytesMut::new();
     SessionFrame::Refused(refusal).encode(&mut bytes);
-    soon(writer.ready()).await.unwrap().send(bytes.freeze());
+    soon(writer.ready()).await.unwrap().send(bytes.freeze().into());
     assert_eq!(soon(near.answers().answer()).await, Err(refusal));
     assert_eq!(rest(&mut near).await.unwrap_err().cause, Cause::NotOnAllowList);
 }
@@ -90,7 +97,7 @@ async fn a_refusal_is_the_answer_and_the_end() {
 async fn a_lost_connection_is_an_answer_too() {
     let (caller, mut callee, _cable) = pair().await;
     let (reader, writer) = caller.call();
-    let near = Carried::opening(open(), reader, writer);
+    let near = Carried::opening(open(), reader, writer, Budget::default());
     let _call = callee.accept().await;
     callee.stop();
     assert_eq!(soon(near.answers().answer()).await, Err(Refusal::new(Hop::Client, Cause::ServerLost)));

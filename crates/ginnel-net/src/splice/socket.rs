@@ -5,10 +5,15 @@ use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Bytes that are read at once where they are thrown away.
+const DISCARD_PIECE: usize = 2048;
 
 /// One connection of an application or to a target. Clones share it.
 ///
@@ -33,10 +38,33 @@ impl Socket {
         &self.0
     }
 
+    /// Ready when reading may give something.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_read_ready(cx)
+    }
+
     /// Waits until the peer has reset the connection or the kernel has given it up, whether or not anybody reads.
     pub async fn failed(&self) {
         // An error of the registration means that the runtime is going away, which is an end as well.
         let _ = self.0.ready(Interest::ERROR).await;
+    }
+
+    /// Whether the peer of a connection that has failed had ended its half before: what it said is here and can be read to its end. Takes the
+    /// kernel's word on the failure, which it gives once.
+    pub(super) fn had_ended(&self) -> bool {
+        // Linux says of a reset that came after an end of file that the pipe is broken.
+        let failure = self.0.take_error().ok().flatten();
+        failure.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// Gives the peer so long to take what it was sent, until it ends the connection. What it still says is thrown away: unread, it would
+    /// make the kernel reset the connection.
+    pub(super) async fn hear_out(&mut self, longest: Duration) {
+        let _ = timeout(longest, async {
+            let mut buffer = [0; DISCARD_PIECE];
+            while let Ok(1..) = self.read(&mut buffer).await {}
+        })
+        .await;
     }
 
     /// Makes the closing of the connection a proper end: what was written is delivered, then an end of file.

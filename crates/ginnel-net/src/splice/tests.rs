@@ -2,7 +2,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -11,6 +11,8 @@ use tokio::time::timeout;
 use super::*;
 use crate::tunnel::broken;
 
+mod last_words;
+
 /// Far more than the buffers of pumps and loopback sockets together hold.
 const MUCH: usize = 24 * 1024 * 1024;
 
@@ -18,7 +20,7 @@ const LOST: Refusal = Refusal { hop: Hop::Agent, cause: Cause::AgentLost };
 
 /// A session that is a TCP connection.
 struct Fake {
-    stream: TcpStream,
+    stream: BufReader<TcpStream>,
     aborted: Arc<Mutex<Option<Cause>>>,
     broken: oneshot::Receiver<Refusal>,
 }
@@ -26,7 +28,7 @@ struct Fake {
 impl Tunnel for Fake {
     fn abort(&mut self, cause: Cause) {
         *self.aborted.lock().unwrap() = Some(cause);
-        self.stream.set_zero_linger().unwrap();
+        self.stream.get_ref().set_zero_linger().unwrap();
     }
 
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
@@ -44,6 +46,16 @@ fn lost(_: io::Error) -> io::Error {
 impl AsyncRead for Fake {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer).map_err(lost)
+    }
+}
+
+impl AsyncBufRead for Fake {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        Pin::new(&mut self.get_mut().stream).poll_fill_buf(cx).map_err(lost)
+    }
+
+    fn consume(mut self: Pin<&mut Self>, count: usize) {
+        Pin::new(&mut self.stream).consume(count);
     }
 }
 
@@ -80,7 +92,7 @@ impl World {
         let (stream, far) = pair().await;
         let aborted = Arc::new(Mutex::new(None));
         let (break_off, broken) = oneshot::channel();
-        let tunnel = Fake { stream, aborted: Arc::clone(&aborted), broken };
+        let tunnel = Fake { stream: BufReader::new(stream), aborted: Arc::clone(&aborted), broken };
         let carrying = tokio::spawn(splice(near, first, tunnel));
         Self { app, far, carrying, aborted, break_off: Some(break_off) }
     }
@@ -243,7 +255,7 @@ async fn abandoning_the_task_resets_both_sides() {
 async fn the_agents_end_calls_its_peer_the_target() {
     let (target, near) = pair().await;
     let (stream, _far) = pair().await;
-    let tunnel = Fake { stream, aborted: Arc::default(), broken: oneshot::channel().1 };
+    let tunnel = Fake { stream: BufReader::new(stream), aborted: Arc::default(), broken: oneshot::channel().1 };
     let carrying = tokio::spawn(async move { splice_target(near, tunnel, &Traffic::default(), pending()).await });
     reset(target);
     let ended = soon(carrying).await.unwrap();
@@ -254,7 +266,7 @@ async fn the_agents_end_calls_its_peer_the_target() {
 async fn a_clean_end_names_the_same_hop_at_either_end() {
     let (mut target, near) = pair().await;
     let (stream, mut far) = pair().await;
-    let tunnel = Fake { stream, aborted: Arc::default(), broken: oneshot::channel().1 };
+    let tunnel = Fake { stream: BufReader::new(stream), aborted: Arc::default(), broken: oneshot::channel().1 };
     let carrying = tokio::spawn(async move { splice_target(near, tunnel, &Traffic::default(), pending()).await });
     target.shutdown().await.unwrap();
     far.shutdown().await.unwrap();

@@ -139,6 +139,12 @@ fn sessions(families: &mut Families<'_>, status: &Status) -> Result<(), Error> {
     let direction = |word: &str| [("direction", word.to_owned())];
     let bytes: [(Labels<1>, u64); 2] = [(direction("up"), totals.bytes_up), (direction("down"), totals.bytes_down)];
     families.counters("ginnel_bytes", "Bytes carried towards targets (up) and towards applications (down)", &bytes)?;
+    if let Some(handshakes) = &status.inner_handshakes {
+        let kind = |word: &str| [("kind", word.to_owned())];
+        let kinds: [(Labels<1>, u64); 2] = [(kind("full"), handshakes.full), (kind("resumed"), handshakes.resumed)];
+        let help = "Handshakes between client and agent that succeeded, with both certificates or with an earlier one's ticket";
+        families.counters("ginnel_inner_handshakes", help, &kinds)?;
+    }
     opening(families, &status.opening)
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ginnel_core::cause::Cause;
-use ginnel_core::status::Upstream;
+use ginnel_core::status::{InnerHandshakes, Upstream};
 use serde_json::Value;
 
 use super::testing::fake;
@@ -45,6 +45,7 @@ fn exposed(role: &str) -> String {
             let upstream =
                 Upstream { address, name, connected, connections, since: None, version: None, failure: None };
             status.server = Some(upstream);
+            status.inner_handshakes = Some(InnerHandshakes { full: 1, resumed: 63 });
         }
     }
     shared.metrics.text().unwrap()

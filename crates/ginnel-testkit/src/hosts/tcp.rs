@@ -23,7 +23,17 @@ impl TcpHost {
     where
         F: Future<Output = Result<()>> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        Self::on(TcpListener::bind("127.0.0.1:0").await?, serve)
+    }
+
+    /// Serves every connection of `listener` with `serve`.
+    ///
+    /// # Errors
+    /// If it has no address.
+    pub fn on<F>(listener: TcpListener, serve: impl Fn(TcpStream) -> F + Send + 'static) -> Result<Self>
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
         let address = listener.local_addr()?;
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();

@@ -37,7 +37,7 @@ pub(super) fn server(dir: &Path, world: &WorldBuilder) -> Result<()> {
     let config = json!({
         "trustDomain": "acme.example",
         "server": {
-            "name": SERVER_NAME, "listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "adminSocket": "server.sock",
+            "name": SERVER_NAME, "listen": SocketAddr::from((world.listen, 0)), "admin": "127.0.0.1:0", "adminSocket": "server.sock",
             "shutdownGrace": world.grace,
         },
         "identities": [identity(AGENT, "acme"), identity(CLIENT, "frontend")],

@@ -1,12 +1,13 @@
 //! Clone and push of a large repository by every way that git has into the tunnel.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
 use ginnel_testkit::World;
 use ginnel_testkit::command::{git, succeed};
 use ginnel_testkit::hosts::repository::fsck;
-use ginnel_testkit::hosts::{Nginx, Repository, Sshd};
+use ginnel_testkit::hosts::{GitDaemon, Nginx, Repository, Sshd};
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -144,6 +145,39 @@ async fn carries_ssh_through_a_forward() -> Result<()> {
     content
         .clone_and_push(&world, &url, |git| {
             git.env("GIT_SSH_COMMAND", &ssh);
+        })
+        .await?;
+    host.finish()?;
+    world.finish(&[])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn carries_the_git_protocol_through_a_forward() -> Result<()> {
+    let host = GitDaemon::start().await?;
+    let content = Content::create(&host.repositories()).await?;
+    let world = world().forward(host.address()).start().await?;
+    let url = format!("git://{}/big.git", world.forward_addr(0)?);
+    content.clone_and_push(&world, &url, |_| {}).await?;
+    host.finish()?;
+    world.finish(&[])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn carries_the_git_protocol_through_ginnel_connect() -> Result<()> {
+    let host = GitDaemon::start().await?;
+    let content = Content::create(&host.repositories()).await?;
+    let world = world().target(host.address()).start().await?;
+    let url = format!("git://{}/big.git", host.address());
+    // git gives host and port to the program that this names, and no other words.
+    let connect = world.directory().join("connect");
+    let script =
+        format!("#!/bin/sh\nexec {} connect --proxy {} \"$@\"\n", world.binary().display(), world.proxy_addr());
+    std::fs::write(&connect, script)?;
+    std::fs::set_permissions(&connect, std::fs::Permissions::from_mode(0o755))?;
+    let setting = format!("core.gitProxy={}", connect.display());
+    content
+        .clone_and_push(&world, &url, |git| {
+            git.args(["-c", &setting]);
         })
         .await?;
     host.finish()?;

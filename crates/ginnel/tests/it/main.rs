@@ -6,26 +6,40 @@ mod cancelled;
 mod causes;
 mod check;
 mod commands;
+mod crowd;
 mod drain;
 mod endings;
 mod failover;
 mod git;
 mod hostile;
+mod isolation;
 mod lanes;
+mod lasting;
 mod notify;
 mod observed;
+mod oracle;
 mod packages;
 mod page;
 mod pair;
 mod plain;
 mod policy;
+mod programs;
 mod relay;
 mod reload;
 mod renewal;
+mod resumption;
 mod secrecy;
+mod soak;
 mod transcript;
+mod wan;
 
 /// A world of the binary under test.
 fn world() -> ginnel_testkit::WorldBuilder {
     ginnel_testkit::World::builder(env!("CARGO_BIN_EXE_ginnel"))
+}
+
+/// Says a figure to whoever reads what a test prints.
+#[expect(clippy::print_stdout, reason = "the test program keeps it unless a test fails or somebody asks")]
+fn report(figure: impl std::fmt::Display) {
+    println!("{figure}");
 }

@@ -3,6 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use crate::budget::Budget;
 use crate::cause::{Cause, Hop};
 use crate::limits::{CREDIT_INITIAL, CREDIT_MAX};
 use crate::stream::{Frame, Read, Stream, Violation};
@@ -60,7 +61,7 @@ pub(crate) fn violations() -> Vec<(Vec<Frame>, Frame, Violation)> {
 #[test]
 fn every_breach_is_named_and_resets_the_session() {
     for (before, breach, violation) in violations() {
-        let mut stream = Stream::new();
+        let mut stream = Stream::new(Budget::default());
         stream.write(b"owed to nobody who breaks the protocol");
         stream.finish();
         for frame in before {
@@ -79,7 +80,7 @@ fn every_breach_is_named_and_resets_the_session() {
 #[test]
 fn the_right_frames_are_no_breach() {
     let whole = usize::try_from(CREDIT_INITIAL).unwrap();
-    let mut stream = Stream::new();
+    let mut stream = Stream::new(Budget::default());
     for frame in [
         Frame::Credit { consumed: 0, limit: CREDIT_INITIAL },
         Frame::Credit { consumed: 0, limit: CREDIT_MAX },
@@ -93,7 +94,7 @@ fn the_right_frames_are_no_breach() {
 
 #[test]
 fn acknowledgements_do_not_go_back() {
-    let mut stream = Stream::new();
+    let mut stream = Stream::new(Budget::default());
     stream.write(&[1; 10]);
     stream.poll_frame(10);
     assert_eq!(stream.handle_frame(Frame::Credit { consumed: 10, limit: CREDIT_INITIAL }), Ok(()));
@@ -106,7 +107,7 @@ proptest! {
 
     #[test]
     fn no_sequence_of_frames_does_harm(frames in vec(frames(), 0..12), written in 0_usize..9, finish in any::<bool>()) {
-        let mut stream = Stream::new();
+        let mut stream = Stream::new(Budget::default());
         stream.write(&vec![2; written]);
         if finish {
             stream.finish();

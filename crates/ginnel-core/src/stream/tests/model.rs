@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::LazyLock;
 
 use super::script::Op;
+use crate::budget::Budget;
 use crate::cause::Cause;
 use crate::limits::{CREDIT_INITIAL, CREDIT_MAX, DATA_MAX, SEND_BUFFER_MAX};
 use crate::relay::Side;
@@ -74,6 +75,8 @@ pub(crate) struct End {
     granted: u64,
     broken: Option<Cause>,
     has_reset: bool,
+    /// The application has closed its connection.
+    has_left: bool,
 }
 
 /// Bytes that tell where and whose they are.
@@ -99,7 +102,7 @@ impl End {
     fn new(side: Side) -> Self {
         Self {
             side,
-            stream: Stream::new(),
+            stream: Stream::new(Budget::default()),
             out: VecDeque::new(),
             back: VecDeque::new(),
             cut: false,
@@ -115,6 +118,7 @@ impl End {
             granted: CREDIT_INITIAL,
             broken: None,
             has_reset: false,
+            has_left: false,
         }
     }
 
@@ -228,6 +232,9 @@ impl End {
                 assert_eq!((offset, self.fin_arrived), (self.arrived, false));
                 self.arrived += bytes.len() as u64;
                 assert!(self.arrived <= self.granted && self.arrived - self.read <= CREDIT_INITIAL, "overrun");
+                if self.has_left {
+                    self.reset();
+                }
             }
             Frame::Fin { offset } => {
                 assert_eq!(offset, self.arrived);
@@ -268,6 +275,7 @@ impl<M: Middle> World<M> {
             Op::Write(side, len) => self.end(side).write(len),
             Op::Read(side, max) => _ = self.end(side).read(max),
             Op::Finish(side) => self.finish(side),
+            Op::Close(side) => self.close(side),
             Op::Reset(side) => self.end(side).reset(),
             Op::Send(side, max, count) => _ = (0..count).take_while(|_| self.end(side).send(max)).count(),
             Op::Take(side, count) => _ = (0..count).take_while(|_| self.take(side)).count(),
@@ -281,6 +289,16 @@ impl<M: Middle> World<M> {
         let end = self.end(side);
         end.stream.finish();
         end.finished |= end.broken.is_none();
+    }
+
+    fn close(&mut self, side: Side) {
+        let end = self.end(side);
+        end.has_left = true;
+        if end.arrived > end.read {
+            end.reset();
+        } else {
+            self.finish(side);
+        }
     }
 
     fn take(&mut self, from: Side) -> bool {

@@ -1,7 +1,10 @@
 //! Scripts: what applications, carriers and misfortune do, in any order. A pause is a stretch in which something is not done.
 
+use std::hash::{BuildHasher, RandomState};
+
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use crate::limits::DATA_MAX;
 use crate::relay::Side;
@@ -12,6 +15,8 @@ pub(crate) enum Op {
     Write(Side, usize),
     Read(Side, usize),
     Finish(Side),
+    /// The application closes its connection: a reset if it left bytes unread, otherwise an end of file, and a reset once more bytes come.
+    Close(Side),
     Reset(Side),
     /// An end hands frames of at most so many bytes to its carrier, so many of them.
     Send(Side, usize, usize),
@@ -60,9 +65,28 @@ fn op() -> impl Strategy<Value = Op> {
 fn fault() -> impl Strategy<Value = Op> {
     prop_oneof![
         side().prop_map(Op::Reset),
+        side().prop_map(Op::Close),
         (side(), 0_usize..6, 0_usize..6).prop_map(|(side, out, back)| Op::Cut(side, out, back)),
         side().prop_map(Op::Finish),
     ]
+}
+
+/// Scripts that each property is tried on, unless `PROPTEST_CASES` says how many.
+const SCRIPTS: u32 = 1500;
+
+/// What proptest has where nobody said how many.
+const PROPTESTS_OWN_CASES: u32 = 256;
+
+/// How the properties are tried. The seed is said before, so that `PROPTEST_RNG_SEED` with as many scripts tries the same ones again.
+pub(crate) fn config() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let cases = if default.cases == PROPTESTS_OWN_CASES { SCRIPTS } else { default.cases };
+    let seed = match default.rng_seed {
+        RngSeed::Fixed(seed) => seed,
+        RngSeed::Random => RandomState::new().hash_one(cases),
+    };
+    println!("PROPTEST_RNG_SEED={seed} PROPTEST_CASES={cases}");
+    ProptestConfig { cases, rng_seed: RngSeed::Fixed(seed), failure_persistence: None, ..default }
 }
 
 /// Scripts of up to two hundred steps; with faults, most have one or two.

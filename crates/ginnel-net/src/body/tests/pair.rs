@@ -1,23 +1,20 @@
-//! Real HTTP/2 connections in memory: hyper at both ends, or hyper at the end under test and bare h2 at the other.
+//! Real HTTP/2 connections in memory: the tunnel's own at both ends, or a bare one at the other, which can do what no honest one does.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use ginnel_wire::frame::SessionFrame;
+use ginnel_wire::piece::Piece;
 use h2::{RecvStream, SendStream};
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::http2::SendRequest;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{DuplexStream, copy_bidirectional, duplex};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 
-use crate::body::{FrameBody, FrameReader, FrameWriter};
+use crate::body::{FrameReader, FrameWriter};
+use crate::http2;
 
 const URI: &str = "http://server/ginnel.v1.ClientLink/Open";
 
@@ -35,27 +32,31 @@ pub(crate) fn encoded(frames: impl IntoIterator<Item = SessionFrame>) -> Bytes {
     bytes.freeze()
 }
 
-/// The client's end of a connection by hyper.
+/// The client's end of a connection.
 pub(crate) struct Caller {
-    requests: SendRequest<FrameBody>,
+    requests: h2::client::SendRequest<Piece>,
 }
 
 impl Caller {
     async fn new(io: DuplexStream) -> Self {
-        let (requests, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.unwrap();
-        tokio::spawn(connection);
+        let (requests, connection) = http2::client().handshake(io).await.unwrap();
+        tokio::spawn(async move {
+            // How the connection ends is seen at its streams.
+            let _ = connection.await;
+        });
         Self { requests }
     }
 
     pub(crate) fn call(&self) -> (FrameReader, FrameWriter) {
-        let (writer, body) = FrameWriter::request();
-        let request = Request::post(URI).body(body).unwrap();
-        (FrameReader::pending(Box::pin(self.requests.clone().send_request(request))), writer)
+        let request = Request::post(URI).body(()).unwrap();
+        match self.requests.clone().send_request(request, false) {
+            Ok((response, stream)) => (FrameReader::pending(response), FrameWriter::request(stream)),
+            Err(error) => (FrameReader::failed(error), FrameWriter::gone()),
+        }
     }
 }
 
-/// The server's end of a connection by hyper.
+/// The server's end of a connection.
 pub(crate) struct Callee {
     calls: mpsc::Receiver<(FrameReader, FrameWriter)>,
     connection: JoinHandle<()>,
@@ -64,20 +65,14 @@ pub(crate) struct Callee {
 impl Callee {
     fn new(io: DuplexStream) -> Self {
         let (sender, calls) = mpsc::channel(16);
-        let service = service_fn(move |request: Request<Incoming>| {
-            let sender = sender.clone();
-            async move {
-                let (writer, body) = FrameWriter::response();
-                let call = (FrameReader::new(request.into_body()), writer);
-                sender.send(call).await.expect("somebody accepts");
-                Ok::<_, Infallible>(Response::new(body))
-            }
-        });
         let connection = tokio::spawn(async move {
+            let mut connection = http2::server().handshake::<_, Piece>(io).await.unwrap();
             // How the connection ends is seen at its streams.
-            let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                .serve_connection(TokioIo::new(io), service)
-                .await;
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let stream = respond.send_response(Response::new(()), false).unwrap();
+                let call = (FrameReader::new(request.into_body()), FrameWriter::response(stream));
+                sender.send(call).await.expect("somebody accepts");
+            }
         });
         Self { calls, connection }
     }
@@ -102,7 +97,7 @@ impl Cable {
     }
 }
 
-/// Hyper at both ends.
+/// The tunnel's own at both ends.
 pub(crate) async fn pair() -> (Caller, Callee, Cable) {
     let ((near, mut near_plug), (mut far_plug, far)) = (duplex(1 << 16), duplex(1 << 16));
     let cable = tokio::spawn(async move {
@@ -131,7 +126,7 @@ impl Raw {
     }
 }
 
-/// A call by hyper that a bare server has accepted and answered.
+/// A call that a bare server has accepted and answered.
 pub(crate) async fn before_raw_server(answer: Response<()>) -> (Caller, (FrameReader, FrameWriter), Raw) {
     let (near, far) = duplex(1 << 16);
     let (sender, mut accepted) = mpsc::channel(1);
@@ -148,7 +143,7 @@ pub(crate) async fn before_raw_server(answer: Response<()>) -> (Caller, (FrameRe
     (caller, call, Raw { send, _receive: Some(request.into_body()), connection: connection.abort_handle() })
 }
 
-/// A bare client of a server by hyper.
+/// A bare client of a server.
 pub(crate) struct RawCaller {
     requests: h2::client::SendRequest<Bytes>,
     connection: AbortHandle,

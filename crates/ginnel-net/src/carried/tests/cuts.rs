@@ -1,5 +1,7 @@
 //! Every way in which HTTP/2 lets a peer stop, none of which is an end.
 
+use bytes::Bytes;
+use ginnel_core::budget::Budget;
 use ginnel_core::stream::Frame;
 use h2::Reason;
 use http::{HeaderMap, HeaderValue, Response};
@@ -55,7 +57,7 @@ async fn read_five(carried: &mut Carried) {
 async fn no_cut_by_the_server_reads_as_an_end() {
     for cut in cuts() {
         let (_caller, (reader, writer), mut raw) = before_raw_server(Response::new(())).await;
-        let mut near = Carried::opening(open(), reader, writer);
+        let mut near = Carried::opening(open(), reader, writer, Budget::default());
         raw.send([SessionFrame::Opened(address()), data(0, b"hello")]);
         read_five(&mut near).await;
         cut_off(&mut raw, cut);
@@ -115,7 +117,7 @@ async fn a_lost_connection_resets_both_ends() {
 async fn a_reset_frame_keeps_its_cause_whatever_follows_it() {
     for cut in cuts() {
         let (_caller, (reader, writer), mut raw) = before_raw_server(Response::new(())).await;
-        let mut near = Carried::opening(open(), reader, writer);
+        let mut near = Carried::opening(open(), reader, writer, Budget::default());
         let cause = Cause::TimedOut;
         raw.send([SessionFrame::Opened(address()), SessionFrame::Stream(Frame::Reset { cause, hop: None })]);
         assert_eq!(soon(poll_fn(|cx| near.poll_broken(cx))).await.cause, cause);
@@ -137,7 +139,7 @@ async fn a_reset_comes_from_the_hop_that_the_server_names() {
     ];
     for (cause, said, hop) in cases {
         let (_caller, (reader, writer), mut raw) = before_raw_server(Response::new(())).await;
-        let mut near = Carried::opening(open(), reader, writer);
+        let mut near = Carried::opening(open(), reader, writer, Budget::default());
         raw.send([SessionFrame::Opened(address()), SessionFrame::Stream(Frame::Reset { cause, hop: said })]);
         assert_eq!(soon(poll_fn(|cx| near.poll_broken(cx))).await, Refusal::new(hop, cause));
         // Neither the loss that follows nor this end's own reset is to blame.
@@ -152,7 +154,7 @@ async fn the_last_word_is_heard_by_an_end_that_is_still_writing() {
     // Often enough for either order of the two things that happen at once.
     for round in 0..40 {
         let (_caller, (reader, writer), mut raw) = before_raw_server(Response::new(())).await;
-        let mut near = Carried::opening(open(), reader, writer);
+        let mut near = Carried::opening(open(), reader, writer, Budget::default());
         soon(near.write_all(&noise(100_000))).await.unwrap();
         let cause = Cause::TimedOut;
         raw.send([SessionFrame::Opened(address()), SessionFrame::Stream(Frame::Reset { cause, hop: None })]);

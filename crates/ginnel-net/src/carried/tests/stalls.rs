@@ -81,6 +81,7 @@ async fn a_peer_that_sends_byte_by_byte_does_not_end_the_connection() {
     let (_response, mut raw) = caller.call().await;
     raw.send([open()]);
     let mut far = serving(callee.accept().await).await;
+    far.tend();
     for offset in 0..KEYSTROKES as u64 {
         raw.send([data(offset, b"k")]);
         if offset % 16 == 0 {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use ginnel_config::Upstream as Server;
+use ginnel_core::budget::Budget;
 use ginnel_core::lanes::Bounds;
 use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
@@ -91,6 +92,7 @@ impl Way<'_> {
             server_name: self.server.name.to_string(),
             proxy,
             congestion: self.server.congestion_control.clone(),
+            budget: Budget::default(),
         });
         Files { roots, key, endpoint }
     }

@@ -1,0 +1,346 @@
+//! What a session's end keeps: the machine, the two sides of its call, and who waits for what.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use ginnel_core::cause::{Cause, Hop, Refusal};
+use ginnel_core::limits::DATA_MAX;
+use ginnel_core::report::Chain;
+use ginnel_core::stream::{Frame, Read, Stream};
+use ginnel_wire::frame::SessionFrame;
+use ginnel_wire::piece::Piece;
+
+use crate::body::{FrameReader, FrameWriter, ReadError};
+
+/// What the other end said to `Open`.
+#[derive(Clone, Copy)]
+pub(super) enum Answer {
+    /// Nobody may say anything: this end is the one that answers.
+    NotExpected,
+    Awaited,
+    Given(Result<SocketAddr, Refusal>),
+}
+
+pub(super) struct Carrier {
+    pub(super) stream: Stream,
+    reader: FrameReader,
+    writer: FrameWriter,
+    /// Whether more can come, and whether anything can be sent.
+    reading: bool,
+    writing: bool,
+    /// Frames that come before everything else: `Open`, `Take`, `Opened`, `Refused`; never more than two.
+    first: VecDeque<SessionFrame>,
+    answer: Answer,
+    waiting: Waiting,
+    /// The hop of this end, and the one beyond the other end.
+    own: Hop,
+    far: Hop,
+    /// Whether it was this end that reset the session.
+    reset_here: bool,
+    /// Whether the peer's half was read up to its clean end.
+    end_read: bool,
+    /// A task of the session's own moves the frames; nobody else does.
+    is_tended: bool,
+}
+
+/// Who is to be woken for what. In most sessions they are all the same task.
+#[derive(Default)]
+struct Waiting {
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+    asker: Option<Waker>,
+    watcher: Option<Waker>,
+    tender: Option<Waker>,
+}
+
+impl Carrier {
+    pub(super) fn new(
+        stream: Stream,
+        first: SessionFrame,
+        answer: Answer,
+        [own, far]: [Hop; 2],
+        reader: FrameReader,
+        writer: FrameWriter,
+    ) -> Self {
+        Self {
+            stream,
+            reader,
+            writer,
+            reading: true,
+            writing: true,
+            first: VecDeque::from([first]),
+            answer,
+            waiting: Waiting::default(),
+            own,
+            far,
+            reset_here: false,
+            end_read: false,
+            is_tended: false,
+        }
+    }
+
+    /// Sends a frame before any byte that is not on its way yet.
+    pub(super) fn say(&mut self, frame: SessionFrame) {
+        self.first.push_back(frame);
+        self.waiting.wake_one();
+    }
+
+    /// Resets the session from this end.
+    pub(super) fn reset(&mut self, cause: Cause) {
+        self.reset_here |= self.stream.over().is_none();
+        self.stream.reset(cause);
+        // At once, even if nobody polls. That leaves nobody to be woken by the connection, hence the wakers.
+        self.drive(&mut Context::from_waker(Waker::noop()));
+        self.waiting.wake_all();
+    }
+
+    /// Whether a task of the session's own moves the frames.
+    pub(super) fn tend(&mut self, is_tended: bool) {
+        self.is_tended = is_tended;
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.stream.is_settled()
+    }
+
+    pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<SocketAddr, Refusal>> {
+        self.waiting.asker = None;
+        self.turn(cx);
+        if let Answer::Given(answer) = self.answer {
+            return Poll::Ready(answer);
+        }
+        if let Some(refusal) = self.over() {
+            return Poll::Ready(Err(refusal));
+        }
+        self.waiting.asker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// The next bytes; none at a clean end.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<Result<Bytes, Refusal>> {
+        self.waiting.reader = None;
+        self.turn(cx);
+        match self.stream.read(max) {
+            Read::Bytes(bytes) => {
+                if self.stream.wants_to_send() {
+                    self.turn(cx);
+                }
+                Poll::Ready(Ok(bytes))
+            }
+            Read::Finished => {
+                self.end_read = true;
+                Poll::Ready(Ok(Bytes::new()))
+            }
+            Read::Pending => {
+                self.waiting.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            Read::Reset(cause) => Poll::Ready(Err(self.over().unwrap_or(Refusal::new(Hop::Server, cause)))),
+        }
+    }
+
+    /// Takes bytes as far as there is credit and room, and says how many.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<Result<usize, Refusal>> {
+        self.waiting.writer = None;
+        if self.stream.writable() == 0 {
+            self.turn(cx);
+        }
+        if let Some(refusal) = self.over() {
+            return Poll::Ready(Err(refusal));
+        }
+        let taken = self.stream.write_vectored(slices);
+        self.turn(cx);
+        if taken == 0 && slices.iter().any(|slice| !slice.is_empty()) {
+            self.waiting.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(taken))
+    }
+
+    /// Ends this half.
+    pub(super) fn finish(&mut self, cx: &mut Context<'_>) -> Result<(), Refusal> {
+        if let Some(refusal) = self.over() {
+            return Err(refusal);
+        }
+        self.stream.finish();
+        self.turn(cx);
+        Ok(())
+    }
+
+    pub(super) fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
+        self.waiting.watcher = None;
+        self.turn(cx);
+        // A clean end that came before the reset is delivered first; whoever writes on meanwhile will hear of the reset.
+        if let Some(refusal) = self.over().filter(|_| self.end_read || !self.stream.has_end()) {
+            return Poll::Ready(refusal);
+        }
+        self.waiting.watcher = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Ready when everything was said and heard, and both sides of the call have ended.
+    pub(super) fn poll_done(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.waiting.tender = None;
+        self.drive(cx);
+        if self.stream.is_done() && (!self.writing || !self.wants_to_send()) {
+            self.writer.end();
+            self.writing = false;
+        }
+        if !self.writing && !self.reading {
+            return Poll::Ready(());
+        }
+        self.waiting.tender = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Moves what can be moved, or lets the session's own task do it.
+    fn turn(&mut self, cx: &mut Context<'_>) {
+        if !self.is_tended {
+            self.drive(cx);
+        } else if self.wants_to_send()
+            && let Some(tender) = self.waiting.tender.take()
+        {
+            tender.wake();
+        }
+    }
+
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        while self.reading
+            && let Poll::Ready(read) = self.reader.poll_next(cx)
+        {
+            self.reading = self.take_in(read);
+        }
+        while self.writing
+            && self.wants_to_send()
+            && let Poll::Ready(room) = self.writer.poll_ready(cx)
+        {
+            match room.ok().and_then(|()| self.next_piece()) {
+                Some(piece) => self.writer.send(piece),
+                // Nobody takes what this end says. The peer's last word may still be unread: only it says why.
+                None => self.writing = false,
+            }
+        }
+        if !self.writing && !self.reading && !self.stream.is_done() {
+            self.stream.handle_abort(Cause::ServerLost);
+            self.waiting.wake_all();
+        }
+    }
+
+    pub(super) fn wants_to_send(&self) -> bool {
+        !self.first.is_empty() || self.stream.wants_to_send()
+    }
+
+    /// How the session was cut off, if it was: by the peer's word, or by the loss of the way to the server.
+    fn over(&self) -> Option<Refusal> {
+        self.stream.over().map(|cause| {
+            let hop = if let Some(said) = self.stream.reset_by() {
+                said
+            } else if cause == Cause::ServerLost || self.reset_here {
+                self.own
+            } else if matches!(cause, Cause::AgentLost | Cause::NotOnAllowList | Cause::AddressForbidden) {
+                // Only an agent says that of itself.
+                Hop::Agent
+            } else if cause == Cause::Reset {
+                self.far
+            } else {
+                Hop::Server
+            };
+            Refusal::new(hop, cause)
+        })
+    }
+
+    /// Takes in what the carrier read; `false` when nothing more can come.
+    fn take_in(&mut self, read: Result<Option<SessionFrame>, ReadError>) -> bool {
+        match read {
+            Ok(Some(SessionFrame::Stream(frame))) => {
+                let is_reset = matches!(frame, Frame::Reset { .. });
+                // A violation has reset the machine, which tells the peer.
+                if self.stream.handle_frame(frame).is_err() || is_reset {
+                    self.waiting.wake_all();
+                } else {
+                    self.waiting.wake_ends();
+                }
+                true
+            }
+            Ok(Some(SessionFrame::Opened(address))) => self.take_answer(Ok(address)),
+            Ok(Some(SessionFrame::Refused(refusal))) => self.take_answer(Err(refusal)),
+            Ok(Some(SessionFrame::Open(_) | SessionFrame::Take(_))) => {
+                self.stream.reset(Cause::ProtocolError);
+                self.waiting.wake_all();
+                true
+            }
+            Ok(None) => self.lose(),
+            Err(error) => {
+                tracing::debug!(error = %Chain(&error), "session broke off");
+                self.lose()
+            }
+        }
+    }
+
+    /// Nothing more can come.
+    fn lose(&mut self) -> bool {
+        self.stream.handle_abort(Cause::ServerLost);
+        self.waiting.wake_all();
+        false
+    }
+
+    fn take_answer(&mut self, answer: Result<SocketAddr, Refusal>) -> bool {
+        match self.answer {
+            Answer::Awaited => {
+                self.answer = Answer::Given(answer);
+                if let Err(refusal) = answer {
+                    self.stream.handle_abort(refusal.cause);
+                }
+            }
+            Answer::NotExpected | Answer::Given(_) => self.stream.reset(Cause::ProtocolError),
+        }
+        self.waiting.wake_all();
+        true
+    }
+
+    /// The next piece for the carrier: whole frames, up to and including one with data.
+    fn next_piece(&mut self) -> Option<Piece> {
+        let mut piece = Piece::default();
+        for frame in self.first.drain(..) {
+            piece.push(frame);
+        }
+        while let Some(frame) = self.stream.poll_frame(DATA_MAX) {
+            let is_data = matches!(frame, Frame::Data { .. });
+            piece.push(SessionFrame::Stream(frame));
+            if is_data {
+                break;
+            }
+        }
+        if let Some(writer) = self.waiting.writer.take() {
+            writer.wake();
+        }
+        (!piece.is_empty()).then_some(piece)
+    }
+}
+
+impl Waiting {
+    /// Something came in for whoever reads or writes.
+    fn wake_ends(&mut self) {
+        for waker in [self.reader.take(), self.writer.take()].into_iter().flatten() {
+            waker.wake();
+        }
+    }
+
+    fn wake_all(&mut self) {
+        self.wake_ends();
+        for waker in [self.asker.take(), self.watcher.take(), self.tender.take()].into_iter().flatten() {
+            waker.wake();
+        }
+    }
+
+    /// Something is to be sent: whoever comes first does it.
+    fn wake_one(&mut self) {
+        let Self { reader, writer, asker, watcher, tender } = self;
+        if let Some(waker) = [tender, reader, writer, watcher, asker].into_iter().find_map(Option::take) {
+            waker.wake();
+        }
+    }
+}

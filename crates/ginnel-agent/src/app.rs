@@ -17,6 +17,7 @@ use ginnel_identity::key::sha256;
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::{Responder, TlsError};
 use ginnel_identity::trust::{Roots, TrustError};
+use ginnel_net::congestion::{CongestionError, try_out};
 use ginnel_net::connect::Endpoint;
 use ginnel_net::inner::Handshakes;
 use ginnel_net::proxy::{Proxy, ProxyFileError};
@@ -38,6 +39,9 @@ pub enum StartError {
     /// The process cannot be seen or controlled as asked (configuration, environment).
     #[error("opening the admin listeners")]
     Admin(#[from] AdminError),
+    /// Connections cannot have the congestion control that they are to have (configuration, environment).
+    #[error("choosing the congestion control")]
+    Congestion(#[from] CongestionError),
     /// The credential cannot be used (configuration).
     #[error("reading the credential")]
     Credential(#[from] CredentialError),
@@ -91,13 +95,19 @@ impl Owner {
         self.allow.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What answers inner handshakes with this certificate, which is the newest. What was kept under another one is forgotten.
-    pub(crate) fn responder(&self, identity: &Identity) -> Result<Arc<Responder>, TlsError> {
+    /// What answers inner handshakes with this certificate, which is the newest if it `is_first` connection that asks. What was kept under
+    /// another one is forgotten.
+    pub(crate) fn responder(&self, identity: &Identity, is_first: bool) -> Result<Arc<Responder>, TlsError> {
         let mut current = self.responder.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(same) = current.as_ref().filter(|responder| responder.is_of(identity)) {
             return Ok(Arc::clone(same));
         }
         let new = Arc::new(Responder::new(&self.client_roots, identity)?);
+        if !is_first {
+            // A further connection that comes up while the certificate is replaced: it is as good as retired, and answers in full.
+            new.close();
+            return Ok(new);
+        }
         if let Some(old) = current.replace(Arc::clone(&new)) {
             // Sessions that still come by the old link are answered with the old certificate, in full.
             old.close();
@@ -142,13 +152,18 @@ impl Agent {
                 port: config.server.address.port(),
                 server_name: config.server.name.to_string(),
                 proxy: config.server.proxy().map(Proxy::read).transpose()?,
+                congestion: config.server.congestion_control.clone(),
                 budget: Budget::default(),
             },
             server_roots: Roots::read(&config.trust.server)?,
             credential: ServiceAccountKey::read(&config.credential)?,
             audience: config.enrolment_audience,
             progress: progress.clone(),
+            connections: config.connections,
         };
+        if let Some(control) = &upstream.endpoint.congestion {
+            try_out(control)?;
+        }
         if config.danger_disable_inner_tls {
             tracing::warn!("inner TLS is switched off: the server can read what sessions carry");
         }

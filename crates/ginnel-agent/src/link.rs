@@ -10,9 +10,9 @@ use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Identity;
 use ginnel_identity::tls::Responder;
 use ginnel_net::connect::Connection;
-use ginnel_net::upstream::Link;
+use ginnel_net::upstream::{Lane, Link};
 use ginnel_ops::ledger::Begun;
-use ginnel_wire::hello::{Dial, Hello};
+use ginnel_wire::hello::{Dial, Hello, LANES};
 use ginnel_wire::v1::agent_link_client::AgentLinkClient;
 use ginnel_wire::v1::{AgentMessage, ServerMessage, agent_message, server_message};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -79,7 +79,7 @@ impl AgentLink {
         }
     }
 
-    fn take(&self, dial: Dial, connection: &Connection, identity: &Identity, responder: &Arc<Responder>) {
+    fn take(&self, dial: Dial, connection: &Connection, identity: &Identity, responder: &Arc<Responder>, lane: &Lane) {
         let mut slot = Arc::clone(&self.slots).try_acquire_owned().ok();
         let has_slot = slot.is_some();
         if !has_slot {
@@ -101,22 +101,23 @@ impl AgentLink {
         });
         tracked.through(&identity.leaf().principal, Some(self.owner.instance), None);
         let stopping = self.stopping.clone();
+        let place = lane.enter();
         self.sessions.spawn(async move {
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => {}
                 () = session::run(caller, dial, has_slot, tracked) => {}
             }
-            drop(slot);
+            drop((slot, place));
         });
     }
 }
 
 impl Link for AgentLink {
-    async fn run(self, connection: Connection, identity: Identity, up: oneshot::Sender<()>) -> Cause {
+    async fn run(self, connection: Connection, identity: Identity, lane: Lane, up: oneshot::Sender<()>) -> Cause {
         let _running = self.links.token();
         let (said, messages) = mpsc::channel(1);
-        let hello = agent_message::Kind::Hello(Hello::new(self.owner.instance).into());
+        let hello = agent_message::Kind::Hello(Hello::new(self.owner.instance, lane.number()).into());
         if said.try_send(AgentMessage { kind: Some(hello) }).is_err() {
             return Cause::Internal;
         }
@@ -125,7 +126,12 @@ impl Link for AgentLink {
         let mut heard = match client.attach(ReceiverStream::new(messages)).await {
             Ok(response) => response.into_inner(),
             Err(status) => {
-                tracing::warn!(code = ?status.code(), reason = status.message(), "the server refused the link");
+                let (code, reason) = (status.code(), status.message());
+                if lane.is_first() {
+                    tracing::warn!(?code, reason, "the server refused the link");
+                } else {
+                    tracing::debug!(?code, reason, lane = lane.number(), "the server refused a further link");
+                }
                 return Cause::ServerLost;
             }
         };
@@ -135,8 +141,13 @@ impl Link for AgentLink {
         // The version is the server's own word, and may hold anything.
         let version = Text::new(&welcome.software_version);
         self.owner.progress.server_said(version.as_str());
-        tracing::info!(instance = %self.owner.instance, server_version = %version, "link up");
-        let responder = match self.owner.responder(&identity) {
+        if lane.is_first() {
+            lane.set_takes_further(welcome.capabilities.iter().any(|word| word == LANES));
+            tracing::info!(instance = %self.owner.instance, server_version = %version, "link up");
+        } else {
+            tracing::debug!(lane = lane.number(), "further link up");
+        }
+        let responder = match self.owner.responder(&identity, lane.is_first()) {
             Ok(responder) => responder,
             Err(error) => {
                 tracing::error!(error = %Chain(&error), "could not set inner TLS up");
@@ -156,11 +167,15 @@ impl Link for AgentLink {
                     said = None;
                     continue;
                 }
+                () = lane.retired(), if said.is_some() => {
+                    said = None;
+                    continue;
+                }
                 heard = next(&mut heard) => heard,
             };
             match heard {
                 Some(server_message::Kind::Dial(dial)) => match Dial::try_from(dial) {
-                    Ok(dial) => self.take(dial, &connection, &identity, &responder),
+                    Ok(dial) => self.take(dial, &connection, &identity, &responder, &lane),
                     Err(error) => tracing::warn!(%error, "the server sent a malformed dial"),
                 },
                 Some(server_message::Kind::Welcome(_)) => break Cause::ProtocolError,

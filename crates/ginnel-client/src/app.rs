@@ -14,6 +14,7 @@ use ginnel_identity::credential::{CredentialError, ServiceAccountKey};
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::trust::{Roots, TrustError};
 use ginnel_net::accept::Stops;
+use ginnel_net::congestion::{CongestionError, try_out};
 use ginnel_net::connect::Endpoint;
 use ginnel_net::proxy::{Proxy, ProxyFileError};
 use ginnel_net::upstream::{Progress, Upstream};
@@ -41,6 +42,9 @@ pub enum StartError {
     /// The process cannot be seen or controlled as asked (configuration, environment).
     #[error("opening the admin listeners")]
     Admin(#[from] AdminError),
+    /// Connections cannot have the congestion control that they are to have (configuration, environment).
+    #[error("choosing the congestion control")]
+    Congestion(#[from] CongestionError),
     /// The credential cannot be used (configuration).
     #[error("reading the credential")]
     Credential(#[from] CredentialError),
@@ -90,20 +94,25 @@ impl Client {
                 port: config.server.address.port(),
                 server_name: config.server.name.to_string(),
                 proxy: config.server.proxy().map(Proxy::read).transpose()?,
+                congestion: config.server.congestion_control.clone(),
                 budget: Budget::default(),
             },
             server_roots: Roots::read(&config.trust.server)?,
             credential: ServiceAccountKey::read(&config.credential)?,
             audience: config.enrolment_audience,
             progress: progress.clone(),
+            connections: config.connections,
         };
+        if let Some(control) = &upstream.endpoint.congestion {
+            try_out(control)?;
+        }
         if config.danger_disable_inner_tls {
             tracing::warn!("inner TLS is switched off: the server can read what sessions carry");
         }
         let agent_roots = Roots::read(&config.trust.agent)?;
         let link = ClientLink::new(InstanceId::random(&mut SystemRandom), agent_roots, draining.clone(), progress);
         let inner_tls = !config.danger_disable_inner_tls;
-        let sessions = Arc::new(Sessions::new(link.live(), inner_tls, draining.clone()));
+        let sessions = Arc::new(Sessions::new(&link, inner_tls, draining.clone()));
         let mut proxy = None;
         if let Some(address) = config.listen.proxy {
             proxy = Some(listen(address).await?);

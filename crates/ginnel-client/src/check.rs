@@ -42,7 +42,7 @@ pub async fn roster(connection: &Connection) -> Result<Roster, RosterError> {
         let origin = connection.origin();
         let mut client =
             ClientLinkClient::with_origin(connection.clone(), origin).max_decoding_message_size(ROSTER_MESSAGE_MAX);
-        let hello = Hello::new(InstanceId::random(&mut SystemRandom));
+        let hello = Hello::new(InstanceId::random(&mut SystemRandom), 0);
         let mut heard = client.roster(RosterRequest { hello: Some(hello.into()) }).await?.into_inner();
         let message = heard.message().await?.ok_or(RosterError::Closed)?;
         Ok(crate::link::roster(message)?)

@@ -8,6 +8,7 @@
 //! | [`connect`] | `ginnel connect`, through the front ends of a running client |
 //! | [`open`] | what front ends ask for |
 //! | `link` | the connection to the server and the roster that comes on it |
+//! | `lanes` | further connections, and which of all takes the next session |
 //! | `view` | what it shows of itself |
 //! | `sessions` | opens sessions: picks an agent, verifies it, tries another |
 
@@ -17,6 +18,7 @@ pub mod connect;
 pub mod front;
 pub mod open;
 
+mod lanes;
 mod link;
 mod sessions;
 mod view;

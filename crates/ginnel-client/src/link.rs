@@ -15,14 +15,17 @@ use ginnel_identity::certificate::Identity;
 use ginnel_identity::tls::{Initiators, TlsError};
 use ginnel_identity::trust::Roots;
 use ginnel_net::connect::Connection;
-use ginnel_net::upstream::{Link, Progress};
+use ginnel_net::upstream::{Lane, Link, Progress};
 use ginnel_wire::frame::WireError;
-use ginnel_wire::hello::{Hello, RosterEntry};
+use ginnel_wire::hello::{Hello, LANES, RosterEntry};
 use ginnel_wire::v1::client_link_client::ClientLinkClient;
 use ginnel_wire::v1::{RosterMessage, RosterRequest};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+
+use crate::lanes::Lanes;
 
 /// What sessions are opened with, as long as it is the newest.
 #[derive(Clone)]
@@ -32,6 +35,10 @@ pub(crate) struct Live {
     /// What begins inner handshakes with that certificate.
     pub(crate) initiators: Arc<Initiators>,
     pub(crate) roster: Roster,
+    /// How the connection is used.
+    pub(crate) lane: Lane,
+    /// The id of the server at its other end.
+    pub(crate) server: Vec<u8>,
     /// Counts the connections of this process.
     number: u64,
     since: Instant,
@@ -70,6 +77,7 @@ pub(crate) struct ClientLink {
     numbers: Arc<AtomicU64>,
     draining: CancellationToken,
     progress: Progress,
+    lanes: Lanes,
 }
 
 impl ClientLink {
@@ -79,8 +87,9 @@ impl ClientLink {
         draining: CancellationToken,
         progress: Progress,
     ) -> Self {
+        let (initiators, numbers, lanes) = (Arc::default(), Arc::default(), Lanes::default());
         let live = watch::Sender::new(None);
-        Self { instance, agent_roots, live, initiators: Arc::default(), numbers: Arc::default(), draining, progress }
+        Self { instance, agent_roots, live, initiators, numbers, draining, progress, lanes }
     }
 
     pub(crate) fn instance(&self) -> InstanceId {
@@ -92,12 +101,19 @@ impl ClientLink {
         self.live.subscribe()
     }
 
+    /// The connections beside the live one.
+    pub(crate) fn lanes(&self) -> Lanes {
+        self.lanes.clone()
+    }
+
     /// Puts a new connection to use; gives its number.
-    fn begin(&self, connection: Connection, identity: Identity, roster: Roster) -> Result<u64, TlsError> {
+    fn begin(&self, first: First, roster: Roster, server: Vec<u8>) -> Result<u64, TlsError> {
+        let First { connection, identity, lane } = first;
         let initiators = self.initiators(&identity)?;
         let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
         let since = Instant::now();
-        self.live.send_replace(Some(Live { connection, identity, initiators, roster, number, since }));
+        let live = Live { connection, identity, initiators, roster, lane, server, number, since };
+        self.live.send_replace(Some(live));
         Ok(number)
     }
 
@@ -126,22 +142,40 @@ impl ClientLink {
     }
 }
 
-impl Link for ClientLink {
-    async fn run(self, connection: Connection, identity: Identity, up: oneshot::Sender<()>) -> Cause {
+/// What a first connection consists of.
+#[derive(Clone)]
+struct First {
+    connection: Connection,
+    identity: Identity,
+    lane: Lane,
+}
+
+impl ClientLink {
+    /// Asks for the roster, which begins every connection.
+    async fn ask(&self, connection: &Connection, lane: &Lane) -> Option<Streaming<RosterMessage>> {
         let mut client = ClientLinkClient::with_origin(connection.clone(), connection.origin())
             .max_decoding_message_size(ROSTER_MESSAGE_MAX);
-        let request = RosterRequest { hello: Some(Hello::new(self.instance).into()) };
-        let mut heard = match client.roster(request).await {
-            Ok(response) => response.into_inner(),
+        let request = RosterRequest { hello: Some(Hello::new(self.instance, lane.number()).into()) };
+        match client.roster(request).await {
+            Ok(response) => Some(response.into_inner()),
             Err(status) => {
-                tracing::warn!(code = ?status.code(), reason = status.message(), "the server refused the roster");
-                return Cause::ServerLost;
+                let (code, reason) = (status.code(), status.message());
+                if lane.is_first() {
+                    tracing::warn!(?code, reason, "the server refused the roster");
+                } else {
+                    tracing::debug!(?code, reason, lane = lane.number(), "the server refused a further connection");
+                }
+                None
             }
-        };
+        }
+    }
+
+    /// Follows the roster on the first connection.
+    async fn follow(&self, first: First, mut heard: Streaming<RosterMessage>, up: oneshot::Sender<()>) -> Cause {
         let mut up = Some(up);
         let mut number = 0;
         let cause = loop {
-            let message = match heard.message().await {
+            let mut message = match heard.message().await {
                 Ok(Some(message)) => message,
                 Ok(None) => break Cause::ServerLost,
                 Err(status) => {
@@ -149,9 +183,11 @@ impl Link for ClientLink {
                     break Cause::ServerLost;
                 }
             };
-            if let Some(welcome) = &message.welcome {
+            let welcome = message.welcome.take();
+            if let Some(welcome) = &welcome {
                 // The server's own word, which may hold anything.
                 self.progress.server_said(Text::new(&welcome.software_version).as_str());
+                first.lane.set_takes_further(welcome.capabilities.iter().any(|word| word == LANES));
             }
             let roster = match roster(message) {
                 Ok(roster) => roster,
@@ -163,7 +199,8 @@ impl Link for ClientLink {
             tracing::info!(agents = roster.entries().len(), "roster received");
             match up.take() {
                 Some(up) => {
-                    number = match self.begin(connection.clone(), identity.clone(), roster) {
+                    let server = welcome.map(|welcome| welcome.server_id).unwrap_or_default();
+                    number = match self.begin(first.clone(), roster, server) {
                         Ok(number) => number,
                         Err(error) => {
                             tracing::error!(error = %Chain(&error), "could not set inner TLS up");
@@ -183,6 +220,46 @@ impl Link for ClientLink {
         };
         self.change(number, |live| *live = None);
         cause
+    }
+
+    /// Stays on a connection beside the first until it is retired or the server ends it.
+    async fn stay(
+        &self,
+        connection: Connection,
+        lane: Lane,
+        mut heard: Streaming<RosterMessage>,
+        up: oneshot::Sender<()>,
+    ) -> Cause {
+        let Ok(Some(RosterMessage { welcome: Some(welcome), .. })) = heard.message().await else {
+            return Cause::ProtocolError;
+        };
+        if up.send(()).is_err() {
+            return Cause::Internal;
+        }
+        self.lanes.join(lane.clone(), connection, welcome.server_id);
+        let cause = loop {
+            tokio::select! {
+                biased;
+                () = lane.retired() => break Cause::Finished,
+                // Nothing else is said here; what a newer server says is passed over.
+                message = heard.message() => if !matches!(message, Ok(Some(_))) {
+                    break Cause::ServerLost;
+                },
+            }
+        };
+        self.lanes.leave(&lane);
+        cause
+    }
+}
+
+impl Link for ClientLink {
+    async fn run(self, connection: Connection, identity: Identity, lane: Lane, up: oneshot::Sender<()>) -> Cause {
+        let Some(heard) = self.ask(&connection, &lane).await else { return Cause::ServerLost };
+        if lane.is_first() {
+            self.follow(First { connection, identity, lane }, heard, up).await
+        } else {
+            self.stay(connection, lane, heard, up).await
+        }
     }
 
     fn is_stopping(&self) -> bool {

@@ -14,6 +14,7 @@ use ginnel_core::report::Chain;
 use ginnel_core::target::Target;
 use ginnel_identity::random::SystemRandom;
 use ginnel_net::carried::Carried;
+use ginnel_net::connect::Connection;
 use ginnel_net::inner::{Handshakes, Session, initiate};
 use ginnel_ops::ledger::{Ledger, Tracked};
 use ginnel_wire::frame::{Choice, Open, SessionFrame};
@@ -23,7 +24,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::link::Live;
+use crate::lanes::Lanes;
+use crate::link::{ClientLink, Live};
 use crate::open::Opener;
 
 /// One attempt: the server gives an agent [`OPEN_DEADLINE`], and its word needs some time to come back.
@@ -32,6 +34,7 @@ const ATTEMPT_DEADLINE: Duration = OPEN_DEADLINE.saturating_add(Duration::from_s
 /// Opens sessions over whatever connection is live.
 pub(crate) struct Sessions {
     live: watch::Receiver<Option<Live>>,
+    lanes: Lanes,
     inner_tls: bool,
     handshakes: Handshakes,
     ledger: Ledger,
@@ -40,9 +43,9 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    pub(crate) fn new(live: watch::Receiver<Option<Live>>, inner_tls: bool, draining: CancellationToken) -> Self {
-        let ledger = Ledger::new(Role::Client);
-        Self { live, inner_tls, handshakes: Handshakes::default(), ledger, draining }
+    pub(crate) fn new(link: &ClientLink, inner_tls: bool, draining: CancellationToken) -> Self {
+        let (live, lanes, ledger) = (link.live(), link.lanes(), Ledger::new(Role::Client));
+        Self { live, lanes, inner_tls, handshakes: Handshakes::default(), ledger, draining }
     }
 
     /// The inner handshakes so far.
@@ -64,14 +67,15 @@ impl Sessions {
     async fn attempt(
         &self,
         live: &Live,
+        connection: &Connection,
         request: RequestId,
         target: &Target,
         agent: Option<Choice>,
     ) -> Result<Session, Refusal> {
         let choice = agent.clone();
         let open = Open { request, target: target.to_string(), agent, inner_tls: self.inner_tls };
-        let (reader, writer) = live.connection.call(path::OPEN);
-        let carried = Carried::opening(SessionFrame::Open(open), reader, writer, live.connection.budget());
+        let (reader, writer) = connection.call(path::OPEN);
+        let carried = Carried::opening(SessionFrame::Open(open), reader, writer, connection.budget());
         let answers = carried.answers();
         let Some(choice) = choice else {
             // Asked only for its reason. A server that opens a session to nobody would be given the application's bytes.
@@ -148,9 +152,14 @@ impl Sessions {
             if let Some(choice) = &choice {
                 tracked.through(&choice.principal, instance, None);
             }
-            let attempted = timeout(ATTEMPT_DEADLINE, self.attempt(&live, request, &target, choice)).await;
+            let (connection, place) = self.lanes.place(&live);
+            let attempting = self.attempt(&live, &connection, request, &target, choice);
+            let attempted = timeout(ATTEMPT_DEADLINE, attempting).await;
             match attempted.unwrap_or(Err(Refusal::new(Hop::Agent, Cause::TimedOut))) {
-                Ok(session) => return Ok(session),
+                Ok(session) => {
+                    tracked.hold(place);
+                    return Ok(session);
+                }
                 // A server on its way out has a successor, or will have one.
                 Err(refusal) if refusal == Refusal::new(Hop::Server, Cause::ShuttingDown) => {
                     tracked.attempt_failed(refusal);

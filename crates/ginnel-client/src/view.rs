@@ -111,6 +111,7 @@ impl View {
             instance: entry.instance.to_string(),
             version: None,
             peer: None,
+            connections: None,
             since: None,
             certificate: None,
             sessions: Some(self.sessions.ledger().of_agent(entry.instance)),

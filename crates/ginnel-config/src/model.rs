@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ginnel_core::congestion::CongestionControl;
+use ginnel_core::lanes::Bounds;
+use ginnel_core::limits::LANES_MAX;
 use ginnel_core::principal::Role;
 use ginnel_core::proxy::ProxySettings;
 use ginnel_core::target::{DnsName, InvalidTarget, Target};
@@ -71,6 +74,8 @@ pub struct Upstream {
     pub name: DnsName,
     /// The HTTP proxy through which it is reached, as configured; what counts is [`Self::proxy`].
     pub configured_proxy: Option<ProxySettings>,
+    /// The congestion control of connections, if not the system's own.
+    pub congestion_control: Option<CongestionControl>,
 }
 
 impl Upstream {
@@ -151,7 +156,46 @@ fn upstream(fields: &mut Fields<'_, '_>) -> Option<Upstream> {
             "The HTTP proxy through which the server is reached. Variables such as HTTPS_PROXY do not count.",
         )
         .optional(object(proxy::declaration));
-    Some(Upstream { address: address?, name: name?, configured_proxy: proxy })
+    let congestion_control = congestion_control(fields);
+    Some(Upstream { address: address?, name: name?, configured_proxy: proxy, congestion_control })
+}
+
+/// `congestionControl` of all roles.
+fn congestion_control(fields: &mut Fields<'_, '_>) -> Option<CongestionControl> {
+    fields
+        .field(
+            "congestionControl",
+            "TCP congestion control of these connections, such as cubic or bbr, for what this side sends. Without it: the system's \
+             own. The kernel must have it, and allow it in net.ipv4.tcp_allowed_congestion_control.",
+        )
+        .example_off("bbr")
+        .optional(shape::parsed())
+}
+
+/// `connections` of agents and clients: how many there may be.
+fn connections(fields: &mut Fields<'_, '_>) -> Option<Bounds> {
+    let least = fields
+        .field(
+            "min",
+            "Connections to the server that are there without any session, from 1 to 16. A session stays where it was opened, so \
+             that a burst of sessions is spread over no more connections than there are when it comes.",
+        )
+        .default("1", located(shape::number(1..=LANES_MAX)));
+    let most = fields
+        .field(
+            "max",
+            "Connections at once that take new sessions, from 1 to 16. More than min are opened as sessions ask for them, one for \
+             each, and closed after 10 minutes without any. On a long or lossy path 16 sessions on 16 connections move as much as \
+             connections of their own would; more connections cost some CPU.",
+        )
+        .default("16", shape::number(1..=LANES_MAX));
+    let (least, most) = (least?, most?);
+    fields.check(|findings| {
+        if least.value > most {
+            least.report(findings, format!("{} is more than max, which is {most}", least.value), None);
+        }
+    });
+    Some(Bounds { least: least.value, most })
 }
 
 /// `credential` of agents and clients.

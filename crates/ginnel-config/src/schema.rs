@@ -52,10 +52,11 @@ fn property(field: &Field) -> Map<String, Json> {
     schema
 }
 
-/// A default as the schema's own type: spelled `false` in the declaration, a boolean in the schema.
+/// A default as the schema's own type: spelled `false` in the declaration, a boolean in the schema, and so for numbers.
 pub(crate) fn default_value(text: &str, kind: &Kind) -> Json {
     match kind {
         Kind::Scalar(schema) if schema["type"] == "boolean" => json!(text == "true"),
+        Kind::Scalar(schema) if schema["type"] == "integer" => json!(text.parse::<u64>().ok()),
         Kind::Scalar(_) | Kind::List { .. } | Kind::Section(_) => json!(text),
     }
 }

@@ -15,6 +15,8 @@
 //! | [`allow`] | may this agent dial this target (the agent owner's word) |
 //! | [`proxy`] | the HTTP proxy before the server, and for whom it does not count |
 //! | [`roster`] | which live agent to use |
+//! | [`lanes`] | how many connections to have, and which takes the next session |
+//! | [`congestion`] | the name of a congestion control |
 //! | [`stream`] | bytes, credits and endings of one end of a session |
 //! | [`relay`] | the same seen from the middle |
 //! | [`budget`] | how much credit there is in all |
@@ -32,7 +34,9 @@ pub mod audit;
 pub mod backoff;
 pub mod budget;
 pub mod cause;
+pub mod congestion;
 pub mod id;
+pub mod lanes;
 pub mod limits;
 pub mod pattern;
 pub mod policy;

@@ -63,7 +63,8 @@ pub const HANDSHAKES_MAX: usize = 2 * PENDING_PER_SOURCE_MAX;
 pub const HELLO_WAIT: Duration = Duration::from_secs(10);
 
 /// Connections with a certificate at once, all roles together. Those without one are counted apart, so that strangers cannot use these up.
-pub const CONNECTIONS_MAX: usize = 4096;
+/// A silent one costs a descriptor and some 100 KB. Beyond half of them only first connections are taken: see [`LANES_SHARE_DIVISOR`].
+pub const CONNECTIONS_MAX: usize = 8192;
 
 /// How long the accept loop rests after an accept failed for want of descriptors or memory, instead of spinning.
 pub const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -145,8 +146,28 @@ pub const PENDING_MAX: usize = 1024;
 /// The same from one source: an IPv4 /24 or an IPv6 /56, which is about what one site is given.
 pub const PENDING_PER_SOURCE_MAX: usize = 256;
 
-/// Connections at once with one principal's certificates: all its instances, each with the old connection and the new one of a renewal.
-pub const CONNECTIONS_PER_PRINCIPAL_MAX: usize = 2 * INSTANCES_PER_PRINCIPAL_MAX;
+/// Connections at once with one principal's certificates: all its instances, each with the old connection and the new one of a renewal, and
+/// as many again for lanes beside the first.
+pub const CONNECTIONS_PER_PRINCIPAL_MAX: usize = 4 * INSTANCES_PER_PRINCIPAL_MAX;
+
+/// A server takes a lane beside the first of a process only while less than this part of the connections is in use, of all of them and of
+/// the principal's own: what is left belongs to processes that have none yet.
+pub const LANES_SHARE_DIVISOR: usize = 2;
+
+/// Lanes of one process, the first included. Under loss throughput goes with their number; 16 do for 16 sessions what TCP connections of
+/// their own would do, and beyond that each of many sessions has its part of all of them.
+pub const LANES_MAX: usize = 16;
+
+/// Lanes that one process opens at the same time. A handshake costs about a millisecond of CPU on both sides; four at a time have 16 lanes up
+/// after about a second at 100 ms.
+pub const LANES_OPENING_MAX: usize = 4;
+
+/// A lane that has had no session for so long is closed. Work that comes in waves, such as builds, finds its lanes again.
+pub const LANE_IDLE: Duration = Duration::from_secs(600);
+
+/// Connections beside the first that one process keeps in all, those included that are replaced and finish their sessions: four renewals'
+/// worth of sessions without end. A process that has so many opens no more.
+pub const LANES_KEPT_MAX: usize = 4 * LANES_MAX;
 
 /// How often the log says that connections are turned away. What strangers can cause at will must not fill a disk.
 pub const TURNED_AWAY_LOG_EVERY: Duration = Duration::from_secs(10);
@@ -178,4 +199,5 @@ const _: () = assert!(STREAM_WINDOW < CONNECTION_WINDOW);
 const _: () = assert!(RESOLVE_DEADLINE.as_secs() + DIAL_DEADLINE.as_secs() < OPEN_DEADLINE.as_secs());
 const _: () = assert!(HANDSHAKES_MAX <= PENDING_MAX);
 const _: () = assert!(CONNECTIONS_PER_PRINCIPAL_MAX < CONNECTIONS_MAX);
+const _: () = assert!(2 * INSTANCES_PER_PRINCIPAL_MAX <= CONNECTIONS_PER_PRINCIPAL_MAX / LANES_SHARE_DIVISOR);
 const _: () = assert!(SILENCE_MAX.as_secs() < UNACKNOWLEDGED_MAX.as_secs());

@@ -167,6 +167,9 @@ pub struct Upstream {
     pub name: String,
     /// Whether there is a connection that sessions can use.
     pub connected: bool,
+    /// How many connections there are that new sessions can use.
+    #[serde(default)]
+    pub connections: u64,
     /// Since when.
     pub since: Option<Timestamp>,
     /// The server's software version, as it states it.
@@ -185,8 +188,11 @@ pub struct Peer {
     pub instance: String,
     /// Its software version, as it states it.
     pub version: Option<String>,
-    /// Where its connection comes from.
+    /// Where its first connection comes from.
     pub peer: Option<String>,
+    /// How many connections it has that new sessions can use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u64>,
     /// Since when it is connected.
     pub since: Option<Timestamp>,
     /// Its certificate.

@@ -160,7 +160,7 @@ fn framing() -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
 
 fn messages() -> Result<(Seeds, Seeds), Box<dyn Error>> {
     use ginnel_core::id::{InstanceId, RequestId, SessionId};
-    let hello = v1::Hello::from(Hello::new(InstanceId::from_bytes(&[5; 16])?));
+    let hello = v1::Hello::from(Hello::new(InstanceId::from_bytes(&[5; 16])?, 3));
     let dial = Dial {
         session: SessionId::from_bytes(&[1; 16])?,
         request: RequestId::from_bytes(&[2; 16])?,
@@ -178,11 +178,12 @@ fn messages() -> Result<(Seeds, Seeds), Box<dyn Error>> {
         hello.encode_to_vec(),
         v1::Hello { protocol_version: u32::MAX, ..hello.clone() }.encode_to_vec(),
         v1::Hello { software_version: "1\u{1b}[31m".into(), ..hello.clone() }.encode_to_vec(),
-        v1::Hello { capabilities: vec![String::new(); 65], ..hello }.encode_to_vec(),
+        v1::Hello { capabilities: vec![String::new(); 65], ..hello.clone() }.encode_to_vec(),
         v1::Dial::from(dial).encode_to_vec(),
         v1::RosterEntry::from(entry).encode_to_vec(),
         vec![],
         vec![0x0a, 0x80],
+        v1::Hello { lane: 16, ..hello }.encode_to_vec(),
     ];
     let inner = InnerHello { request: RequestId::from_bytes(&[9; 16])?, target: "[fd00::1]:65535".parse()? };
     let inner = vec![

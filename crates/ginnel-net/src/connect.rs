@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use ginnel_core::budget::Budget;
+use ginnel_core::congestion::CongestionControl;
 use ginnel_core::limits::{CONNECT_DEADLINE, SILENCE_MAX, UNACKNOWLEDGED_MAX, UNSENT_MAX};
 use ginnel_core::proxy::authority;
 use ginnel_core::report::Chain;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 
 use crate::body::{FrameReader, FrameWriter};
+use crate::congestion::choose;
 use crate::http2::{self, keep_asking};
 use crate::line::{Line, tcp};
 use crate::live::Live;
@@ -38,6 +40,8 @@ pub struct Endpoint {
     pub server_name: String,
     /// The HTTP proxy to go through, which resolves `host` itself.
     pub proxy: Option<Proxy>,
+    /// The congestion control of connections, if not the system's own.
+    pub congestion: Option<CongestionControl>,
     /// What the sessions of all connections may be granted beyond their first credit.
     pub budget: Budget,
 }
@@ -164,6 +168,17 @@ impl Endpoint {
     }
 
     pub(crate) async fn line(&self) -> Result<Line, ConnectError> {
+        let line = self.bare_line().await?;
+        if let Some(control) = &self.congestion
+            && let Err(error) = choose(line.socket(), control)
+        {
+            // It could be chosen at the start of the process; a connection without it is better than none.
+            tracing::warn!(error = %Chain(&error), "a connection has the system's own congestion control");
+        }
+        Ok(line)
+    }
+
+    async fn bare_line(&self) -> Result<Line, ConnectError> {
         let address = self.address();
         let Some(proxy) = &self.proxy else {
             let connected = tcp(&self.host, self.port).await;

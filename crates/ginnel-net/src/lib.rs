@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`accept`] | the server's accept loop: TLS with a deadline and a bound, HTTP/2 per connection |
 //! | [`connect`] | the other end of it: one TLS and HTTP/2 connection to a server |
+//! | [`congestion`] | choosing the congestion control of a socket |
 //! | [`mod@line`] | what the TLS with a server runs on |
 //! | [`probe`] | the way to a server step by step |
 //! | [`proxy`] | the way through an HTTP proxy |
@@ -22,6 +23,7 @@ pub mod accept;
 pub mod body;
 pub mod call;
 pub mod carried;
+pub mod congestion;
 pub mod connect;
 mod http2;
 pub mod inner;

@@ -21,6 +21,16 @@ pub enum Line {
     ThroughTls(Box<TlsStream<Live<TcpStream>>>),
 }
 
+impl Line {
+    /// The TCP connection at the bottom.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream.inner(),
+            Self::ThroughTls(stream) => stream.get_ref().0.inner(),
+        }
+    }
+}
+
 /// Resolves a name and connects to the first of its addresses that answers. The caller sets the deadline.
 ///
 /// # Errors

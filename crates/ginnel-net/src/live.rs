@@ -48,6 +48,11 @@ impl<T> Live<T> {
         let timer = Box::pin(sleep(silence_max / SILENCE_PARTS));
         Self { inner, silence_max, last: Instant::now(), read: 0, received: 0, timer }
     }
+
+    /// The stream.
+    pub fn inner(&self) -> &T {
+        &self.inner
+    }
 }
 
 impl<T: Unread> Live<T> {

@@ -1,4 +1,4 @@
-//! What agents and clients do all day: enrol, connect, renew, reconnect.
+//! What agents and clients do all day: enrol, connect, renew, reconnect; and more connections where load asks for them.
 //!
 //! Enrolment is never on the reconnect path: while the certificate is valid, a lost connection comes back with it. A renewal makes before
 //! it breaks: the new connection is up before the old one is left to finish its sessions. A renewal that fails keeps the valid certificate
@@ -8,11 +8,13 @@
 use std::error::Error;
 use std::future::{Future, pending};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use ginnel_core::backoff::Backoff;
 use ginnel_core::cause::Cause;
+use ginnel_core::lanes::Bounds;
 use ginnel_core::renewal::renew_after;
 use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Identity;
@@ -32,8 +34,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::connect::{ConnectError, Connection, Endpoint};
 
+mod lane;
+mod lanes;
 mod progress;
 
+use self::lane::Work;
+pub use self::lane::{Lane, Place};
+use self::lanes::Lanes;
 pub use self::progress::Progress;
 
 /// A whole enrolment, connection included.
@@ -70,15 +77,19 @@ pub struct Upstream {
     pub audience: String,
     /// Where it is put down how things stand.
     pub progress: Progress,
+    /// How many connections that take new sessions there may be at once.
+    pub connections: Bounds,
 }
 
 /// What an agent or client does on one connection.
 pub trait Link: Clone + Send + Sync + 'static {
-    /// Works on the connection until it is of no more use; reports on `up` once the first exchange is done.
+    /// Works on the connection until it is of no more use; reports on `up` once the first exchange is done. Sessions on it enter `lane`; once
+    /// that is retired, it takes no new ones and comes to its end.
     fn run(
         self,
         connection: Connection,
         identity: Identity,
+        lane: Lane,
         up: oneshot::Sender<()>,
     ) -> impl Future<Output = Cause> + Send + 'static;
 
@@ -138,6 +149,7 @@ impl Upstream {
         let mut admitted: Option<Admitted> = None;
         // Connections that were replaced and finish their sessions.
         let mut retired = JoinSet::new();
+        let mut lanes = Lanes::new(self.connections, self.progress.load().clone());
         loop {
             if link.is_stopping() {
                 // Replaced connections still finish their sessions; whoever drops this future ends that.
@@ -159,7 +171,7 @@ impl Upstream {
                     Ok(running) => {
                         let up = Instant::now();
                         self.progress.connected();
-                        admitted = Some(self.stay(certificate, running, &link, &mut retired).await);
+                        admitted = Some(self.stay(certificate, running, &link, &mut retired, &mut lanes).await);
                         self.progress.disconnected(None);
                         if up.elapsed() > STABLE_AFTER {
                             backoff.reset();
@@ -185,13 +197,16 @@ impl Upstream {
         mut running: Running,
         link: &L,
         retired: &mut JoinSet<()>,
+        lanes: &mut Lanes,
     ) -> Admitted {
         let mut retry = Backoff::RECONNECT;
         loop {
             let connecting = AtomicBool::new(false);
+            let identity = current.identity.clone();
             let mut is_over = false;
             let renewed = {
                 let mut renewing = pin!(self.renew(link, current.renew, retired.len(), &connecting));
+                let mut tending = pin!(lanes.tend(self, &identity, link));
                 loop {
                     tokio::select! {
                         ended = &mut running, if !is_over => {
@@ -205,6 +220,7 @@ impl Upstream {
                             }
                         }
                         Some(_) = retired.join_next() => {}
+                        never = &mut tending, if !is_over => match never {},
                         renewed = &mut renewing => break renewed,
                     }
                 }
@@ -254,9 +270,17 @@ impl Upstream {
         let tls = outer_client(&self.server_roots, Some(&admitted.identity))?;
         let connection = self.endpoint.connect(tls).await?;
         let (up, is_up) = oneshot::channel();
-        let running = AbortOnDropHandle::new(tokio::spawn(link.clone().run(connection, admitted.identity.clone(), up)));
+        let lane = Lane::new(0, self.progress.load());
+        let work = Arc::new(Work::begin(&lane));
+        let (at_work, identity) = (Arc::clone(&work), admitted.identity.clone());
+        let link = link.clone();
+        let running = AbortOnDropHandle::new(tokio::spawn(async move {
+            let _at_work = at_work;
+            link.run(connection, identity, lane, up).await
+        }));
         match timeout(UP_WAIT, is_up).await {
             Ok(Ok(())) => {
+                work.up();
                 self.progress.certified(&admitted.identity, admitted.expires);
                 Ok(running)
             }

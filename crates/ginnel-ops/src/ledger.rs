@@ -3,6 +3,7 @@
 //! Every role keeps one. It is also where sessions are told to end while they run: by an operator, or because what allowed them is gone.
 //! What is kept is bounded: live requests by the bounds on sessions, past ones by constants in this file.
 
+use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::net::SocketAddr;
@@ -113,6 +114,8 @@ pub struct Tracked {
     number: u64,
     traffic: Traffic,
     stop: Arc<Stop>,
+    /// What the request holds until it is over.
+    held: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 impl Ledger {
@@ -159,7 +162,7 @@ impl Ledger {
         };
         book.live.insert(number, live);
         drop(book);
-        Tracked { ledger: self.clone(), number, traffic, stop }
+        Tracked { ledger: self.clone(), number, traffic, stop, held: Mutex::default() }
     }
 
     /// What is under way, oldest first.
@@ -277,6 +280,11 @@ impl Tracked {
         &self.traffic
     }
 
+    /// Keeps something, such as a place on a connection, until the request is over and this is dropped.
+    pub fn hold(&self, what: impl Any + Send) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(what));
+    }
+
     /// Says through whom it goes, and by which rule.
     pub fn through(&self, agent: &Principal, instance: Option<InstanceId>, rule: Option<&str>) {
         self.change(|live| {
@@ -346,6 +354,7 @@ impl Tracked {
 
     /// The first word counts.
     fn close(&self, Refusal { hop, cause }: Refusal) {
+        drop(self.held.lock().unwrap_or_else(PoisonError::into_inner).take());
         let mut book = self.ledger.book();
         let Some(live) = book.live.remove(&self.number) else { return };
         let was_carried = live.is_carried();

@@ -15,6 +15,7 @@ use ginnel_enrol::{EmbeddedIssuer, Enroller, Issuer};
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::{OuterTrust, outer_server};
 use ginnel_net::accept::{Stops, serve};
+use ginnel_net::congestion::choose;
 use ginnel_ops::admin::Admin;
 use ginnel_ops::audit::AuditLog;
 use ginnel_ops::beside::beside;
@@ -96,7 +97,7 @@ impl Server {
         let audit = AuditLog::open(directory, server_id)
             .map_err(while_doing(format!("opening the audit log in {}", directory.display())))?;
         let address = config.server.listen;
-        let ServerSection { admin, shutdown_grace: grace, .. } = config.server.clone();
+        let ServerSection { admin, shutdown_grace: grace, congestion_control, .. } = config.server.clone();
         let trust_domain = config.trust_domain.clone();
         let rules = Rules::new(config, enroller);
         let started = Event::Started { version: Text::new(software_version()), policy: rules.version.clone() };
@@ -107,6 +108,9 @@ impl Server {
         let admin =
             Admin::open(admin.listen, admin.socket).await.map_err(while_doing("opening the admin listeners"))?;
         let listener = TcpListener::bind(address).await.map_err(while_doing(format!("listening on {address}")))?;
+        if let Some(control) = &congestion_control {
+            choose(&listener, control).map_err(while_doing("choosing the congestion control"))?;
+        }
         let address = listener.local_addr().map_err(while_doing("asking for the address"))?;
         let broker = Broker {
             server_id,

@@ -74,6 +74,11 @@ impl AgentSeat {
 
     /// Makes the connection's link, with its part in the lease.
     fn link(&self, hello: &Hello) -> Result<(Arc<AgentLink>, mpsc::Receiver<ServerMessage>), Status> {
+        if !hello.is_first() {
+            let first = self.broker.directory.first(&self.leaf.principal, hello.instance);
+            let serial = first.map(|first| first.facts.serial.clone());
+            self.broker.connections.may_be_further(&self.leaf, serial.as_deref())?;
+        }
         let too_many = |_| Status::resource_exhausted("too many processes of this principal");
         let share = self.broker.leases.join(&self.leaf, hello.instance).map_err(too_many)?;
         let agent = audit::Agent {
@@ -83,20 +88,22 @@ impl AgentSeat {
         };
         let (control, messages) = mpsc::channel(CONTROL_QUEUE_MAX);
         let facts = Facts::new(&self.leaf, self.peer, hello);
-        let link = Arc::new(AgentLink::new(agent, facts, control, self.closed.clone(), share.ended().clone()));
+        let link =
+            Arc::new(AgentLink::new(agent, hello.lane, facts, control, self.closed.clone(), share.ended().clone()));
         match self.link.set(Attached { link: Arc::clone(&link), _share: share }) {
             Ok(()) => Ok((link, messages)),
             Err(_) => Err(Status::failed_precondition("this connection has a link already")),
         }
     }
 
-    fn link_up(&self, link: &AgentLink, hello: &Hello) -> Event {
-        Event::LinkUp {
+    /// The record of a first link. A further one has the certificate that is on record with the first, and none of its own.
+    fn link_up(&self, link: &AgentLink, hello: &Hello) -> Option<Event> {
+        link.is_first().then(|| Event::LinkUp {
             agent: link.agent.clone(),
             peer: self.peer,
             version: Text::new(&hello.software_version),
             serial: Text::new(&self.leaf.serial),
-        }
+        })
     }
 }
 
@@ -110,9 +117,14 @@ struct Attachment {
 }
 
 impl Attachment {
-    async fn run(self, link_up: Event) {
+    async fn run(self, link_up: Option<Event>) {
         let Self { broker, link, messages, said, out } = self;
-        let recorded = async { broker.audit.record(link_up)?.await };
+        let recorded = async {
+            match link_up {
+                Some(link_up) => broker.audit.record(link_up)?.await,
+                None => Ok(()),
+            }
+        };
         if recorded.await.is_err() {
             // Nobody reads this if the agent is gone already.
             let _ = out.send(Err(Status::unavailable("the audit log cannot be written"))).await;
@@ -122,7 +134,12 @@ impl Attachment {
         let welcome = server_message::Kind::Welcome(broker.welcome());
         let welcome = ServerMessage { kind: Some(welcome) };
         broker.directory.join(Arc::clone(&link));
-        tracing::info!(agent = %link.agent.principal, instance = %link.agent.instance, "link up");
+        let audit::Agent { principal, instance, .. } = &link.agent;
+        if link.is_first() {
+            tracing::info!(agent = %principal, %instance, "link up");
+        } else {
+            tracing::debug!(agent = %principal, %instance, lane = link.lane, "further link up");
+        }
         let cause = forward(&link, welcome, messages, &out, said, &broker).await;
         broker.directory.leave(&link);
         // An agent that takes no more, or a server on its way out, still finishes what was begun.
@@ -132,8 +149,12 @@ impl Attachment {
         if matches!(cause, Cause::CertificateExpired | Cause::ProtocolError) {
             link.closed.cancel();
         }
-        tracing::info!(agent = %link.agent.principal, instance = %link.agent.instance, %cause, "link down");
-        broker.note(Event::LinkDown { agent: link.agent.clone(), cause });
+        if link.is_first() {
+            tracing::info!(agent = %principal, %instance, %cause, "link down");
+            broker.note(Event::LinkDown { agent: link.agent.clone(), cause });
+        } else {
+            tracing::debug!(agent = %principal, %instance, lane = link.lane, %cause, "further link down");
+        }
     }
 }
 

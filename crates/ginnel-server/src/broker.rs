@@ -1,7 +1,7 @@
 //! What every connection shares.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ginnel_config::{ServerConfig, Source};
 use ginnel_core::audit::{Event, Timestamp};
@@ -13,7 +13,7 @@ use ginnel_core::status::Enrolments;
 use ginnel_enrol::{Denied, Issuer};
 use ginnel_ops::audit::AuditLog;
 use ginnel_ops::ledger::Ledger;
-use ginnel_wire::hello::{INNER_TLS, PROTOCOL_VERSION, software_version};
+use ginnel_wire::hello::{INNER_TLS, LANES, PROTOCOL_VERSION, software_version};
 use ginnel_wire::v1::Welcome;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -56,7 +56,7 @@ pub(crate) struct Broker {
     pub(crate) started: Timestamp,
 }
 
-/// The roster stream of each client process, so that a newer one can replace an older one.
+/// The roster stream on each connection of each client process, so that a newer one can replace an older one.
 #[derive(Debug, Default)]
 pub(crate) struct Rosters {
     streams: Mutex<Streams>,
@@ -65,44 +65,73 @@ pub(crate) struct Rosters {
 #[derive(Debug, Default)]
 struct Streams {
     next: u64,
-    held: BTreeMap<(Principal, InstanceId), (u64, CancellationToken, Facts)>,
+    held: BTreeMap<(Principal, InstanceId), BTreeMap<u32, Held>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    number: u64,
+    replaced: CancellationToken,
+    facts: Facts,
 }
 
 /// One roster stream.
 #[derive(Debug)]
 pub(crate) struct RosterStream {
     number: u64,
-    /// Cancelled when another stream of the same process replaced this one.
+    lane: u32,
+    /// Cancelled when another stream of the same process and lane replaced this one.
     pub(crate) replaced: CancellationToken,
 }
 
 impl Rosters {
-    /// Takes a stream in; it replaces an older one of the same process.
-    pub(crate) fn join(&self, client: &Principal, instance: InstanceId, facts: Facts) -> RosterStream {
+    /// Takes a stream in; it replaces an older one of the same process and lane.
+    pub(crate) fn join(&self, client: &Principal, instance: InstanceId, lane: u32, facts: Facts) -> RosterStream {
         let replaced = CancellationToken::new();
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut streams = self.streams();
         let number = streams.next;
         streams.next += 1;
-        if let Some((_, old, _)) = streams.held.insert((client.clone(), instance), (number, replaced.clone(), facts)) {
-            old.cancel();
+        let held = Held { number, replaced: replaced.clone(), facts };
+        if let Some(old) = streams.held.entry((client.clone(), instance)).or_default().insert(lane, held) {
+            old.replaced.cancel();
         }
-        RosterStream { number, replaced }
+        RosterStream { number, lane, replaced }
     }
 
     /// Takes a stream out, unless another one has replaced it.
     pub(crate) fn leave(&self, client: &Principal, instance: InstanceId, stream: &RosterStream) {
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut streams = self.streams();
         let key = (client.clone(), instance);
-        if streams.held.get(&key).is_some_and(|(number, ..)| *number == stream.number) {
+        let Some(lanes) = streams.held.get_mut(&key) else { return };
+        if lanes.get(&stream.lane).is_some_and(|held| held.number == stream.number) {
+            lanes.remove(&stream.lane);
+        }
+        if lanes.is_empty() {
             streams.held.remove(&key);
         }
     }
 
-    /// The connected clients, ordered by principal and process.
-    pub(crate) fn all(&self) -> Vec<(Principal, InstanceId, Facts)> {
-        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = streams.held.iter();
-        held.map(|((client, instance), (.., facts))| (client.clone(), *instance, facts.clone())).collect()
+    /// The serial number of the certificate on the first connection of a process.
+    pub(crate) fn serial_of_first(&self, client: &Principal, instance: InstanceId) -> Option<String> {
+        let streams = self.streams();
+        Some(streams.held.get(&(client.clone(), instance))?.get(&0)?.facts.serial.clone())
+    }
+
+    /// The connected clients, ordered by principal and process, each with what is known of its first connection, or the next one if that was
+    /// lost, and the number of connections.
+    pub(crate) fn all(&self) -> Vec<(Principal, InstanceId, Facts, u64)> {
+        let streams = self.streams();
+        let client = |((client, instance), lanes): (&(Principal, InstanceId), &BTreeMap<u32, Held>)| {
+            let held = lanes.values().next()?;
+            let connections = u64::try_from(lanes.len()).unwrap_or(u64::MAX);
+            Some((client.clone(), *instance, held.facts.clone(), connections))
+        };
+        streams.held.iter().filter_map(client).collect()
+    }
+
+    fn streams(&self) -> MutexGuard<'_, Streams> {
+        // Every change is one step: a panic elsewhere cannot have left half of one.
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -116,7 +145,7 @@ impl Broker {
             draining: self.shutdown.is_cancelled(),
             software_version: software_version().to_owned(),
             protocol_version: PROTOCOL_VERSION,
-            capabilities: vec![INNER_TLS.to_owned()],
+            capabilities: vec![INNER_TLS.to_owned(), LANES.to_owned()],
         }
     }
 

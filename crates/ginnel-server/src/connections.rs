@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ginnel_core::limits::{CONNECTIONS_MAX, CONNECTIONS_PER_PRINCIPAL_MAX, LANES_SHARE_DIVISOR};
 use ginnel_core::principal::Principal;
 use ginnel_identity::certificate::Leaf;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
 /// Every connection with a certificate.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +52,26 @@ impl Connections {
         gone.map(|connected| connected.closed.clone()).filter(|closed| !closed.is_cancelled()).collect()
     }
 
+    /// Whether a connection with this certificate may be a further one of a process, whose first connection has the certificate with the serial
+    /// number `first`, if it is there.
+    ///
+    /// A further connection has no record of its own. Because it must show the certificate of the first, which has one, nobody comes in by
+    /// it unseen; and it is taken only while there is room for the first connections of others.
+    pub(crate) fn may_be_further(&self, leaf: &Leaf, first: Option<&str>) -> Result<(), Status> {
+        if first != Some(&leaf.serial) {
+            return Err(Status::failed_precondition(
+                "there is no first connection of this process with this certificate",
+            ));
+        }
+        let table = self.table();
+        let its_own = table.open.values().filter(|connected| connected.principal == leaf.principal).count();
+        let is_crowded = |taken: usize, most: usize| taken > most / LANES_SHARE_DIVISOR;
+        if is_crowded(table.open.len(), CONNECTIONS_MAX) || is_crowded(its_own, CONNECTIONS_PER_PRINCIPAL_MAX) {
+            return Err(Status::resource_exhausted("there is no room for further connections of one process"));
+        }
+        Ok(())
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         // A map without half-done states: a panic elsewhere cannot have left one.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -59,5 +81,54 @@ impl Connections {
 impl Drop for Registered {
     fn drop(&mut self) {
         self.connections.table().open.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use tonic::Code;
+
+    use super::*;
+
+    fn leaf(principal: &str, serial: &str) -> Leaf {
+        Leaf {
+            principal: format!("spiffe://acme.example/agent/{principal}").parse().unwrap(),
+            email: "agent@acme.example".to_owned(),
+            not_before: SystemTime::UNIX_EPOCH,
+            not_after: SystemTime::UNIX_EPOCH,
+            serial: serial.to_owned(),
+            sha256: [0; 32],
+        }
+    }
+
+    #[test]
+    fn a_further_connection_needs_the_certificate_of_a_first_one() {
+        let connections = Connections::default();
+        let leaf = leaf("acme", "01");
+        assert!(connections.may_be_further(&leaf, Some("01")).is_ok());
+        for first in [None, Some("02")] {
+            let refused = connections.may_be_further(&leaf, first).unwrap_err();
+            assert_eq!(refused.code(), Code::FailedPrecondition, "{first:?}");
+        }
+    }
+
+    #[test]
+    fn further_connections_leave_half_of_the_places_to_first_ones() {
+        let connections = Connections::default();
+        let fill = |principal: &str, count| -> Vec<_> {
+            (0..count).map(|_| connections.register(&leaf(principal, "01"), CancellationToken::new())).collect()
+        };
+        let code =
+            |principal: &str| connections.may_be_further(&leaf(principal, "01"), Some("01")).map_err(|e| e.code());
+        let own = fill("acme", CONNECTIONS_PER_PRINCIPAL_MAX / LANES_SHARE_DIVISOR);
+        assert_eq!(code("acme"), Ok(()));
+        let more = fill("acme", 1);
+        assert_eq!((code("acme"), code("other")), (Err(Code::ResourceExhausted), Ok(())));
+        let rest = fill("many", CONNECTIONS_MAX / LANES_SHARE_DIVISOR - own.len());
+        assert_eq!(code("other"), Err(Code::ResourceExhausted));
+        drop((own, more, rest));
+        assert_eq!((code("acme"), code("other")), (Ok(()), Ok(())));
     }
 }

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use ginnel_core::audit::{self, Timestamp};
 use ginnel_core::id::{InstanceId, SessionId};
+use ginnel_core::lanes::least_busy;
 use ginnel_core::principal::Principal;
 use ginnel_identity::certificate::Leaf;
 use ginnel_net::body::{FrameReader, FrameWriter};
@@ -17,24 +19,36 @@ use tokio_util::sync::CancellationToken;
 
 /// Looks up links. In memory for a single server; behind several of them another implementation tells which server holds a link.
 pub(crate) trait Directory: Send + Sync {
-    /// Takes a link in; it replaces an older one of the same process.
+    /// Takes a link in; it replaces an older one of the same process and lane.
     fn join(&self, link: Arc<AgentLink>);
     /// Takes a link out, unless another one has replaced it.
     fn leave(&self, link: &Arc<AgentLink>);
-    /// The link of one process.
+    /// The link of one process for its next session: the least busy one that takes dials. If none does, one that no longer does.
     fn find(&self, agent: &Principal, instance: InstanceId) -> Option<Arc<AgentLink>>;
-    /// Every link, ordered by agent and process.
-    fn links(&self) -> Vec<Arc<AgentLink>>;
-    /// Counts the changes; wakes whoever waits for one.
+    /// The first link of one process, which stands for the process.
+    fn first(&self, agent: &Principal, instance: InstanceId) -> Option<Arc<AgentLink>>;
+    /// Every process that has a link, ordered by agent and process.
+    fn processes(&self) -> Vec<Process>;
+    /// Counts the processes that came and went; wakes whoever waits for one.
     fn changes(&self) -> watch::Receiver<u64>;
     /// Counts a change of what clients may use, other than of the links.
     fn rules_changed(&self);
 }
 
-/// One agent's control stream.
+/// One process of an agent, with at least one link.
+pub(crate) struct Process {
+    /// Its link with the lowest number: the first, unless that was lost and has not come back yet.
+    pub(crate) link: Arc<AgentLink>,
+    /// How many links it has.
+    pub(crate) links: u64,
+}
+
+/// One control stream of an agent's process, on one of its connections.
 pub(crate) struct AgentLink {
     /// Whose it is, as records tell it.
     pub(crate) agent: audit::Agent,
+    /// Which of the connections of its process it is on.
+    pub(crate) lane: u32,
     /// What is known of its process.
     pub(crate) facts: Facts,
     /// Messages for the agent.
@@ -48,7 +62,11 @@ pub(crate) struct AgentLink {
     /// Cancelled when another link of the same process took over.
     pub(crate) replaced: CancellationToken,
     awaited: Mutex<BTreeMap<SessionId, oneshot::Sender<Carrier>>>,
+    sessions: AtomicUsize,
 }
+
+/// A session's place on a link, which it leaves when this is dropped.
+pub(crate) struct Occupied(Arc<AgentLink>);
 
 /// What is known of a connected process, for whoever asks the server.
 #[derive(Clone, Debug)]
@@ -93,6 +111,7 @@ pub(crate) struct Awaited {
 impl AgentLink {
     pub(crate) fn new(
         agent: audit::Agent,
+        lane: u32,
         facts: Facts,
         control: mpsc::Sender<ServerMessage>,
         closed: CancellationToken,
@@ -100,6 +119,7 @@ impl AgentLink {
     ) -> Self {
         Self {
             agent,
+            lane,
             facts,
             control,
             closed,
@@ -107,7 +127,19 @@ impl AgentLink {
             expired,
             replaced: CancellationToken::new(),
             awaited: Mutex::default(),
+            sessions: AtomicUsize::new(0),
         }
+    }
+
+    /// Whether it stands for its process.
+    pub(crate) fn is_first(&self) -> bool {
+        self.lane == 0
+    }
+
+    /// Counts a session on the link.
+    pub(crate) fn occupy(self: &Arc<Self>) -> Occupied {
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+        Occupied(Arc::clone(self))
     }
 
     /// Makes the link expect `Carry` for this session.
@@ -130,43 +162,81 @@ impl Drop for Awaited {
     }
 }
 
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// The directory of a single server.
 pub(crate) struct InMemory {
-    links: Mutex<BTreeMap<(Principal, InstanceId), Arc<AgentLink>>>,
+    processes: Mutex<BTreeMap<(Principal, InstanceId), Lanes>>,
     changes: watch::Sender<u64>,
 }
 
+/// The links of one process, by lane; never empty.
+type Lanes = BTreeMap<u32, Arc<AgentLink>>;
+
 impl Default for InMemory {
     fn default() -> Self {
-        Self { links: Mutex::default(), changes: watch::Sender::new(0) }
+        Self { processes: Mutex::default(), changes: watch::Sender::new(0) }
+    }
+}
+
+impl InMemory {
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
     }
 }
 
 impl Directory for InMemory {
     fn join(&self, link: Arc<AgentLink>) {
         let key = (link.agent.principal.clone(), link.agent.instance);
-        if let Some(old) = lock(&self.links).insert(key, link) {
+        let mut processes = lock(&self.processes);
+        let lanes = processes.entry(key).or_default();
+        let is_new = lanes.is_empty();
+        if let Some(old) = lanes.insert(link.lane, link) {
             old.replaced.cancel();
         }
-        self.changes.send_modify(|count| *count += 1);
+        drop(processes);
+        if is_new {
+            self.changed();
+        }
     }
 
     fn leave(&self, link: &Arc<AgentLink>) {
         let key = (link.agent.principal.clone(), link.agent.instance);
-        let mut links = lock(&self.links);
-        if links.get(&key).is_some_and(|held| Arc::ptr_eq(held, link)) {
-            links.remove(&key);
-            drop(links);
-            self.changes.send_modify(|count| *count += 1);
+        let mut processes = lock(&self.processes);
+        let Some(lanes) = processes.get_mut(&key) else { return };
+        if lanes.get(&link.lane).is_some_and(|held| Arc::ptr_eq(held, link)) {
+            lanes.remove(&link.lane);
+        }
+        if lanes.is_empty() {
+            processes.remove(&key);
+            drop(processes);
+            self.changed();
         }
     }
 
     fn find(&self, agent: &Principal, instance: InstanceId) -> Option<Arc<AgentLink>> {
-        lock(&self.links).get(&(agent.clone(), instance)).cloned()
+        let processes = lock(&self.processes);
+        let lanes = processes.get(&(agent.clone(), instance))?;
+        let taking = lanes.values().filter(|link| !link.control.is_closed());
+        let least = least_busy(taking, |link| (link.lane, link.sessions.load(Ordering::Relaxed)));
+        least.or_else(|| lanes.values().next()).cloned()
     }
 
-    fn links(&self) -> Vec<Arc<AgentLink>> {
-        lock(&self.links).values().cloned().collect()
+    fn first(&self, agent: &Principal, instance: InstanceId) -> Option<Arc<AgentLink>> {
+        lock(&self.processes).get(&(agent.clone(), instance))?.get(&0).cloned()
+    }
+
+    fn processes(&self) -> Vec<Process> {
+        let processes = lock(&self.processes);
+        let process = |lanes: &Lanes| {
+            let links = u64::try_from(lanes.len()).unwrap_or(u64::MAX);
+            lanes.values().next().map(|link| Process { link: Arc::clone(link), links })
+        };
+        processes.values().filter_map(process).collect()
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -174,7 +244,7 @@ impl Directory for InMemory {
     }
 
     fn rules_changed(&self) {
-        self.changes.send_modify(|count| *count += 1);
+        self.changed();
     }
 }
 
@@ -187,13 +257,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    fn link(instance: u8) -> Arc<AgentLink> {
+    /// A link, and what keeps it taking dials.
+    fn lane(instance: u8, lane: u32) -> (Arc<AgentLink>, mpsc::Receiver<ServerMessage>) {
         let agent = audit::Agent {
             principal: "spiffe://acme.example/agent/acme".parse().unwrap(),
             email: audit::Text::new("agent@acme.example"),
             instance: InstanceId::from_bytes(&[instance; 16]).unwrap(),
         };
-        let (control, _) = mpsc::channel(1);
+        let (control, messages) = mpsc::channel(1);
         let facts = Facts {
             version: "0.1.0".to_owned(),
             peer: "192.0.2.1:1".parse().unwrap(),
@@ -202,7 +273,12 @@ mod tests {
             not_after: SystemTime::UNIX_EPOCH,
             takes_early: true,
         };
-        Arc::new(AgentLink::new(agent, facts, control, CancellationToken::new(), CancellationToken::new()))
+        let (closed, expired) = (CancellationToken::new(), CancellationToken::new());
+        (Arc::new(AgentLink::new(agent, lane, facts, control, closed, expired)), messages)
+    }
+
+    fn link(instance: u8) -> Arc<AgentLink> {
+        lane(instance, 0).0
     }
 
     #[test]
@@ -216,8 +292,55 @@ mod tests {
         directory.leave(&old);
         let found = directory.find(&new.agent.principal, new.agent.instance).unwrap();
         assert!(Arc::ptr_eq(&found, &new));
-        assert_eq!(directory.links().len(), 2);
+        assert_eq!(directory.processes().len(), 2);
         directory.leave(&new);
-        assert_eq!(directory.links().len(), 1);
+        assert_eq!(directory.processes().len(), 1);
+    }
+
+    #[test]
+    fn a_process_is_there_as_long_as_one_of_its_lanes_is() {
+        let directory = InMemory::default();
+        let changes = directory.changes();
+        let lanes = [lane(1, 0), lane(1, 1), lane(1, 2)];
+        for (link, _) in &lanes {
+            directory.join(Arc::clone(link));
+        }
+        let agent = &lanes[0].0.agent;
+        assert!(lanes.iter().all(|(link, _)| !link.replaced.is_cancelled()));
+        let [process] = &directory.processes()[..] else { panic!("one process") };
+        assert_eq!((process.links, process.link.lane), (3, 0));
+        directory.leave(&lanes[0].0);
+        assert!(directory.first(&agent.principal, agent.instance).is_none());
+        assert_eq!(directory.processes()[0].link.lane, 1);
+        assert_eq!(*changes.borrow(), 1, "clients hear of processes, not of lanes");
+        directory.leave(&lanes[1].0);
+        directory.leave(&lanes[2].0);
+        assert!(directory.processes().is_empty());
+        assert_eq!(*changes.borrow(), 2);
+    }
+
+    #[test]
+    fn the_next_session_goes_to_the_least_busy_lane_that_takes_dials() {
+        let directory = InMemory::default();
+        let mut lanes = [lane(1, 0), lane(1, 1), lane(1, 2)];
+        for (link, _) in &lanes {
+            directory.join(Arc::clone(link));
+        }
+        let agent = lanes[0].0.agent.clone();
+        let next = || directory.find(&agent.principal, agent.instance).unwrap();
+        let mut sessions = Vec::new();
+        for expected in [0, 1, 2, 0, 1, 2] {
+            let link = next();
+            assert_eq!(link.lane, expected);
+            sessions.push(link.occupy());
+        }
+        drop(sessions.swap_remove(1));
+        assert_eq!(next().lane, 1);
+        // One that drains finishes what it has; when all of them do, one is still found, which says so.
+        lanes[1].1.close();
+        assert_eq!(next().lane, 0);
+        lanes[0].1.close();
+        lanes[2].1.close();
+        assert!(next().control.is_closed());
     }
 }

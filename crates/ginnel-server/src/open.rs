@@ -25,7 +25,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::Instrument;
 
-use crate::directory::{AgentLink, Awaited};
+use crate::directory::{AgentLink, Awaited, Occupied};
 use crate::middle::{Middle, Said};
 use crate::roster::ClientSeat;
 use crate::rules::Rules;
@@ -36,7 +36,7 @@ const FIRST_FRAME_WAIT: Duration = Duration::from_secs(5);
 /// How long a refusal waits for its record.
 const REFUSAL_WAIT: Duration = Duration::from_secs(1);
 
-/// Links of one process that are tried when each was replaced just before it was asked.
+/// Links of one process that are tried when each was replaced or closed just before it was asked.
 const REPLACED_MAX: usize = 3;
 
 /// A call that wants a session.
@@ -50,6 +50,7 @@ pub(crate) struct Opening {
 struct Permitted {
     record: audit::Session,
     link: Arc<AgentLink>,
+    occupied: Occupied,
     awaited: Awaited,
     allowed: Durable,
     since: Instant,
@@ -101,8 +102,8 @@ async fn carry(seat: &Arc<ClientSeat>, open: &Open, mut middle: Middle, tracked:
             middle.stop(denied.refusal.hop, denied.refusal.cause);
         }
         Ok(permitted) => {
-            let Permitted { record, link, awaited, allowed, since } = permitted;
-            let running = Running { seat, record, link, since, tracked };
+            let Permitted { record, link, occupied, awaited, allowed, since } = permitted;
+            let running = Running { seat, record, link, since, tracked, _occupied: occupied };
             running.run(&mut middle, awaited, allowed).await;
         }
     }
@@ -171,7 +172,8 @@ fn permit(
         };
         let slot = match link.control.try_reserve() {
             Ok(slot) => slot,
-            Err(TrySendError::Closed(())) if attempt < REPLACED_MAX && link.replaced.is_cancelled() => continue,
+            // Another lane of the process may take it, or a link that replaced this one.
+            Err(TrySendError::Closed(())) if attempt < REPLACED_MAX => continue,
             Err(TrySendError::Closed(())) => return Err(denied(Cause::AgentLost)),
             Err(TrySendError::Full(())) => return Err(denied(Cause::Overloaded)),
         };
@@ -187,7 +189,7 @@ fn permit(
             | AuditError::Unavailable => denied(Cause::AuditUnavailable),
         })?;
         let session = SessionId::random(&mut SystemRandom);
-        let awaited = link.expect(session);
+        let (occupied, awaited) = (link.occupy(), link.expect(session));
         let dial = Dial {
             session,
             request: open.request,
@@ -197,7 +199,7 @@ fn permit(
             early: if link.facts.takes_early { middle.early(EARLY_MAX) } else { Bytes::new() },
         };
         slot.send(ServerMessage { kind: Some(server_message::Kind::Dial(dial.into())) });
-        return Ok(Permitted { record, link, awaited, allowed, since: Instant::now() });
+        return Ok(Permitted { record, link, occupied, awaited, allowed, since: Instant::now() });
     }
 }
 
@@ -229,6 +231,7 @@ struct Running<'a> {
     link: Arc<AgentLink>,
     since: Instant,
     tracked: Tracked,
+    _occupied: Occupied,
 }
 
 impl Running<'_> {

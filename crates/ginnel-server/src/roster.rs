@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status};
 
 use crate::broker::Broker;
 use crate::connections::Registered;
-use crate::directory::Facts;
+use crate::directory::{Facts, Process as Listed};
 use crate::lease::Share;
 use crate::open::Opening;
 
@@ -43,6 +43,8 @@ pub(crate) struct ClientSeat {
 
 struct Process {
     instance: InstanceId,
+    /// Whether this is its first connection, which stands for it.
+    is_first: bool,
     share: Share,
 }
 
@@ -77,7 +79,7 @@ impl ClientSeat {
     fn entries(&self) -> Vec<v1::RosterEntry> {
         let mut reach = self.broker.rules.now().policy.reach(&self.client.principal.name);
         let mut instances: BTreeMap<Principal, Vec<_>> = BTreeMap::new();
-        for link in self.broker.directory.links() {
+        for Listed { link, .. } in self.broker.directory.processes() {
             instances.entry(link.agent.principal.clone()).or_default().push((link.agent.instance, false));
         }
         let entries = instances.into_iter().filter_map(|(agent, instances)| {
@@ -97,7 +99,7 @@ impl ClientSeat {
         }
     }
 
-    /// Sends the roster whenever it changes, until the stream ends; says why it did.
+    /// Sends the roster whenever it changes, until the stream ends; says why it did. Beside the first connection it is empty, and said once.
     ///
     /// A client that does not read holds up nothing but its roster: every other reason to end is heard all the same.
     async fn push(&self, out: &mpsc::Sender<Result<RosterMessage, Status>>, replaced: &CancellationToken) -> Cause {
@@ -117,14 +119,14 @@ impl ClientSeat {
                 () = out.closed() => return Cause::Aborted,
                 () = self.broker.shutdown.cancelled() => return Cause::ShuttingDown,
                 () = replaced.cancelled() => return Cause::Finished,
-                changed = changes.changed() => match changed {
+                changed = changes.changed(), if process.is_first => match changed {
                     Ok(()) => stale = true,
                     Err(_) => return Cause::Internal,
                 },
                 room = out.reserve(), if stale => {
                     let Ok(room) = room else { return Cause::Aborted };
                     stale = false;
-                    let entries = self.entries();
+                    let entries = if process.is_first { self.entries() } else { Vec::new() };
                     if sent.as_ref() != Some(&entries) {
                         sent = Some(entries.clone());
                         room.send(bounded(RosterMessage { welcome: welcome.take(), entries }));
@@ -163,26 +165,39 @@ impl ClientLink for ClientCalls {
         let hello = request.into_inner().hello.ok_or_else(|| Status::invalid_argument("no hello"))?;
         let hello = Hello::try_from(hello).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let Self(seat) = self;
+        if !hello.is_first() {
+            let first = seat.broker.rosters.serial_of_first(&seat.client.principal, hello.instance);
+            seat.broker.connections.may_be_further(&seat.leaf, first.as_deref())?;
+        }
         let share = seat
             .broker
             .leases
             .join(&seat.leaf, hello.instance)
             .map_err(|_| Status::resource_exhausted("too many processes of this principal"))?;
-        if seat.process.set(Process { instance: hello.instance, share }).is_err() {
+        let process = Process { instance: hello.instance, is_first: hello.is_first(), share };
+        if seat.process.set(process).is_err() {
             return Err(Status::failed_precondition("this connection has a roster already"));
         }
-        seat.broker.note(seat.client_up(&hello));
-        let stream_held =
-            seat.broker.rosters.join(&seat.client.principal, hello.instance, Facts::new(&seat.leaf, seat.peer, &hello));
+        if hello.is_first() {
+            seat.broker.note(seat.client_up(&hello));
+        }
+        let stream_held = seat.broker.rosters.join(
+            &seat.client.principal,
+            hello.instance,
+            hello.lane,
+            Facts::new(&seat.leaf, seat.peer, &hello),
+        );
         let (out, stream) = mpsc::channel(1);
         let tasks = seat.broker.tasks.clone();
         let seat = Arc::clone(seat);
         tasks.spawn(async move {
             let cause = seat.push(&out, &stream_held.replaced).await;
             let (client, rosters) = (seat.client.clone(), &seat.broker.rosters);
-            if let Some(Process { instance, .. }) = seat.process.get() {
+            if let Some(Process { instance, is_first, .. }) = seat.process.get() {
                 rosters.leave(&client.principal, *instance, &stream_held);
-                seat.broker.note(Event::ClientDown { client, instance: *instance, cause });
+                if *is_first {
+                    seat.broker.note(Event::ClientDown { client, instance: *instance, cause });
+                }
             }
         });
         Ok(Response::new(ReceiverStream::new(stream)))

@@ -16,7 +16,7 @@ use ginnel_ops::reload::Fault;
 use ginnel_wire::hello::software_version;
 
 use crate::broker::Broker;
-use crate::directory::Facts;
+use crate::directory::{Facts, Process};
 use crate::own;
 
 /// The broker, as its admin listeners see it.
@@ -64,10 +64,10 @@ impl Observed for View {
     fn judge(&self, question: &Question) -> Option<Result<Vec<Verdict>, String>> {
         let rules = self.0.rules.now();
         let version = rules.version.as_str();
-        let links = self.0.directory.links();
+        let processes = self.0.directory.processes();
         let live = |name: &Name| {
-            let links = links.iter().filter(|link| link.agent.principal.name == *name).count();
-            u64::try_from(links).unwrap_or(u64::MAX)
+            let processes = processes.iter().filter(|process| process.link.agent.principal.name == *name).count();
+            u64::try_from(processes).unwrap_or(u64::MAX)
         };
         let (client, target) = match question {
             Question::All => return Some(Ok(matrix(&rules.policy, version, live))),
@@ -124,30 +124,38 @@ impl View {
     }
 
     fn agents(&self, now: SystemTime) -> Vec<Peer> {
-        let links = self.0.directory.links();
-        let peer = |link: &Arc<crate::directory::AgentLink>| {
+        let peer = |process: Process| {
+            let Process { link, links } = process;
             let instance = link.agent.instance;
             let sessions = self.0.ledger.of_agent(instance);
-            peer(&link.agent.principal, instance, &link.facts, sessions, now)
+            peer(&link.agent.principal, instance, &link.facts, links, sessions, now)
         };
-        links.iter().map(peer).collect()
+        self.0.directory.processes().into_iter().map(peer).collect()
     }
 
     fn clients(&self, now: SystemTime) -> Vec<Peer> {
         let clients = self.0.rosters.all().into_iter();
-        let peer = |(client, instance, facts): (Principal, InstanceId, Facts)| {
-            peer(&client, instance, &facts, self.0.ledger.of_client(instance), now)
+        let peer = |(client, instance, facts, connections): (Principal, InstanceId, Facts, u64)| {
+            peer(&client, instance, &facts, connections, self.0.ledger.of_client(instance), now)
         };
         clients.map(peer).collect()
     }
 }
 
-fn peer(principal: &Principal, instance: InstanceId, facts: &Facts, sessions: u64, now: SystemTime) -> Peer {
+fn peer(
+    principal: &Principal,
+    instance: InstanceId,
+    facts: &Facts,
+    connections: u64,
+    sessions: u64,
+    now: SystemTime,
+) -> Peer {
     Peer {
         principal: principal.to_string(),
         instance: instance.to_string(),
         version: Some(facts.version.clone()),
         peer: Some(facts.peer.to_string()),
+        connections: Some(connections),
         since: Some(facts.since),
         certificate: Some(certificate(facts.serial.clone(), facts.not_after, now)),
         sessions: Some(sessions),

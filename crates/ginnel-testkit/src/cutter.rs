@@ -1,13 +1,14 @@
 //! The network between two processes, which can be cut, stopped and listened to.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 /// Bytes kept of what passed; more than any test that looks at them sends.
@@ -15,9 +16,21 @@ const CAPTURE_MAX: usize = 64 << 20;
 
 struct State {
     upstream: SocketAddr,
+    passing: Mutex<Vec<Passing>>,
     cuts: watch::Sender<u64>,
     frozen: watch::Sender<bool>,
     captured: Mutex<Vec<u8>>,
+}
+
+/// One connection that passes; it is the same in the list and in its own relay.
+#[derive(Clone, Default)]
+struct Passing(Arc<Counted>);
+
+#[derive(Default)]
+struct Counted {
+    bytes: AtomicU64,
+    is_over: AtomicBool,
+    cut: Notify,
 }
 
 /// A relay on a loopback port that forwards every connection to one address.
@@ -37,6 +50,7 @@ impl Cutter {
         let address = listener.local_addr()?;
         let state = Arc::new(State {
             upstream,
+            passing: Mutex::default(),
             cuts: watch::Sender::new(0),
             frozen: watch::Sender::new(false),
             captured: Mutex::default(),
@@ -53,6 +67,20 @@ impl Cutter {
     /// Resets every connection that passes at this moment, towards both sides; later ones pass again.
     pub fn cut(&self) {
         self.state.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// The connections that pass at this moment, oldest first: a number that stays theirs, and the bytes that each has passed both ways.
+    pub fn passing(&self) -> Vec<(usize, u64)> {
+        let passing = self.state.passing();
+        let alive = passing.iter().enumerate().filter(|(_, Passing(counted))| !counted.is_over.load(Ordering::Relaxed));
+        alive.map(|(number, Passing(counted))| (number, counted.bytes.load(Ordering::Relaxed))).collect()
+    }
+
+    /// Resets the connection with this number, towards both sides.
+    pub fn cut_one(&self, number: usize) {
+        if let Some(Passing(counted)) = self.state.passing().get(number) {
+            counted.cut.notify_one();
+        }
     }
 
     /// Forwards nothing more, on old and new connections, without closing anything.
@@ -78,6 +106,10 @@ impl Drop for Cutter {
 }
 
 impl State {
+    fn passing(&self) -> MutexGuard<'_, Vec<Passing>> {
+        self.passing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn captured(&self) -> MutexGuard<'_, Vec<u8>> {
         self.captured.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -97,8 +129,12 @@ impl State {
 
     async fn relay(self: Arc<Self>, mut near: TcpStream) {
         let mut cuts = self.cuts.subscribe();
+        let passing = Passing::default();
+        self.passing().push(passing.clone());
+        let Passing(counted) = &passing;
         let Ok(mut far) = TcpStream::connect(self.upstream).await else {
             near.set_zero_linger().ok();
+            counted.is_over.store(true, Ordering::Relaxed);
             return;
         };
         near.set_nodelay(true).ok();
@@ -109,16 +145,20 @@ impl State {
             tokio::select! {
                 biased;
                 _ = cuts.changed() => false,
-                both = async { tokio::try_join!(self.copy(near_read, far_write), self.copy(far_read, near_write)) } => both.is_ok(),
+                () = counted.cut.notified() => false,
+                both = async {
+                    tokio::try_join!(self.copy(near_read, far_write, counted), self.copy(far_read, near_write, counted))
+                } => both.is_ok(),
             }
         };
+        counted.is_over.store(true, Ordering::Relaxed);
         if !clean {
             near.set_zero_linger().ok();
             far.set_zero_linger().ok();
         }
     }
 
-    async fn copy(&self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> Result<()> {
+    async fn copy(&self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, counted: &Counted) -> Result<()> {
         let mut frozen = self.frozen.subscribe();
         let mut buffer = vec![0; 64 << 10];
         loop {
@@ -132,6 +172,7 @@ impl State {
                 let room = CAPTURE_MAX - captured.len();
                 captured.extend_from_slice(&buffer[..n.min(room)]);
             }
+            counted.bytes.fetch_add(n as u64, Ordering::Relaxed);
             to.write_all(&buffer[..n]).await?;
         }
     }

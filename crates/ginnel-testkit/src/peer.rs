@@ -103,7 +103,7 @@ impl Peer {
     /// The first message of a standing stream, as the process `instance` of software from before `earlyBytes`, so that a session's first bytes
     /// come on its own stream.
     pub fn hello(instance: InstanceId) -> v1::Hello {
-        Hello { capabilities: vec![INNER_TLS.to_owned()], ..Hello::new(instance) }.into()
+        Hello { capabilities: vec![INNER_TLS.to_owned()], ..Hello::new(instance, 0) }.into()
     }
 
     /// A fresh id for [`Self::hello`].

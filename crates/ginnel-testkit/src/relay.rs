@@ -95,7 +95,14 @@ impl Relay {
     /// If the client does not come in time.
     pub async fn welcome_client(&mut self, world: &World, roster: Vec<RosterEntry>) -> Result<Call> {
         let mark = world.client.mark();
-        let mut call = self.call(ROSTER).await?;
+        let mut call = loop {
+            let mut call = self.call(ROSTER).await?;
+            let asked: v1::RosterRequest = call.hear().await?.context("a client that says nothing")?;
+            // Further connections are refused by dropping the call.
+            if asked.hello.is_some_and(|hello| hello.lane == 0) {
+                break call;
+            }
+        };
         let agents: usize = roster.iter().map(|entry| entry.instances.len()).sum();
         let entries = roster.into_iter().map(Into::into).collect();
         call.say(&v1::RosterMessage { welcome: Some(welcome()), entries })?;
@@ -108,9 +115,17 @@ impl Relay {
     /// # Errors
     /// If no agent comes in time.
     pub async fn welcome_agent(&mut self) -> Result<(Call, InstanceId)> {
-        let mut call = self.call(ATTACH).await?;
-        let said: v1::AgentMessage = call.hear().await?.context("an agent that says nothing")?;
-        let Some(v1::agent_message::Kind::Hello(hello)) = said.kind else { bail!("an agent that does not say hello") };
+        let (mut call, hello) = loop {
+            let mut call = self.call(ATTACH).await?;
+            let said: v1::AgentMessage = call.hear().await?.context("an agent that says nothing")?;
+            let Some(v1::agent_message::Kind::Hello(hello)) = said.kind else {
+                bail!("an agent that does not say hello")
+            };
+            // Further connections are refused by dropping the call.
+            if hello.lane == 0 {
+                break (call, hello);
+            }
+        };
         call.say(&v1::ServerMessage { kind: Some(v1::server_message::Kind::Welcome(welcome())) })?;
         Ok((call, Hello::try_from(hello)?.instance))
     }
@@ -234,7 +249,7 @@ fn certify(issuer: &EmbeddedIssuer, principal: &str, server_names: Vec<String>) 
 }
 
 fn welcome() -> v1::Welcome {
-    let hello = v1::Hello::from(Hello::new(InstanceId::random(&mut SystemRandom)));
+    let hello = v1::Hello::from(Hello::new(InstanceId::random(&mut SystemRandom), 0));
     v1::Welcome {
         server_id: hello.instance_id,
         epoch: 1,

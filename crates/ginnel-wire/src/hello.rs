@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use ginnel_core::id::{InstanceId, RequestId, SessionId};
-use ginnel_core::limits::EARLY_MAX;
+use ginnel_core::limits::{EARLY_MAX, LANES_MAX};
 use ginnel_core::pattern::TargetPattern;
 use ginnel_core::principal::Principal;
 use ginnel_core::roster::Entry;
@@ -23,6 +23,10 @@ pub const INNER_TLS: &str = "innerTls";
 /// Capability: an agent that takes the first bytes of a session with its dial.
 pub const EARLY_BYTES: &str = "earlyBytes";
 
+/// Capability of a server: it takes several connections of one process as such. One that does not say so would take a further connection for
+/// a newer one that replaces the first.
+pub const LANES: &str = "lanes";
+
 /// Most bytes of a software version, and most capabilities, that are taken from a peer.
 const VERSION_MAX: usize = 64;
 const CAPABILITIES_MAX: usize = 64;
@@ -36,13 +40,20 @@ pub struct Hello {
     pub software_version: String,
     /// What it can do beyond the protocol version.
     pub capabilities: Vec<String>,
+    /// Which of the process's connections this is; 0 is the first.
+    pub lane: u32,
 }
 
 impl Hello {
-    /// This software's hello.
-    pub fn new(instance: InstanceId) -> Self {
+    /// This software's hello on one of its connections.
+    pub fn new(instance: InstanceId, lane: u32) -> Self {
         let capabilities = vec![INNER_TLS.to_owned(), EARLY_BYTES.to_owned()];
-        Self { instance, software_version: software_version().to_owned(), capabilities }
+        Self { instance, software_version: software_version().to_owned(), capabilities, lane }
+    }
+
+    /// Whether it is said on the first connection, which stands for the process.
+    pub fn is_first(&self) -> bool {
+        self.lane == 0
     }
 }
 
@@ -65,10 +76,14 @@ impl TryFrom<v1::Hello> for Hello {
         if hello.capabilities.len() > CAPABILITIES_MAX {
             return Err(WireError::Field("hello.capabilities"));
         }
+        if !usize::try_from(hello.lane).is_ok_and(|lane| lane < LANES_MAX) {
+            return Err(WireError::Field("hello.lane"));
+        }
         Ok(Self {
             instance: InstanceId::from_bytes(&hello.instance_id).map_err(|_| WireError::Field("hello.instance_id"))?,
             software_version: hello.software_version,
             capabilities: hello.capabilities,
+            lane: hello.lane,
         })
     }
 }
@@ -80,6 +95,7 @@ impl From<Hello> for v1::Hello {
             software_version: hello.software_version,
             protocol_version: PROTOCOL_VERSION,
             capabilities: hello.capabilities,
+            lane: hello.lane,
         }
     }
 }
@@ -197,7 +213,7 @@ mod tests {
 
     #[test]
     fn hello_reads_back_and_bad_ones_are_named() {
-        let hello = Hello::new(InstanceId::from_bytes(&[5; 16]).unwrap());
+        let hello = Hello::new(InstanceId::from_bytes(&[5; 16]).unwrap(), 3);
         let wire = v1::Hello::from(hello.clone());
         assert_eq!(Hello::try_from(wire.clone()), Ok(hello));
         let cases = [
@@ -205,6 +221,8 @@ mod tests {
             (v1::Hello { protocol_version: u32::MAX, ..wire.clone() }, "hello.protocol_version"),
             (v1::Hello { software_version: "1\u{1b}[31m".into(), ..wire.clone() }, "hello.software_version"),
             (v1::Hello { capabilities: vec![String::new(); 65], ..wire.clone() }, "hello.capabilities"),
+            (v1::Hello { lane: 16, ..wire.clone() }, "hello.lane"),
+            (v1::Hello { lane: u32::MAX, ..wire.clone() }, "hello.lane"),
             (v1::Hello { instance_id: vec![], ..wire }, "hello.instance_id"),
         ];
         for (wire, field) in cases {

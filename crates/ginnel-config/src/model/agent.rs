@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ginnel_core::lanes::Bounds;
 use ginnel_core::pattern::TargetPattern;
 
 use super::{Admin, Upstream, loadable};
@@ -21,6 +22,8 @@ pub struct AgentConfig {
     pub enrolment_audience: String,
     /// What may be dialled; the server cannot widen it.
     pub allow: Vec<TargetPattern>,
+    /// How many connections to the server that take new sessions there may be at once.
+    pub connections: Bounds,
     /// How it is seen and controlled while it runs.
     pub admin: Admin,
     /// How long sessions may go on after the first signal to stop.
@@ -55,6 +58,9 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<AgentConfig> {
         )
         .example(vec!["gitlab.acme.internal:443", "gitlab.acme.internal:22", "*.registry.acme.internal:443", "10.20.0.0/16:443"])
         .required(shape::list(shape::parsed()));
+    let connections = fields
+        .field("connections", "How many connections to the server there are.")
+        .required(object(super::connections));
     let admin = super::admin(fields, "127.0.0.1:50052");
     let shutdown_grace = super::shutdown_grace(fields);
     let danger_disable_inner_tls =
@@ -66,6 +72,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<AgentConfig> {
         trust: trust?,
         credential: credential?,
         allow: allow?,
+        connections: connections?,
         admin: admin?,
         shutdown_grace: shutdown_grace?,
         danger_disable_inner_tls: danger_disable_inner_tls?,

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ginnel_core::lanes::Bounds;
 use ginnel_core::target::Target;
 
 use super::{Admin, Upstream, loadable};
@@ -24,6 +25,8 @@ pub struct ClientConfig {
     pub enrolment_audience: String,
     /// Where applications come in.
     pub listen: Listen,
+    /// How many connections to the server that take new sessions there may be at once.
+    pub connections: Bounds,
     /// How it is seen and controlled while it runs.
     pub admin: Admin,
     /// How long sessions may go on after the first signal to stop.
@@ -73,6 +76,9 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ClientConfig> {
     let enrolment = fields.field("enrolment", "How certificates are asked for.").required(object(super::enrolment));
     let front_ends =
         fields.field("listen", "Where applications come in: a proxy, forwards, or both.").required(object(listen));
+    let connections = fields
+        .field("connections", "How many connections to the server there are.")
+        .required(object(super::connections));
     let admin = super::admin(fields, "127.0.0.1:50053");
     let shutdown_grace = super::shutdown_grace(fields);
     let danger_disable_inner_tls =
@@ -84,6 +90,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ClientConfig> {
         trust: trust?,
         credential: credential?,
         listen: front_ends?,
+        connections: connections?,
         admin: admin?,
         shutdown_grace: shutdown_grace?,
         danger_disable_inner_tls: danger_disable_inner_tls?,

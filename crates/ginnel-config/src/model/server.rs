@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ginnel_core::congestion::CongestionControl;
 use ginnel_core::pattern::TargetPattern;
 use ginnel_core::policy::Rule;
 use ginnel_core::principal::{Name, Role, TrustDomain};
@@ -45,6 +46,8 @@ pub struct ServerSection {
     pub name: DnsName,
     /// Where it accepts agents and clients.
     pub listen: SocketAddr,
+    /// The congestion control of what it accepts, if not the system's own.
+    pub congestion_control: Option<CongestionControl>,
     /// How it is seen and controlled while it runs.
     pub admin: Admin,
     /// How long sessions may go on after the first signal to stop.
@@ -139,9 +142,16 @@ fn server(fields: &mut Fields<'_, '_>) -> Option<ServerSection> {
         .field("listen", "Address and port for agents and clients; one port carries everything.")
         .example("0.0.0.0:50050")
         .required(super::socket_address());
+    let congestion_control = super::congestion_control(fields);
     let admin = super::admin(fields, "127.0.0.1:50051");
     let shutdown_grace = super::shutdown_grace(fields);
-    Some(ServerSection { name: name?, listen: listen?, admin: admin?, shutdown_grace: shutdown_grace? })
+    Some(ServerSection {
+        name: name?,
+        listen: listen?,
+        congestion_control,
+        admin: admin?,
+        shutdown_grace: shutdown_grace?,
+    })
 }
 
 fn issuer(fields: &mut Fields<'_, '_>) -> Option<IssuerSection> {

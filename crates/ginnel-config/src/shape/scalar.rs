@@ -1,6 +1,7 @@
 //! Shapes of single values.
 
 use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -112,6 +113,44 @@ impl Shape for Flag {
             }
             Value::Scalar(_) | Value::List(_) | Value::Map(_) | Value::Refused => {
                 context.report_kind(node, "true or false");
+                None
+            }
+        }
+    }
+}
+
+/// The shape of [`number`].
+#[derive(Clone, Debug)]
+pub struct Number(RangeInclusive<usize>);
+
+/// A whole number within bounds that both count.
+pub fn number(bounds: RangeInclusive<usize>) -> Number {
+    Number(bounds)
+}
+
+impl Shape for Number {
+    type Value = usize;
+
+    fn kind(&self) -> Kind {
+        Kind::Scalar(json!({"type": "integer", "minimum": self.0.start(), "maximum": self.0.end()}))
+    }
+
+    fn decode(&self, node: &Node, _place: &Place, context: &mut Context<'_>) -> Option<usize> {
+        match &node.value {
+            Value::Scalar(scalar) if !scalar.is_null() => {
+                let is_plain = scalar.style != Style::Quoted && scalar.text.bytes().all(|b| b.is_ascii_digit());
+                let number = if is_plain { scalar.text.parse().ok() } else { None };
+                let number = number.filter(|number| self.0.contains(number));
+                if number.is_none() {
+                    let (least, most) = (self.0.start(), self.0.end());
+                    let message = format!("{} is not a whole number from {least} to {most}", quoted(&scalar.text));
+                    let hint = (scalar.style == Style::Quoted).then(|| "write it without quotes".to_owned());
+                    context.report(&node.place, message, hint);
+                }
+                number
+            }
+            Value::Scalar(_) | Value::List(_) | Value::Map(_) | Value::Refused => {
+                context.report_kind(node, "a number");
                 None
             }
         }

@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use ginnel_core::lanes::Bounds;
 use ginnel_core::principal::Role;
 
 use super::{AGENT, CLIENT, ROLES, SERVER, findings, good};
@@ -38,6 +39,8 @@ fn reads_good_files() {
     assert_eq!(agent.enrolment_audience, "https://tunnel.acme.example/enrol");
     assert_eq!(agent.enrolment_audience, server.enrolment_audience);
     assert!(!agent.danger_disable_inner_tls);
+    assert_eq!(agent.connections, Bounds { least: 1, most: 16 });
+    assert_eq!(agent.server.congestion_control, None);
 
     let client = ClientConfig::parse(CLIENT, "f.yaml", base_dir, &overrides).expect("a client");
     assert_eq!((client.server.address.host(), client.server.address.port()), ("fd00::5", 443));
@@ -61,8 +64,8 @@ fn finds_all_that_is_wrong_with_a_server() {
                 "{admin: 0.0.0.0:50051, p: 1, name: 127.1.1, listen: localhost:1}",
                 "f.yaml:2:17: server.admin: 0.0.0.0:50051 is not a loopback address: whoever reaches it sees who reaches what\n  \
                  hint: listen on 127.0.0.1 or [::1]; if this is meant, write adminAllowNonLoopback: true beside it\n\
-                 f.yaml:2:32: server: unknown setting \"p\"\n  hint: the settings here are name, listen, admin, adminSocket, \
-                 adminAllowNonLoopback, shutdownGrace\n\
+                 f.yaml:2:32: server: unknown setting \"p\"\n  hint: the settings here are name, listen, congestionControl, \
+                 admin, adminSocket, adminAllowNonLoopback, shutdownGrace\n\
                  f.yaml:2:44: server.name: \"127.1.1\": an IPv4 address is written as four decimal numbers from 0 to 255 without leading zeros\n\
                  f.yaml:2:61: server.listen: \"localhost:1\": an address to listen on is written 127.0.0.1:3128 or [::1]:3128",
             ),
@@ -315,4 +318,34 @@ fn a_proxy_is_whole_and_no_finding_repeats_a_password() {
         let found = findings(Role::Agent, &with(proxy), &Overrides::none());
         assert!(found.contains(expected) && !found.contains("hunter2"), "{proxy}: {found}");
     }
+}
+
+#[test]
+fn finds_what_is_wrong_with_connections() {
+    let cases = [
+        ("0", "f.yaml:5:20: connections.max: \"0\" is not a whole number from 1 to 16"),
+        ("17", "f.yaml:5:20: connections.max: \"17\" is not a whole number from 1 to 16"),
+        ("-1", "f.yaml:5:20: connections.max: \"-1\" is not a whole number from 1 to 16"),
+        (
+            "'4'",
+            "f.yaml:5:20: connections.max: \"4\" is not a whole number from 1 to 16\n  hint: write it without quotes",
+        ),
+        ("[4]", "f.yaml:5:20: connections.max: expected a number, found a list"),
+    ];
+    for (value, expected) in cases {
+        let text = format!("{AGENT}connections: {{max: {value}}}\n");
+        assert_eq!(findings(Role::Agent, &text, &Overrides::none()), expected);
+    }
+    for role in ROLES {
+        let set = |name: &str| good(role).replacen("server: {", &format!("server: {{congestionControl: {name}, "), 1);
+        assert_eq!(findings(role, &set("bbr"), &Overrides::none()), "");
+        let found = findings(role, &set("Bbr/1"), &Overrides::none());
+        assert!(found.contains("server.congestionControl: \"Bbr/1\": a congestion control has a name of"), "{found}");
+    }
+    let text = format!("{CLIENT}connections: {{min: 4, max: 4}}\n");
+    let client = ClientConfig::parse(&text, "f.yaml", Path::new("/"), &Overrides::none()).expect("a client");
+    assert_eq!(client.connections, Bounds { least: 4, most: 4 });
+    let text = format!("{CLIENT}connections: {{max: 4, min: 5}}\n");
+    let found = findings(Role::Client, &text, &Overrides::none());
+    assert_eq!(found, "f.yaml:5:28: connections.min: 5 is more than max, which is 4");
 }

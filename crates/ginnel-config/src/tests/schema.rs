@@ -9,6 +9,9 @@ use crate::{Overrides, check, example, schema};
 fn as_json(node: &Node) -> Json {
     match &node.value {
         Value::Scalar(scalar) if scalar.kind() == "a boolean" => json!(scalar.text == "true"),
+        Value::Scalar(scalar) if scalar.kind() == "a number" => {
+            scalar.text.parse::<u64>().map_or_else(|_| json!(scalar.text), |number| json!(number))
+        }
         Value::Scalar(scalar) => json!(scalar.text),
         Value::List(items) => items.iter().map(as_json).collect(),
         Value::Map(map) => map.entries().iter().map(|entry| (entry.key.clone(), as_json(&entry.node))).collect(),
@@ -32,6 +35,7 @@ fn satisfies(value: &Json, schema: &Json) -> bool {
             Some("array") => value.is_array(),
             Some("string") => value.is_string(),
             Some("boolean") => value.is_boolean(),
+            Some("integer") => value.is_u64(),
             other => panic!("{other:?}"),
         },
         "additionalProperties" => {
@@ -45,6 +49,8 @@ fn satisfies(value: &Json, schema: &Json) -> bool {
             argument.as_array().into_iter().flatten().all(|key| value.get(key.as_str().expect("a key")).is_some())
         }
         "items" => value.as_array().is_none_or(|items| items.iter().all(|item| satisfies(item, argument))),
+        "minimum" => value.as_u64().is_none_or(|number| number >= argument.as_u64().expect("a number")),
+        "maximum" => value.as_u64().is_none_or(|number| number <= argument.as_u64().expect("a number")),
         "minItems" => value.as_array().is_none_or(|items| items.len() as u64 >= argument.as_u64().expect("a number")),
         "minLength" => value.as_str().is_none_or(|text| text.len() as u64 >= argument.as_u64().expect("a number")),
         "enum" => argument.as_array().expect("a list").contains(value),

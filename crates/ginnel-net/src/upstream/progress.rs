@@ -8,11 +8,15 @@ use ginnel_core::status::{self, Renewals, Status};
 use ginnel_identity::certificate::{Identity, Leaf};
 use tokio::time::Instant;
 
+use super::lane::Load;
 use crate::connect::Endpoint;
 
 /// What is known. Clones tell of the same process.
 #[derive(Clone, Debug, Default)]
-pub struct Progress(Arc<Mutex<State>>);
+pub struct Progress {
+    state: Arc<Mutex<State>>,
+    load: Load,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -56,6 +60,11 @@ impl Progress {
         }
     }
 
+    /// What its connections carry.
+    pub(super) fn load(&self) -> &Load {
+        &self.load
+    }
+
     /// What the server said of its software.
     pub fn server_said(&self, version: &str) {
         self.lock().server_version = Some(version.to_owned());
@@ -81,6 +90,7 @@ impl Progress {
             address: endpoint.address(),
             name: endpoint.server_name.clone(),
             connected: state.connected.is_some(),
+            connections: u64::try_from(self.load.lanes_up()).unwrap_or(u64::MAX),
             since: state.connected,
             version: state.server_version.clone(),
             failure: state.failure.clone(),
@@ -89,7 +99,7 @@ impl Progress {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change is one step: a panic elsewhere cannot have left half of one.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

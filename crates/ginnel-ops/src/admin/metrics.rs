@@ -111,6 +111,8 @@ fn life(families: &mut Families<'_>, status: &Status) -> Result<(), Error> {
     if let Some(server) = &status.server {
         let help = "Whether there is a connection to the server that sessions can use (1) or not (0)";
         families.gauge("ginnel_server_connected", help, flag(server.connected))?;
+        let help = "Connections to the server that new sessions can use";
+        families.gauge("ginnel_server_connections", help, count(server.connections))?;
     }
     let suppressed = count(crate::telemetry::suppressed_total());
     families.counter(
@@ -214,6 +216,12 @@ fn peers(families: &mut Families<'_>, status: &Status) -> Result<(), Error> {
     };
     families.gauges("ginnel_links", "Live links by agent", &by_name("agent", &status.agents))?;
     families.gauges("ginnel_clients", "Connected client processes by client", &by_name("client", &status.clients))?;
+    let connections = |peers: &[Peer]| peers.iter().map(|peer| count(peer.connections.unwrap_or(1))).sum::<f64>();
+    let role = |word: &str| [("role", word.to_owned())];
+    let by_role: [(Labels<1>, f64); 2] =
+        [(role("agent"), connections(&status.agents)), (role("client"), connections(&status.clients))];
+    let help = "Connections of agents and clients that new sessions can use, by role";
+    families.gauges("ginnel_connections", help, &by_role)?;
     families.gauges("ginnel_peers", "Connected processes by role and software version", &by_version(status))
 }
 

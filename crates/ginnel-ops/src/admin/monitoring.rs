@@ -41,7 +41,9 @@ fn exposed(role: &str) -> String {
         if role != "server" {
             (status.enrolments, status.audit) = (None, None);
             let (address, name) = ("192.0.2.1:443".to_owned(), "tunnel.acme.example".to_owned());
-            let upstream = Upstream { address, name, connected: true, since: None, version: None, failure: None };
+            let (connected, connections) = (true, 1);
+            let upstream =
+                Upstream { address, name, connected, connections, since: None, version: None, failure: None };
             status.server = Some(upstream);
             status.inner_handshakes = Some(InnerHandshakes { full: 1, resumed: 63 });
         }

@@ -27,6 +27,10 @@ pub struct Hello {
     /// What this side can do beyond the protocol version; unknown words are ignored.
     #[prost(string, repeated, tag = "4")]
     pub capabilities: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Which of the connections of this process: 0 is the first, which others join with the same certificate if the server has the
+    /// capability "lanes". What is said on a further one is as on the first, but its roster is empty.
+    #[prost(uint32, tag = "5")]
+    pub lane: u32,
 }
 /// Who answers.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

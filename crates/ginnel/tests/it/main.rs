@@ -13,6 +13,7 @@ mod failover;
 mod git;
 mod hostile;
 mod isolation;
+mod lanes;
 mod lasting;
 mod notify;
 mod observed;

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use ginnel_config::Upstream as Server;
 use ginnel_core::budget::Budget;
+use ginnel_core::lanes::Bounds;
 use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Identity;
@@ -64,6 +65,7 @@ impl Way<'_> {
             credential,
             audience: self.audience.to_owned(),
             progress: Progress::default(),
+            connections: Bounds::ONE,
         };
         let identity = enrol(&upstream, report).await?;
         certificate(self.role, &identity, report).then_some(Admitted { upstream, identity })
@@ -89,6 +91,7 @@ impl Way<'_> {
             port: address.port(),
             server_name: self.server.name.to_string(),
             proxy,
+            congestion: self.server.congestion_control.clone(),
             budget: Budget::default(),
         });
         Files { roots, key, endpoint }

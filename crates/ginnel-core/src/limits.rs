@@ -27,6 +27,10 @@ pub const DATA_MAX: usize = 65_536 - 32;
 /// Most bytes that are read at once for a session. In four records of inner TLS, 22 bytes longer each, they fill one frame.
 pub const SESSION_READ_MAX: usize = DATA_MAX - 4 * 22;
 
+/// Bytes that one task moves before it lets others have their turn: two frames, which take some 100 µs. A bulk session that goes on for as long as
+/// it can makes every small message on the same thread wait for milliseconds, in each process that it passes.
+pub const TURN_MAX: usize = 2 * DATA_MAX;
+
 /// Most bytes of one frame on the wire, headers included; a longer length prefix is refused before anything is buffered.
 pub const FRAME_MAX: usize = DATA_MAX + 1024;
 

@@ -9,14 +9,17 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::budget::Budget;
 use crate::cause::{Cause, Hop};
 use crate::limits::{CREDIT_INITIAL, CREDIT_MAX, SEND_BUFFER_MAX};
+use crate::stream::round::Round;
 
 mod queue;
+mod round;
 #[cfg(test)]
 pub(crate) mod tests;
 mod window;
@@ -134,6 +137,7 @@ struct Incoming {
     window: Window,
     /// Limits that the sender was told and has not passed, in order.
     told: VecDeque<u64>,
+    round: Round,
     credit_due: bool,
     fin: Option<u64>,
 }
@@ -147,6 +151,12 @@ impl Stream {
             ending: Ending::None,
             reset_by: None,
         }
+    }
+
+    /// Says what time it is, from any beginning: how long credit takes to have an effect decides whether more of it would help. Without a clock it
+    /// always would.
+    pub fn set_time(&mut self, now: Duration) {
+        self.incoming.round.now = now;
     }
 
     /// How many bytes [`Self::write`] takes now; 0 while there is no credit and for good once the half was finished or reset.
@@ -359,6 +369,7 @@ impl Incoming {
             consumed: 0,
             window: Window::new(budget),
             told: VecDeque::from([CREDIT_INITIAL]),
+            round: Round::default(),
             credit_due: false,
             fin: None,
         }
@@ -379,6 +390,7 @@ impl Incoming {
             return Err(Violation::BeyondCredit);
         }
         self.received = end;
+        self.round.received(end);
         while self.told.front().is_some_and(|&limit| limit < end) {
             self.told.pop_front();
         }
@@ -401,10 +413,10 @@ impl Incoming {
     ///
     /// When it has taken everything, and the last byte is also the last of a grant, then the sender was held back by its credit and the
     /// window is too small for the path. A receiver that is slower than the path never sees that: its next grants arrive before it
-    /// has taken what the last one allowed.
+    /// has taken what the last one allowed. Where the bytes only wait longer on the way, more of them would help nobody: see [`Round`].
     fn consume(&mut self, count: u64) {
         self.consumed += count;
-        if self.consumed == self.received && self.told.front() == Some(&self.received) {
+        if self.consumed == self.received && self.told.front() == Some(&self.received) && self.round.is_short() {
             self.window.widen(2 * self.window.size());
         }
         self.credit_due |= self.window.is_due(self.consumed + self.window.size());
@@ -415,6 +427,7 @@ impl Incoming {
             return None;
         }
         self.credit_due = false;
+        self.round.granted(self.window.limit());
         let limit = self.window.grant(self.consumed + self.window.size());
         self.told.push_back(limit);
         Some(Frame::Credit { consumed: self.consumed, limit })

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use ginnel_core::limits::SILENCE_PARTS;
+use ginnel_core::limits::{SILENCE_PARTS, TURN_MAX};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
@@ -29,7 +29,7 @@ impl Unread for TcpStream {
 
 /// A byte stream that fails with [`io::ErrorKind::TimedOut`] once nothing was received for too long.
 ///
-/// It notices while it is polled, for reading or for writing: a peer that does not read either must not hide behind a full buffer.
+/// Reading pauses after [`TURN_MAX`] bytes, so that other tasks have their turn. It notices silence while it is polled, for reading or for writing: a peer that does not read either must not hide behind a full buffer.
 #[derive(Debug)]
 pub struct Live<T> {
     inner: T,
@@ -40,13 +40,15 @@ pub struct Live<T> {
     /// Bytes that are known to have been received, read or not. Only more of them is life: input that merely stays unread proves nothing.
     received: u64,
     timer: Pin<Box<Sleep>>,
+    /// Bytes that were read since the reader last had to wait.
+    turn: usize,
 }
 
 impl<T> Live<T> {
     /// Wraps a stream, which counts as alive now.
     pub fn new(inner: T, silence_max: Duration) -> Self {
         let timer = Box::pin(sleep(silence_max / SILENCE_PARTS));
-        Self { inner, silence_max, last: Instant::now(), read: 0, received: 0, timer }
+        Self { inner, silence_max, last: Instant::now(), read: 0, received: 0, timer, turn: 0 }
     }
 
     /// The stream.
@@ -85,9 +87,16 @@ impl<T: Unread> Live<T> {
 
 impl<T: AsyncRead + Unread + Unpin> AsyncRead for Live<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.turn >= TURN_MAX {
+            self.turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let poll = Pin::new(&mut self.inner).poll_read(cx, buf);
-        let read = (buf.filled().len() - before) as u64;
+        let length = buf.filled().len() - before;
+        self.turn = if length == 0 { 0 } else { self.turn + length };
+        let read = length as u64;
         if read > 0 {
             self.last = Instant::now();
             self.read += read;

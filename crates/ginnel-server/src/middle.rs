@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ginnel_core::budget::Budget;
 use ginnel_core::cause::{Cause, Hop};
-use ginnel_core::limits::DATA_MAX;
+use ginnel_core::limits::{DATA_MAX, TURN_MAX};
 use ginnel_core::relay::{Ending, Relay, Side};
 use ginnel_core::report::Chain;
 use ginnel_core::stream::Frame;
@@ -15,10 +15,14 @@ use ginnel_core::traffic::Traffic;
 use ginnel_net::body::{FrameReader, FrameWriter, Gone, ReadError, Room};
 use ginnel_wire::frame::SessionFrame;
 use ginnel_wire::piece::Piece;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 /// How long both sides may take to hear the end and to end their calls. A peer that does not read must not hold the session.
 const END_WAIT: Duration = Duration::from_secs(5);
+
+/// Frames that are read or written in one turn: those of [`TURN_MAX`] bytes, in and out.
+const TURN_STEPS: usize = 2 * TURN_MAX / DATA_MAX;
 
 /// The middle of one session. The agent's side joins later than the client's.
 pub(crate) struct Middle {
@@ -26,6 +30,8 @@ pub(crate) struct Middle {
     client: Leg,
     agent: Option<Leg>,
     traffic: Traffic,
+    /// Frames that were passed on since the last turn of other sessions.
+    turn: usize,
 }
 
 /// The two bodies of one side's call.
@@ -53,7 +59,13 @@ pub(crate) enum Said {
 impl Middle {
     /// The middle of a session that `reader` and `writer` asked for; `traffic` counts what is passed on, `budget` bounds what is held.
     pub(crate) fn new(reader: FrameReader, writer: FrameWriter, traffic: Traffic, budget: &Budget) -> Self {
-        Self { relay: Relay::new(budget), client: Leg::new(Side::Client, reader, writer), agent: None, traffic }
+        Self {
+            relay: Relay::new(budget),
+            client: Leg::new(Side::Client, reader, writer),
+            agent: None,
+            traffic,
+            turn: 0,
+        }
     }
 
     /// The agent took the session up.
@@ -134,6 +146,11 @@ impl Middle {
     }
 
     async fn step(&mut self) -> Step {
+        if self.turn >= TURN_STEPS {
+            self.turn = 0;
+            yield_now().await;
+        }
+        self.turn += 1;
         let step = self.select().await;
         let (up, down) = self.relay.bytes();
         self.traffic.set(up, down);
@@ -147,7 +164,7 @@ impl Middle {
     }
 
     async fn select(&mut self) -> Step {
-        let Self { relay, client, agent, traffic: _ } = self;
+        let Self { relay, client, agent, traffic: _, turn: _ } = self;
         let to_client = client.wants_to_send(relay);
         let to_agent = agent.as_ref().is_some_and(|agent| agent.wants_to_send(relay));
         let Leg { reader: client_reader, writer: client_writer, first, reading: client_reading, .. } = client;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use bytes::Bytes;
 use ginnel_core::cause::{Cause, Hop, Refusal};
@@ -34,6 +35,7 @@ pub(super) struct Carrier {
     /// Frames that come before everything else: `Open`, `Take`, `Opened`, `Refused`; never more than two.
     first: VecDeque<SessionFrame>,
     answer: Answer,
+    since: Instant,
     waiting: Waiting,
     /// The hop of this end, and the one beyond the other end.
     own: Hop,
@@ -73,6 +75,7 @@ impl Carrier {
             writing: true,
             first: VecDeque::from([first]),
             answer,
+            since: Instant::now(),
             waiting: Waiting::default(),
             own,
             far,
@@ -216,6 +219,7 @@ impl Carrier {
     }
 
     pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        self.stream.set_time(self.since.elapsed());
         while self.reading
             && let Poll::Ready(read) = self.reader.poll_next(cx)
         {

@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use ginnel_core::limits::TURN_MAX;
 use tokio::io::{AsyncBufRead, AsyncWrite};
 
 /// Which side of a direction failed.
@@ -48,8 +49,12 @@ impl Pump {
         R: AsyncBufRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        // Two sides that are always ready do not starve the task: one of them is a tokio socket, whose budget runs out.
+        let mut turn = 0;
         while !self.closed {
+            if turn >= TURN_MAX {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let bytes = match Pin::new(&mut *source).poll_fill_buf(cx) {
                 Poll::Ready(bytes) => bytes.map_err(Broken::Source)?,
                 Poll::Pending => {
@@ -71,6 +76,7 @@ impl Pump {
                 return Poll::Ready(Err(Broken::Sink(io::ErrorKind::WriteZero.into())));
             }
             Pin::new(&mut *source).consume(written);
+            turn += written;
             self.moved += written as u64;
             self.unflushed = true;
         }

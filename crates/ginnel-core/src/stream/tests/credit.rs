@@ -1,5 +1,7 @@
 //! How credit grows: with what holds the sender back, and as far as the budget goes.
 
+use std::time::Duration;
+
 use crate::budget::Budget;
 use crate::limits::{CREDIT_INITIAL, CREDIT_MAX};
 use crate::relay::{Relay, Side};
@@ -40,6 +42,23 @@ fn a_sender_that_waits_for_credit_gets_more_each_round_trip_up_to_the_bound() {
     }
     assert_eq!(rounds[..3], [CREDIT_INITIAL, 2 * CREDIT_INITIAL, 4 * CREDIT_INITIAL]);
     assert_eq!(rounds[7..], [CREDIT_MAX, CREDIT_MAX]);
+}
+
+#[test]
+fn a_path_on_which_more_bytes_only_wait_longer_gets_no_more() {
+    let grown = |slower: u32| {
+        let (mut near, mut far) = (Stream::new(Budget::default()), Stream::new(Budget::default()));
+        let (mut now, mut last) = (Duration::ZERO, 0);
+        for round in 1..8 {
+            now += Duration::from_millis(100) * if round > 3 { slower } else { 1 };
+            far.set_time(now);
+            last = one_round(&mut near, &mut far);
+            take_all(&mut far);
+            answer(&mut far, &mut near);
+        }
+        last
+    };
+    assert_eq!((grown(1), grown(3)), (64 * CREDIT_INITIAL, 8 * CREDIT_INITIAL));
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub struct Piece {
     last: Option<Last>,
 }
 
-/// The last frame of one direction.
+/// What ends one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Last {
     /// A clean end.
@@ -42,7 +42,8 @@ impl Piece {
         self.seal();
         match &frame {
             SessionFrame::Stream(Frame::Fin { .. }) => self.last = Some(Last::Fin),
-            SessionFrame::Stream(Frame::Reset { cause, hop }) => {
+            // A reset behind a clean end does not take that back.
+            SessionFrame::Stream(Frame::Reset { cause, hop }) if self.last.is_none() => {
                 self.last = Some(Last::Reset(reset_code(*cause, *hop)))
             }
             SessionFrame::Open(_)
@@ -64,7 +65,7 @@ impl Piece {
         }
     }
 
-    /// The frame that ends this direction, if it is among them.
+    /// The first frame that ends this direction, if one is among them.
     pub fn last(&self) -> Option<Last> {
         self.last
     }

@@ -44,7 +44,8 @@ pub(crate) async fn run(caller: Caller, order: Dial, has_slot: bool, tracked: Tr
         order.early.clone(),
     );
     let stopper = carried.answers();
-    let opening = async {
+    // Boxed, so that what opening needs is given back while the session lasts: it is most of a session's memory.
+    let opening = Box::pin(async {
         tokio::select! {
             biased;
             refusal = tracked.stopped() => {
@@ -53,7 +54,7 @@ pub(crate) async fn run(caller: Caller, order: Dial, has_slot: bool, tracked: Tr
             }
             opened = open(&caller, &order, carried, has_slot, &tracked) => opened,
         }
-    };
+    });
     let carrying = async {
         match opening.await {
             Ok((stream, session)) => {
@@ -99,7 +100,13 @@ async fn open(
         }
     };
     // Both at once: the first round trip of the handshake hides the dial. The target hears nothing before both are done.
-    let (session, Connected { stream, address }) = tokio::try_join!(handshake, connect)?;
+    // A client that leaves meanwhile ends both.
+    let both = async { tokio::try_join!(handshake, connect) };
+    let (session, Connected { stream, address }) = tokio::select! {
+        biased;
+        both = both => both?,
+        refusal = answers.broken() => return Err(refusal),
+    };
     tracing::debug!(target = %order.target, %address, "connected");
     tracked.carried(Some(address));
     Ok((stream, session))

@@ -42,7 +42,10 @@ impl Budget {
     #[must_use]
     pub fn draw(&self, bytes: u64) -> bool {
         // Only the number counts; nothing else is ordered by it.
-        let drawn = self.0.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
+        // Of the whole nobody gets more than half of what is left, so that whoever draws most leaves something for the others.
+        let share = |left: u64| if self.0.whole.is_none() { left / 2 } else { left };
+        let take = |left: u64| left.checked_sub(bytes).filter(|_| bytes <= share(left));
+        let drawn = self.0.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
         if drawn.is_err() {
             return false;
         }
@@ -69,12 +72,12 @@ mod tests {
     #[test]
     fn parts_draw_on_the_whole_and_give_back_to_it() {
         let whole = Budget::new(100);
-        let (one, other) = (whole.part(80), whole.part(80));
-        assert!(one.draw(70));
+        let (one, other) = (whole.part(60), whole.part(60));
+        assert!(one.draw(50));
         assert!(!one.draw(20), "the part has 10 left");
-        assert!(!other.draw(40), "the whole has 30 left");
-        assert!(other.draw(30), "a draw that failed took nothing");
-        one.give_back(70);
-        assert!(other.draw(50) && !other.draw(1) && one.draw(20) && !one.draw(1));
+        assert!(!other.draw(30), "that is more than half of the 50 that are left");
+        assert!(other.draw(25) && other.draw(12), "a draw that failed took nothing");
+        one.give_back(50);
+        assert!(one.draw(30) && !one.draw(31) && other.draw(16) && !other.draw(8));
     }
 }

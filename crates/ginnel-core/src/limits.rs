@@ -31,14 +31,18 @@ pub const SESSION_READ_MAX: usize = DATA_MAX - 4 * 22;
 /// it can makes every small message on the same thread wait for milliseconds, in each process that it passes.
 pub const TURN_MAX: usize = 2 * DATA_MAX;
 
+/// Frames of a session that are taken in before others have their turn: small ones cost little each, but a peer may send them without end.
+pub const TURN_FRAMES_MAX: usize = 64;
+
 /// Most bytes of one frame on the wire, headers included; a longer length prefix is refused before anything is buffered.
 pub const FRAME_MAX: usize = DATA_MAX + 1024;
 
 /// Bytes that one end of a session takes from its application before they are framed: one frame's worth under way, one being filled.
 pub const SEND_BUFFER_MAX: u64 = 2 * DATA_MAX as u64;
 
-/// Chunks below this are copied together, so that a queue of small chunks cannot pin the large buffers they were cut from.
-pub const COPY_BELOW: usize = 4096;
+/// Chunks below this are copied together, so that a queue of small chunks cannot pin the large buffers they were cut from: a receive buffer holds up
+/// to [`HTTP2_FRAME_MAX`], so that a queue never pins more than four times what it holds.
+pub const COPY_BELOW: usize = 32 * 1024;
 
 /// Most bytes of a message on a control stream other than a roster: a dial has some hundred.
 pub const CONTROL_MESSAGE_MAX: usize = 64 * 1024;
@@ -82,8 +86,7 @@ pub const SESSIONS_PER_AGENT_MAX: usize = 10_000;
 /// HTTP/2 window of one stream. Never what holds a session back: credits are smaller, and receivers always drain.
 pub const STREAM_WINDOW: u32 = 32 * 1024 * 1024;
 
-/// HTTP/2 window of one connection. It also sets how many unread small frames h2 tolerates before it gives up the
-/// connection (about half of it divided by 256).
+/// HTTP/2 window of one connection.
 pub const CONNECTION_WINDOW: u32 = 128 * 1024 * 1024;
 
 /// Most bytes of one HTTP/2 frame: a whole frame of a session with its prefix, so that none is cut and has to be put together again.
@@ -96,6 +99,12 @@ pub const UNSENT_PER_STREAM_MAX: usize = 2 * FRAME_MAX;
 /// be cancelled within the second that HTTP/2 keeps them, at what a core can open.
 pub const RESET_STREAMS_MAX: usize = 4096;
 
+/// How long they are remembered: bytes that were under way may take as long as a connection may be silent, and longer on a slow line.
+pub const RESET_STREAMS_KEPT: Duration = Duration::from_secs(30);
+
+/// Frames for streams that are forgotten all the same, over the life of a connection, before the HTTP/2 library gives the peer up.
+pub const LATE_FRAMES_MAX: usize = 1_000_000;
+
 /// What unread HTTP/2 frames of less than 256 bytes may cost a connection, at 256 less their length each, before the HTTP/2 library gives it
 /// up. Receivers read at once, so that this only has to stand a process that gets no CPU for a while.
 pub const SMALL_FRAMES_BUDGET: usize = 64 * 1024 * 1024;
@@ -103,7 +112,7 @@ pub const SMALL_FRAMES_BUDGET: usize = 64 * 1024 * 1024;
 /// Bytes of HTTP/2 headers that are accepted.
 pub const HEADER_LIST_MAX: u32 = 8 * 1024;
 
-/// Silence after which a peer is asked for a sign of life.
+/// How often a peer is asked for a sign of life.
 pub const PING_AFTER: Duration = Duration::from_secs(3);
 
 /// Silence after which a connection is dead. Any received byte is life. Together with the check's own period it keeps a silent
@@ -183,6 +192,10 @@ pub const SILENCE_PARTS: u32 = 9;
 /// Bytes that may stand unsent in the kernel for one connection of the tunnel. Whatever is urgent (a ping, its answer) waits behind them: 6 s
 /// at 20 kB/s, within [`SILENCE_MAX`]. They need not fill the line, because what is under way does not count.
 pub const UNSENT_MAX: u32 = 128 * 1024;
+
+/// How long the last bytes of a session whose halves have both ended may take to leave: 256 KiB at 5 kB/s, or the share of one session on a line
+/// that many use.
+pub const LAST_BYTES_WAIT: Duration = Duration::from_secs(60);
 
 /// How long the kernel keeps bytes of a connection that the peer does not take. Silence decides long before while the connection is in use;
 /// this frees what a closed one has left. Far above [`SILENCE_MAX`], because Linux also counts the time in which a living peer's window is shut.

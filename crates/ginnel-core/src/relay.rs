@@ -237,7 +237,6 @@ impl Direction {
             return Err(Violation::Credit);
         }
         (self.consumed, self.limit) = (consumed, limit);
-        self.window.widen(limit - consumed);
         Ok(())
     }
 
@@ -282,6 +281,7 @@ impl Direction {
             return Err(Violation::BeyondCredit);
         }
         self.received = end;
+        self.window.received(end);
         self.queue.push(bytes);
         Ok(())
     }
@@ -301,6 +301,10 @@ impl Direction {
         if let Some(bytes) = self.queue.pop(max) {
             let offset = self.forwarded;
             self.forwarded += bytes.len() as u64;
+            // What the receiver offers is taken up when the sender has used up what there was, not on its word alone.
+            if self.forwarded == self.received && self.window.is_used_up(self.received) {
+                self.window.widen(self.limit - self.consumed);
+            }
             return Some(Frame::Data { offset, bytes });
         }
         let offset = self.fin?;

@@ -7,7 +7,6 @@
 //!
 //! Credit begins with what both ends know and grows when it is what holds the sender back: see [`Incoming::consume`].
 
-use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::time::Duration;
 
@@ -135,8 +134,6 @@ struct Incoming {
     received: u64,
     consumed: u64,
     window: Window,
-    /// Limits that the sender was told and has not passed, in order.
-    told: VecDeque<u64>,
     round: Round,
     credit_due: bool,
     fin: Option<u64>,
@@ -368,7 +365,6 @@ impl Incoming {
             received: 0,
             consumed: 0,
             window: Window::new(budget),
-            told: VecDeque::from([CREDIT_INITIAL]),
             round: Round::default(),
             credit_due: false,
             fin: None,
@@ -391,9 +387,7 @@ impl Incoming {
         }
         self.received = end;
         self.round.received(end);
-        while self.told.front().is_some_and(|&limit| limit < end) {
-            self.told.pop_front();
-        }
+        self.window.received(end);
         self.queue.push(bytes);
         Ok(())
     }
@@ -416,7 +410,7 @@ impl Incoming {
     /// has taken what the last one allowed. Where the bytes only wait longer on the way, more of them would help nobody: see [`Round`].
     fn consume(&mut self, count: u64) {
         self.consumed += count;
-        if self.consumed == self.received && self.told.front() == Some(&self.received) && self.round.is_short() {
+        if self.consumed == self.received && self.window.is_used_up(self.received) && self.round.is_short() {
             self.window.widen(2 * self.window.size());
         }
         self.credit_due |= self.window.is_due(self.consumed + self.window.size());
@@ -429,7 +423,6 @@ impl Incoming {
         self.credit_due = false;
         self.round.granted(self.window.limit());
         let limit = self.window.grant(self.consumed + self.window.size());
-        self.told.push_back(limit);
         Some(Frame::Credit { consumed: self.consumed, limit })
     }
 }

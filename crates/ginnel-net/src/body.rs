@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Buf;
-use ginnel_core::limits::{FRAME_MAX, UNSENT_PER_STREAM_MAX};
+use ginnel_core::limits::{FRAME_MAX, TURN_FRAMES_MAX, UNSENT_PER_STREAM_MAX};
 use ginnel_wire::frame::{SessionFrame, WireError, reset_from_code};
 use ginnel_wire::grpc::{Decoder, FramingError};
 use ginnel_wire::piece::{Last, Piece};
@@ -16,9 +16,10 @@ use ginnel_wire::v1;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Response};
+use tokio::task::yield_now;
 
 pub use crate::http2::Gone;
-use crate::http2::poll_room;
+use crate::http2::{poll_all_room, poll_room};
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -127,7 +128,13 @@ impl FrameReader {
 
     /// Reads on to the end of the stream and drops what comes.
     pub async fn drain(&mut self) {
-        while let Ok(Some(_)) = self.next().await {}
+        let mut turn = 0;
+        while let Ok(Some(_)) = self.next().await {
+            turn += 1;
+            if turn % TURN_FRAMES_MAX == 0 {
+                yield_now().await;
+            }
+        }
     }
 }
 
@@ -150,24 +157,24 @@ pub struct FrameWriter {
     ended: bool,
     /// Bytes that were written.
     sent: usize,
-    /// A clean end was written.
-    finished: bool,
+    /// A frame that ends the session's half was written.
+    said_last: bool,
 }
 
 impl FrameWriter {
     /// Writes the request of a call.
     pub(crate) fn request(stream: SendStream<Piece>) -> Self {
-        Self { stream: Some(stream), answers: false, ended: false, sent: 0, finished: false }
+        Self { stream: Some(stream), answers: false, ended: false, sent: 0, said_last: false }
     }
 
     /// Writes the response of a call, which ends with `grpc-status: 0`.
     pub(crate) fn response(stream: SendStream<Piece>) -> Self {
-        Self { stream: Some(stream), answers: true, ended: false, sent: 0, finished: false }
+        Self { stream: Some(stream), answers: true, ended: false, sent: 0, said_last: false }
     }
 
     /// Fails.
     pub(crate) fn gone() -> Self {
-        Self { stream: None, answers: false, ended: true, sent: 0, finished: false }
+        Self { stream: None, answers: false, ended: true, sent: 0, said_last: false }
     }
 
     /// Waits for room for one piece. Cancel safe.
@@ -197,16 +204,24 @@ impl FrameWriter {
     pub fn send(&mut self, piece: Piece) {
         let Some(stream) = &mut self.stream else { return };
         match piece.last() {
-            Some(Last::Reset(code)) if self.sent > UNSENT_PER_STREAM_MAX && !self.finished => {
+            Some(Last::Reset(code)) if self.sent > UNSENT_PER_STREAM_MAX && !self.said_last => {
                 self.ended = true;
                 return stream.send_reset(Reason::from(code));
             }
-            Some(Last::Fin) => self.finished = true,
-            Some(Last::Reset(_)) | None => {}
+            Some(Last::Fin | Last::Reset(_)) => self.said_last = true,
+            None => {}
         }
         self.sent = self.sent.saturating_add(piece.remaining());
         // It fails when the stream is gone, which the next wait for room tells.
         let _ = stream.send_data(piece, false);
+    }
+
+    /// Ready when everything that was written has left the HTTP/2 library, or never will. Before [`Self::end`].
+    pub fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.stream {
+            Some(stream) if !self.ended => poll_all_room(stream, cx),
+            Some(_) | None => Poll::Ready(()),
+        }
     }
 
     /// Ends this side of the call: after everything that was written, or, where the session was reset, without what many bytes are still queued.
@@ -214,7 +229,7 @@ impl FrameWriter {
         if !std::mem::replace(&mut self.ended, true)
             && let Some(stream) = &mut self.stream
         {
-            if self.sent > UNSENT_PER_STREAM_MAX && !self.finished {
+            if self.sent > UNSENT_PER_STREAM_MAX && !self.said_last {
                 return stream.send_reset(Reason::CANCEL);
             }
             // A stream that is gone has ended already.

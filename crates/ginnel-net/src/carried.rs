@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use ginnel_core::budget::Budget;
 use ginnel_core::cause::{Cause, Hop, Refusal};
-use ginnel_core::limits::DATA_MAX;
+use ginnel_core::limits::{DATA_MAX, LAST_BYTES_WAIT};
 use ginnel_core::stream::Stream;
 use ginnel_wire::frame::SessionFrame;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
@@ -34,8 +34,8 @@ pub(crate) mod tests;
 
 use self::carrier::{Answer, Carrier};
 
-/// How long an end that was dropped goes on, so that the peer hears its last words and ends the call as well. Leaving at once would cancel the
-/// HTTP/2 stream, which may overtake them; a peer that never ends must not hold the task.
+/// How long an end that was dropped and has said everything waits for the peer to end the call as well. Leaving at once would cancel the
+/// HTTP/2 stream; a peer that never ends must not hold the task.
 const END_WAIT: Duration = Duration::from_secs(5);
 
 /// One end of a session.
@@ -101,6 +101,11 @@ impl Answers {
         self.shared.lock().reset(cause);
     }
 
+    /// Waits until the session has broken off, and moves its frames meanwhile.
+    pub async fn broken(&self) -> Refusal {
+        poll_fn(|cx| self.shared.lock().poll_broken(cx)).await
+    }
+
     /// The client's end: waits for the answer.
     ///
     /// # Errors
@@ -119,6 +124,14 @@ impl Shared {
     /// Moves frames until the session is over and its call has ended on both sides.
     async fn run(self: Arc<Self>) {
         poll_fn(|cx| self.lock().poll_done(cx)).await;
+    }
+
+    /// Does the same for an end that was dropped: its last bytes may take their time, the peer's own end may not.
+    async fn end(self: Arc<Self>) {
+        // Whatever has not left by then is given up, and the stream with it.
+        if timeout(LAST_BYTES_WAIT, poll_fn(|cx| self.lock().poll_said(cx))).await.is_ok() {
+            let _ = timeout(END_WAIT, self.run()).await;
+        }
     }
 }
 
@@ -215,12 +228,12 @@ impl Drop for Carried {
             tender.abort();
             carrier.tend(false);
         }
-        let done = carrier.poll_done(&mut Context::from_waker(Waker::noop())).is_ready();
+        // What can be said at once is said, whether or not there is a task to say the rest.
+        carrier.drive(&mut Context::from_waker(Waker::noop()));
         drop(carrier);
         // Without a runtime the connection is gone as well.
-        if !done && let Ok(runtime) = Handle::try_current() {
-            let shared = Arc::clone(&self.shared);
-            runtime.spawn(async { timeout(END_WAIT, shared.run()).await });
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(Arc::clone(&self.shared).end());
         }
     }
 }

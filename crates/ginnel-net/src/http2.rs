@@ -1,11 +1,11 @@
-//! HTTP/2 as both ends of a connection set it up: windows that never decide, and pings that ask a quiet peer for a sign of life.
+//! HTTP/2 as both ends of a connection set it up: windows that never decide, and pings that ask the peer for a sign of life.
 
 use std::future::{pending, poll_fn};
 use std::task::{Context, Poll, ready};
 
 use ginnel_core::limits::{
-    CONNECTION_WINDOW, HEADER_LIST_MAX, HTTP2_FRAME_MAX, PING_AFTER, RESET_STREAMS_MAX, SMALL_FRAMES_BUDGET,
-    STREAM_WINDOW, STREAMS_PER_CONNECTION_MAX, UNSENT_PER_STREAM_MAX,
+    CONNECTION_WINDOW, HEADER_LIST_MAX, HTTP2_FRAME_MAX, LATE_FRAMES_MAX, PING_AFTER, RESET_STREAMS_KEPT,
+    RESET_STREAMS_MAX, SMALL_FRAMES_BUDGET, STREAM_WINDOW, STREAMS_PER_CONNECTION_MAX, UNSENT_PER_STREAM_MAX,
 };
 use ginnel_wire::piece::Piece;
 use h2::{Ping, PingPong, SendStream};
@@ -21,6 +21,8 @@ pub(crate) fn client() -> h2::client::Builder {
         .max_header_list_size(HEADER_LIST_MAX)
         .max_send_buffer_size(UNSENT_PER_STREAM_MAX)
         .max_concurrent_reset_streams(RESET_STREAMS_MAX)
+        .reset_stream_duration(RESET_STREAMS_KEPT)
+        .max_local_error_reset_streams(Some(LATE_FRAMES_MAX))
         .data_frame_budget(SMALL_FRAMES_BUDGET)
         .enable_push(false);
     builder
@@ -37,18 +39,20 @@ pub(crate) fn server() -> h2::server::Builder {
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .max_send_buffer_size(UNSENT_PER_STREAM_MAX)
         .max_concurrent_reset_streams(RESET_STREAMS_MAX)
+        .reset_stream_duration(RESET_STREAMS_KEPT)
+        .max_local_error_reset_streams(Some(LATE_FRAMES_MAX))
         .data_frame_budget(SMALL_FRAMES_BUDGET);
     builder
 }
 
-/// The end that answers them, to anybody: one call with a small message.
+/// The end that answers them, to anybody: one call at a time, with a small message.
 pub(crate) fn server_for_strangers() -> h2::server::Builder {
     let mut builder = h2::server::Builder::new();
     builder.max_concurrent_streams(1).max_header_list_size(HEADER_LIST_MAX);
     builder
 }
 
-/// Pings as long as it is polled. Nobody waits for the answer: that something comes in at all is what counts (see [`crate::live`]).
+/// Pings as long as it is polled. That something comes in at all is what counts (see [`crate::live`]); without an answer there is no next ping.
 pub(crate) async fn keep_asking(pings: Option<PingPong>) {
     let Some(mut pings) = pings else { return pending().await };
     loop {
@@ -79,6 +83,19 @@ pub(crate) fn poll_room(stream: &mut SendStream<Piece>, cx: &mut Context<'_>) ->
         Poll::Ready(_) => Poll::Ready(Err(Gone)),
         Poll::Pending => Poll::Ready(Ok(())),
     }
+}
+
+/// Ready when nothing waits in the stream, or nothing can leave it any more.
+pub(crate) fn poll_all_room(stream: &mut SendStream<Piece>, cx: &mut Context<'_>) -> Poll<()> {
+    // The peer's windows are far larger than what may wait, so that room is bounded by what does wait.
+    stream.reserve_capacity(UNSENT_PER_STREAM_MAX);
+    while stream.capacity() < UNSENT_PER_STREAM_MAX {
+        match ready!(stream.poll_capacity(cx)) {
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return Poll::Ready(()),
+        }
+    }
+    Poll::Ready(())
 }
 
 /// Waits for [`poll_room`].

@@ -1,13 +1,13 @@
 //! The middle of one session: moves frames between the two sides, by the rules of [`ginnel_core::relay::Relay`].
 
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use ginnel_core::budget::Budget;
 use ginnel_core::cause::{Cause, Hop};
-use ginnel_core::limits::{DATA_MAX, TURN_MAX};
+use ginnel_core::limits::{DATA_MAX, LAST_BYTES_WAIT, TURN_MAX};
 use ginnel_core::relay::{Ending, Relay, Side};
 use ginnel_core::report::Chain;
 use ginnel_core::stream::Frame;
@@ -18,8 +18,11 @@ use ginnel_wire::piece::Piece;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-/// How long both sides may take to hear the end and to end their calls. A peer that does not read must not hold the session.
+/// How long a side that was told everything may take to end its call. A peer that never does must not hold the session.
 const END_WAIT: Duration = Duration::from_secs(5);
+
+/// Frames of the client that are looked at for the first bytes: a hello is in one or two.
+const EARLY_FRAMES_MAX: usize = 8;
 
 /// Frames that are read or written in one turn: those of [`TURN_MAX`] bytes, in and out.
 const TURN_STEPS: usize = 2 * TURN_MAX / DATA_MAX;
@@ -108,9 +111,11 @@ impl Middle {
     pub(crate) fn early(&mut self, max: usize) -> Bytes {
         // What has come is taken in; nobody has to be woken for more yet.
         let mut cx = Context::from_waker(Waker::noop());
-        while self.client.reading
-            && let Poll::Ready(read) = self.client.reader.poll_next(&mut cx)
-        {
+        for _ in 0..EARLY_FRAMES_MAX {
+            if !self.client.reading {
+                break;
+            }
+            let Poll::Ready(read) = self.client.reader.poll_next(&mut cx) else { break };
             self.client.reading = matches!(read, Ok(Some(_)));
             // The client answers nothing.
             let _ = self.hear(Side::Client, read);
@@ -193,21 +198,24 @@ impl Middle {
 
     /// Tells both sides what is left to tell and ends their calls.
     pub(crate) async fn end(mut self) {
-        let ends = async {
+        let last_words = async {
             while self.client.wants_to_send(&self.relay)
                 || self.agent.as_ref().is_some_and(|agent| agent.wants_to_send(&self.relay))
             {
                 // What still comes in is of no more consequence.
                 let _ = self.step().await;
             }
-            let agent = async {
-                if let Some(agent) = self.agent {
-                    agent.end().await;
-                }
-            };
-            tokio::join!(self.client.end(), agent);
         };
-        let _ = timeout(END_WAIT, ends).await;
+        // Whatever has not left by then is given up, and the calls with it.
+        if timeout(LAST_BYTES_WAIT, last_words).await.is_err() {
+            return;
+        }
+        let agent = async {
+            if let Some(agent) = self.agent {
+                agent.end().await;
+            }
+        };
+        tokio::join!(self.client.end(), agent);
     }
 }
 
@@ -230,9 +238,12 @@ impl Leg {
     }
 
     async fn end(mut self) {
+        if timeout(LAST_BYTES_WAIT, poll_fn(|cx| self.writer.poll_left(cx))).await.is_err() {
+            return;
+        }
         self.writer.end();
         if self.reading {
-            self.reader.drain().await;
+            let _ = timeout(END_WAIT, self.reader.drain()).await;
         }
     }
 }

@@ -67,7 +67,7 @@ impl Request {
         let opened = tokio::select! {
             biased;
             refusal = tracked.stopped() => Err(refusal),
-            opened = opener.open(self.id, target, self.from, tracked) => opened,
+            opened = Box::pin(opener.open(self.id, target, self.from, tracked)) => opened,
         };
         match opened {
             Ok(tunnel) => {

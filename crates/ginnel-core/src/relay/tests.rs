@@ -173,10 +173,12 @@ fn credit_reaches_no_further_than_the_receivers_word() {
     let mut relay = Relay::new(&Budget::default());
     let more = Frame::Credit { consumed: 0, limit: CREDIT_INITIAL + 5 };
     relay.handle_frame(Side::Agent, more.clone()).unwrap();
-    assert_eq!(said(&mut relay, Side::Client), [more]);
-    let len = usize::try_from(CREDIT_INITIAL).unwrap() + 5;
+    let len = usize::try_from(CREDIT_INITIAL).unwrap();
     assert_eq!(relay.handle_frame(Side::Client, hostile::data(0, len)), Ok(()));
-    assert_eq!(relay.handle_frame(Side::Client, hostile::data(len as u64, 1)), Err(Violation::BeyondCredit));
+    said(&mut relay, Side::Agent);
+    assert_eq!(said(&mut relay, Side::Client), [more]);
+    assert_eq!(relay.handle_frame(Side::Client, hostile::data(len as u64, 5)), Ok(()));
+    assert_eq!(relay.handle_frame(Side::Client, hostile::data(len as u64 + 5, 1)), Err(Violation::BeyondCredit));
 }
 
 #[test]

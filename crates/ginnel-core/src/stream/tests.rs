@@ -1,5 +1,7 @@
 //! Two ends, whatever is between them, and every order in which things can happen.
 
+use std::collections::VecDeque;
+
 use proptest::prelude::*;
 
 use super::*;

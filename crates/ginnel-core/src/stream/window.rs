@@ -1,5 +1,7 @@
 //! How far a sender may go, and how that grows.
 
+use std::collections::VecDeque;
+
 use crate::budget::Budget;
 use crate::limits::{CREDIT_INITIAL, CREDIT_MAX, CREDIT_STEP_DIVISOR};
 
@@ -8,13 +10,15 @@ use crate::limits::{CREDIT_INITIAL, CREDIT_MAX, CREDIT_STEP_DIVISOR};
 pub struct Window {
     size: u64,
     limit: u64,
+    /// Limits that the sender was told and has not passed, in order: a few, because each is a good part of a window beyond the one before.
+    told: VecDeque<u64>,
     budget: Budget,
 }
 
 impl Window {
     /// The window that both ends of a direction know without saying it.
     pub fn new(budget: Budget) -> Self {
-        Self { size: CREDIT_INITIAL, limit: CREDIT_INITIAL, budget }
+        Self { size: CREDIT_INITIAL, limit: CREDIT_INITIAL, told: VecDeque::from([CREDIT_INITIAL]), budget }
     }
 
     /// Offset up to which the sender may send.
@@ -42,8 +46,23 @@ impl Window {
 
     /// Moves the limit; never back.
     pub fn grant(&mut self, limit: u64) -> u64 {
-        self.limit = self.limit.max(limit);
+        if limit > self.limit {
+            self.limit = limit;
+            self.told.push_back(limit);
+        }
         self.limit
+    }
+
+    /// Takes note that everything up to `end` has come.
+    pub fn received(&mut self, end: u64) {
+        while self.told.front().is_some_and(|&limit| limit < end) {
+            self.told.pop_front();
+        }
+    }
+
+    /// Whether what has come ends where a grant ended: if nothing of it waits, the sender does.
+    pub fn is_used_up(&self, end: u64) -> bool {
+        self.told.front() == Some(&end)
     }
 }
 

@@ -58,7 +58,7 @@ async fn nobody_writes_into_a_stream_that_is_gone() {
     for mut writer in [request, response] {
         soon(async {
             while writer.ready().await.is_ok() {
-                tokio::task::yield_now().await;
+                yield_now().await;
             }
         })
         .await;

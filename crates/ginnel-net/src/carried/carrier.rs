@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use ginnel_core::cause::{Cause, Hop, Refusal};
-use ginnel_core::limits::DATA_MAX;
+use ginnel_core::limits::{DATA_MAX, TURN_FRAMES_MAX};
 use ginnel_core::report::Chain;
 use ginnel_core::stream::{Frame, Read, Stream};
 use ginnel_wire::frame::SessionFrame;
@@ -88,8 +88,8 @@ impl Carrier {
     /// Takes in the session's first bytes, which came another way.
     pub(super) fn begin(&mut self, early: Bytes) {
         if !early.is_empty() {
-            // They are fewer than the first credit and come before everything else.
-            let _ = self.stream.handle_frame(Frame::Data { offset: 0, bytes: early });
+            let taken = self.stream.handle_frame(Frame::Data { offset: 0, bytes: early });
+            debug_assert!(taken.is_ok(), "they are fewer than the first credit and come before everything else");
         }
     }
 
@@ -120,11 +120,12 @@ impl Carrier {
     pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<SocketAddr, Refusal>> {
         self.waiting.asker = None;
         self.turn(cx);
-        if let Answer::Given(answer) = self.answer {
+        let over = self.over().map(Err);
+        let answer = if let Answer::Given(answer) = self.answer { Some(answer) } else { over };
+        if let Some(answer) = answer {
+            // The connection knows this task only, which goes on without the session.
+            self.waiting.wake_one();
             return Poll::Ready(answer);
-        }
-        if let Some(refusal) = self.over() {
-            return Poll::Ready(Err(refusal));
         }
         self.waiting.asker = Some(cx.waker().clone());
         Poll::Pending
@@ -192,6 +193,18 @@ impl Carrier {
         Poll::Pending
     }
 
+    /// Ready when everything that was to be said has left.
+    pub(super) fn poll_said(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.waiting.tender = None;
+        self.drive(cx);
+        let said = self.stream.is_done() && (!self.writing || !self.wants_to_send());
+        if said && self.writer.poll_left(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        self.waiting.tender = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
     /// Ready when everything was said and heard, and both sides of the call have ended.
     pub(super) fn poll_done(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.waiting.tender = None;
@@ -220,10 +233,16 @@ impl Carrier {
 
     pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
         self.stream.set_time(self.since.elapsed());
+        let mut turn = 0;
         while self.reading
             && let Poll::Ready(read) = self.reader.poll_next(cx)
         {
             self.reading = self.take_in(read);
+            turn += 1;
+            if turn == TURN_FRAMES_MAX {
+                cx.waker().wake_by_ref();
+                break;
+            }
         }
         while self.writing
             && self.wants_to_send()

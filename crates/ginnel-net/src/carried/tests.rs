@@ -7,9 +7,10 @@ use ginnel_core::limits::CREDIT_INITIAL;
 use ginnel_core::stream::{Frame, Read};
 use ginnel_wire::frame::Open;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::sleep;
 
 use super::*;
-use crate::body::tests::pair::{Callee, Caller, pair, soon};
+use crate::body::tests::pair::{Callee, Caller, pair, pair_with_pause, soon};
 use crate::tunnel::reason;
 
 mod cuts;

@@ -40,7 +40,11 @@ impl Buffered {
         }
         self.buffer.reserve(self.size);
         let mut space = (&mut self.buffer).limit(self.size);
-        let count = ready!(poll_read_buf(Pin::new(&mut self.socket), cx, &mut space))?;
+        let read = poll_read_buf(Pin::new(&mut self.socket), cx, &mut space);
+        if read.is_pending() {
+            self.buffer = BytesMut::new();
+        }
+        let count = ready!(read)?;
         self.ended = count == 0;
         if count == self.size {
             self.size = (GROWTH * self.size).min(SESSION_READ_MAX);

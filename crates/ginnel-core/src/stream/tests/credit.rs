@@ -77,7 +77,7 @@ fn a_receiver_that_is_slower_than_the_path_gives_no_more() {
 
 #[test]
 fn an_empty_budget_leaves_the_first_credit_and_what_ends_gives_back() {
-    let budget = Budget::new(CREDIT_INITIAL);
+    let budget = Budget::new(2 * CREDIT_INITIAL);
     let grow = || {
         let (mut near, mut far) = (Stream::new(Budget::default()), Stream::new(budget.clone()));
         let mut last = 0;
@@ -97,18 +97,17 @@ fn an_empty_budget_leaves_the_first_credit_and_what_ends_gives_back() {
 
 #[test]
 fn the_middle_passes_on_no_more_than_its_own_budget_and_goes_on_as_it_forwards() {
-    let mut relay = Relay::new(&Budget::new(CREDIT_INITIAL));
-    let grant = Frame::Credit { consumed: 0, limit: CREDIT_MAX };
-    relay.handle_frame(Side::Client, grant).unwrap();
-    assert_eq!(relay.poll_frame(Side::Agent, 0), None, "the budget has no {CREDIT_MAX} bytes");
-    let bytes = vec![7; usize::try_from(CREDIT_INITIAL).unwrap()].into();
-    relay.handle_frame(Side::Agent, Frame::Data { offset: 0, bytes }).unwrap();
-    while relay.poll_frame(Side::Client, 60_000).is_some() {}
-    let more = Frame::Credit { consumed: 0, limit: 2 * CREDIT_INITIAL };
-    assert_eq!(relay.poll_frame(Side::Agent, 0), Some(more));
-
-    let mut rich = Relay::new(&Budget::default());
-    let grant = Frame::Credit { consumed: 0, limit: CREDIT_MAX };
-    rich.handle_frame(Side::Client, grant.clone()).unwrap();
-    assert_eq!(rich.poll_frame(Side::Agent, 0), Some(grant));
+    let next = |budget| {
+        let mut relay = Relay::new(&budget);
+        let grant = Frame::Credit { consumed: 0, limit: CREDIT_MAX };
+        relay.handle_frame(Side::Client, grant).unwrap();
+        assert_eq!(relay.poll_frame(Side::Agent, 0), None, "a word alone gets nothing");
+        let bytes = vec![7; usize::try_from(CREDIT_INITIAL).unwrap()].into();
+        relay.handle_frame(Side::Agent, Frame::Data { offset: 0, bytes }).unwrap();
+        while relay.poll_frame(Side::Client, 60_000).is_some() {}
+        relay.poll_frame(Side::Agent, 0)
+    };
+    let credit = |limit| Some(Frame::Credit { consumed: 0, limit });
+    assert_eq!(next(Budget::new(CREDIT_INITIAL)), credit(2 * CREDIT_INITIAL));
+    assert_eq!(next(Budget::default()), credit(CREDIT_MAX));
 }

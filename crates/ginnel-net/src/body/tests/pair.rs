@@ -1,6 +1,10 @@
 //! Real HTTP/2 connections in memory: the tunnel's own at both ends, or a bare one at the other, which can do what no honest one does.
 
 use std::future::Future;
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -8,10 +12,10 @@ use ginnel_wire::frame::SessionFrame;
 use ginnel_wire::piece::Piece;
 use h2::{RecvStream, SendStream};
 use http::{Request, Response};
-use tokio::io::{DuplexStream, copy_bidirectional, duplex};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, copy_bidirectional, duplex};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle};
-use tokio::time::timeout;
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use crate::body::{FrameReader, FrameWriter};
 use crate::http2;
@@ -99,13 +103,55 @@ impl Cable {
 
 /// The tunnel's own at both ends.
 pub(crate) async fn pair() -> (Caller, Callee, Cable) {
-    let ((near, mut near_plug), (mut far_plug, far)) = (duplex(1 << 16), duplex(1 << 16));
+    pair_with_pause(Duration::ZERO..Duration::ZERO).await
+}
+
+/// The same on a way that lets nothing through in either direction for some time, counted from now.
+pub(crate) async fn pair_with_pause(pause: Range<Duration>) -> (Caller, Callee, Cable) {
+    let ((near, near_plug), (far_plug, far)) = (duplex(1 << 16), duplex(1 << 16));
+    let (mut near_plug, mut far_plug) = (Paused::new(near_plug, &pause), Paused::new(far_plug, &pause));
     let cable = tokio::spawn(async move {
         // Ends when an end does.
         let _ = copy_bidirectional(&mut near_plug, &mut far_plug).await;
     });
     let callee = Callee::new(far);
     (Caller::new(near).await, callee, Cable(cable))
+}
+
+/// Reads nothing for some time.
+struct Paused {
+    inner: DuplexStream,
+    from: Instant,
+    over: Pin<Box<Sleep>>,
+}
+
+impl Paused {
+    fn new(inner: DuplexStream, pause: &Range<Duration>) -> Self {
+        Self { inner, from: Instant::now() + pause.start, over: Box::pin(sleep(pause.end)) }
+    }
+}
+
+impl AsyncRead for Paused {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.over.is_elapsed() && Instant::now() >= self.from {
+            ready!(self.over.as_mut().poll(cx));
+        }
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Paused {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
 }
 
 /// One stream of a bare HTTP/2 peer, which can do what no honest one does.

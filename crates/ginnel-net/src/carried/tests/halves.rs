@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// More than all credits and windows together, so that a half that is open must really flow.
-const MUCH: usize = 5 * 1024 * 1024;
+/// More than any credit, so that a half that is open must really flow.
+const MUCH: usize = 20 * 1024 * 1024;
 
 /// Sends much from one end to the other, which reads to the end.
 async fn flows(from: &mut Carried, to: &mut Carried) {
@@ -93,6 +93,21 @@ async fn an_end_that_is_dropped_after_both_halves_still_delivers_its_last_bytes(
         drop(leaver);
         assert!(rest(&mut stayer).await.unwrap() == bytes);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn last_bytes_arrive_however_long_the_way_lets_nothing_through() {
+    let pause = Duration::from_secs(2)..Duration::from_secs(14);
+    let (caller, mut callee, _cable) = pair_with_pause(pause).await;
+    let (mut near, mut far) = session(&caller, &mut callee).await;
+    soon(far.shutdown()).await.unwrap();
+    assert_eq!(rest(&mut near).await, Ok(vec![]));
+    sleep(Duration::from_secs(3)).await;
+    let bytes = noise(200_000);
+    soon(near.write_all(&bytes)).await.unwrap();
+    soon(near.shutdown()).await.unwrap();
+    drop(near);
+    assert!(rest(&mut far).await.unwrap() == bytes);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 //! invariants: no byte leaves without credit; no byte is delivered twice, out of order or after a gap; [`Read::Finished`] comes only after
 //! the exact final offset that the peer's `Fin` named; whatever else ends a session is a reset.
 //!
-//! Credit begins with what both ends know and grows when it is what holds the sender back: see [`Incoming::consume`].
+//! Credit begins with what both ends know and grows when it is what holds the sender back: see `Incoming::consume`.
 
 use std::io::IoSlice;
 use std::time::Duration;

@@ -11,9 +11,9 @@
 //! | [`live`] | notices a silent peer |
 //! | [`tcp`] | the first to answer of several addresses |
 //! | [`upstream`] | what agents and clients do all day: enrol, connect, renew, reconnect |
-//! | [`mod@http2`] | one HTTP/2 connection as both ends set it up |
+//! | `http2` | one HTTP/2 connection as both ends set it up |
 //! | [`call`] | one call of a peer, and the ways to answer it |
-//! | [`messages`] | calls of generated services |
+//! | `messages` | calls of generated services |
 //! | [`body`] | frames on HTTP/2 streams |
 //! | [`carried`] | one end of a session as a byte stream |
 //! | [`inner`] | TLS between client and agent inside a session |

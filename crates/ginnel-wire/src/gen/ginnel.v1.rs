@@ -182,6 +182,7 @@ pub struct Fin {
     #[prost(uint64, tag = "1")]
     pub offset: u64,
 }
+/// Says it all after many bytes: RST_STREAM with the code 0x67670000 + hop * 256 + cause, which does not wait behind what is queued.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Reset {
     /// Number of a cause.

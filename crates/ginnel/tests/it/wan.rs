@@ -25,8 +25,9 @@ const SHAPE: Shape = Shape {
     congestion: "reno",
 };
 
-/// How long a new session may take to its first answer after others were cancelled: the way itself, and what TCP needs to mend a loss.
-const PROGRESS: Duration = Duration::from_millis(2 * 100 + 1000);
+/// How long a new session may take to its first answer after others were cancelled. The way itself and what TCP needs to mend a loss take up to
+/// 1.2 s; debug builds beside other tests need a little more. Behind the bytes of cancelled sessions it took 4.5 s and longer.
+const PROGRESS: Duration = Duration::from_millis(2500);
 
 /// Bulk sessions at once.
 const BULK: usize = 16;

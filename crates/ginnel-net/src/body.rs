@@ -216,10 +216,12 @@ impl FrameWriter {
         let _ = stream.send_data(piece, false);
     }
 
-    /// Ready when everything that was written has left the HTTP/2 library, or never will. Before [`Self::end`].
+    /// Ready when everything that was written has left the HTTP/2 library, never will, or is what [`Self::end`] takes back.
     pub fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.stream {
-            Some(stream) if !self.ended => poll_all_room(stream, cx),
+            Some(stream) if !(self.ended || self.sent > UNSENT_PER_STREAM_MAX && !self.said_last) => {
+                poll_all_room(stream, cx)
+            }
             Some(_) | None => Poll::Ready(()),
         }
     }

@@ -73,6 +73,8 @@ pub(crate) struct End {
     read: u64,
     /// How far the other end may send, by the credits that left here.
     granted: u64,
+    /// How far it may be ahead of the application: the most that a credit said, because a window never shrinks.
+    ahead: u64,
     broken: Option<Cause>,
     has_reset: bool,
     /// The application has closed its connection.
@@ -116,6 +118,7 @@ impl End {
             fin_arrived: false,
             read: 0,
             granted: CREDIT_INITIAL,
+            ahead: CREDIT_INITIAL,
             broken: None,
             has_reset: false,
             has_left: false,
@@ -205,6 +208,7 @@ impl End {
                 assert_eq!(*consumed, self.read);
                 assert!(self.granted <= *limit && *limit <= self.read + CREDIT_MAX, "granted {limit} at {consumed}");
                 self.granted = *limit;
+                self.ahead = self.ahead.max(limit - consumed);
             }
             Frame::Reset { cause, hop } => assert_eq!((self.broken, *hop), (Some(*cause), None)),
         }
@@ -231,7 +235,7 @@ impl End {
             Frame::Data { offset, bytes } => {
                 assert_eq!((offset, self.fin_arrived), (self.arrived, false));
                 self.arrived += bytes.len() as u64;
-                assert!(self.arrived <= self.granted && self.arrived - self.read <= CREDIT_INITIAL, "overrun");
+                assert!(self.arrived <= self.granted && self.arrived - self.read <= self.ahead, "overrun");
                 if self.has_left {
                     self.reset();
                 }

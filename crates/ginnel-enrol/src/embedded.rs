@@ -3,6 +3,7 @@
 //! Each role has a CA of its own, so that a certificate of one role finds no path where another is expected. Clocks, files and keys are
 //! the server's own: whoever can read the directory can be anybody.
 
+use std::future::ready;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,7 +22,7 @@ use rcgen::{
 use rustls_pki_types::ServerName;
 use time::OffsetDateTime;
 
-use crate::issuer::{CertificateRequest, IssueError, Issued, Issuer};
+use crate::issuer::{CertificateRequest, IssueError, Issued, Issuer, Issuing};
 
 mod directory;
 
@@ -78,6 +79,31 @@ impl EmbeddedIssuer {
         Ok(Self { trust_domain: trust_domain.clone(), lifetime, server, agent, client })
     }
 
+    /// Signs a certificate that is valid from now on.
+    ///
+    /// # Errors
+    /// [`IssueError`]; nothing was issued then.
+    pub fn sign(&self, request: &CertificateRequest, now: SystemTime) -> Result<Issued, IssueError> {
+        let role = request.principal.role;
+        if request.principal.trust_domain != self.trust_domain {
+            return Err(IssueError::TrustDomain { principal: request.principal.clone() });
+        }
+        let authority = self.authority(role);
+        let (not_before, not_after) = authority.validity(role, self.lifetime, now)?;
+        let mut params = leaf(&request.principal, &request.email, &request.server_names)?;
+        params.not_before = date(not_before).ok_or(IssueError::Authority { role })?;
+        params.not_after = date(not_after).ok_or(IssueError::Authority { role })?;
+        let serial = serial().ok_or(IssueError::Sign(rcgen::Error::RingUnspecified))?;
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        let key = SubjectKey(p256_point(&request.spki_der).ok_or(IssueError::Key)?);
+        let certificate = params.signed_by(&key, &authority.issuer).map_err(IssueError::Sign)?;
+        Ok(Issued {
+            chain: vec![certificate.der().clone()],
+            not_after: UNIX_EPOCH + Duration::from_secs(not_after),
+            serial: hex(&serial),
+        })
+    }
+
     fn authority(&self, role: Role) -> &Authority {
         match role {
             Role::Server => &self.server,
@@ -100,25 +126,8 @@ impl std::fmt::Debug for EmbeddedIssuer {
 }
 
 impl Issuer for EmbeddedIssuer {
-    fn issue(&self, request: &CertificateRequest, now: SystemTime) -> Result<Issued, IssueError> {
-        let role = request.principal.role;
-        if request.principal.trust_domain != self.trust_domain {
-            return Err(IssueError::TrustDomain { principal: request.principal.clone() });
-        }
-        let authority = self.authority(role);
-        let (not_before, not_after) = authority.validity(role, self.lifetime, now)?;
-        let mut params = leaf(&request.principal, &request.email, &request.server_names)?;
-        params.not_before = date(not_before).ok_or(IssueError::Authority { role })?;
-        params.not_after = date(not_after).ok_or(IssueError::Authority { role })?;
-        let serial = serial().ok_or(IssueError::Sign(rcgen::Error::RingUnspecified))?;
-        params.serial_number = Some(SerialNumber::from_slice(&serial));
-        let key = SubjectKey(p256_point(&request.spki_der).ok_or(IssueError::Key)?);
-        let certificate = params.signed_by(&key, &authority.issuer).map_err(IssueError::Sign)?;
-        Ok(Issued {
-            chain: vec![certificate.der().clone()],
-            not_after: UNIX_EPOCH + Duration::from_secs(not_after),
-            serial: hex(&serial),
-        })
+    fn issue<'a>(&'a self, request: &'a CertificateRequest, now: SystemTime) -> Issuing<'a> {
+        Box::pin(ready(self.sign(request, now)))
     }
 
     fn roots(&self, role: Role) -> Roots {

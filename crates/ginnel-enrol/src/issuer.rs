@@ -1,5 +1,6 @@
 //! What signs certificates.
 
+use std::pin::Pin;
 use std::time::SystemTime;
 
 use ginnel_core::principal::{Principal, Role};
@@ -59,13 +60,16 @@ pub enum IssueError {
     },
 }
 
+/// A certificate on its way.
+pub type Issuing<'a> = Pin<Box<dyn Future<Output = Result<Issued, IssueError>> + Send + 'a>>;
+
 /// Signs certificates with one CA per role.
 pub trait Issuer: Send + Sync {
     /// Signs a certificate that is valid from now on.
     ///
     /// # Errors
     /// [`IssueError`]; nothing was issued then.
-    fn issue(&self, request: &CertificateRequest, now: SystemTime) -> Result<Issued, IssueError>;
+    fn issue<'a>(&'a self, request: &'a CertificateRequest, now: SystemTime) -> Issuing<'a>;
 
     /// The roots that verify the certificates of a role.
     fn roots(&self, role: Role) -> Roots;

@@ -18,6 +18,6 @@ mod token;
 mod testing;
 
 pub use embedded::{EmbeddedIssuer, OpenError};
-pub use issuer::{CertificateRequest, IssueError, Issued, Issuer};
+pub use issuer::{CertificateRequest, IssueError, Issued, Issuer, Issuing};
 pub use public_key::{PublicKey, PublicKeyError};
 pub use verdict::{Admitted, Denied, EnrolIdentity, Enroller, EnrollerError};

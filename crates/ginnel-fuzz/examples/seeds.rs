@@ -298,7 +298,7 @@ fn certificates(write: &dyn Fn(&str, Seeds) -> Outcome, directory: &Path, key: &
             spki_der: key.spki_der().to_vec(),
             server_names: names.iter().map(|name| (*name).to_owned()).collect(),
         };
-        Ok(issuer.issue(&request, now)?.chain.first().ok_or("a chain")?.to_vec())
+        Ok(issuer.sign(&request, now)?.chain.first().ok_or("a chain")?.to_vec())
     };
     let roots: Vec<_> = [Role::Server, Role::Agent, Role::Client].map(|role| issuer.roots(role)).into_iter().collect();
     let root = roots.first().and_then(|roots| roots.certificates().first()).ok_or("a root")?.to_vec();

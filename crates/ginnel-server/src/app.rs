@@ -92,6 +92,7 @@ impl Server {
         let tls = outer_server(&own.current, trust).map_err(while_doing("setting TLS up"))?;
         let principal = own::principal(&config.trust_domain, &server_name);
         let (renew_after, issued) = own::renew(&issuer, &principal, &server_name, &own)
+            .await
             .map_err(while_doing("making the server's own certificate"))?;
         let directory = config.audit_directory.as_path();
         let audit = AuditLog::open(directory, server_id)

@@ -45,7 +45,7 @@ impl Enrolment for Enrol {
             spki_der: admitted.spki_der.clone(),
             server_names: Vec::new(),
         };
-        let issued = broker.issuer.issue(&wanted, now).map_err(|error| {
+        let issued = broker.issuer.issue(&wanted, now).await.map_err(|error| {
             tracing::error!(error = %Chain(&error), "could not issue a certificate");
             Status::unavailable("no certificate can be issued now")
         })?;

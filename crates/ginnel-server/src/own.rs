@@ -61,7 +61,7 @@ impl OwnCertificate {
 }
 
 /// Issues a certificate for `server_name` and puts it to use; tells when to renew it.
-pub(crate) fn renew(
+pub(crate) async fn renew(
     issuer: &dyn Issuer,
     principal: &Principal,
     server_name: &str,
@@ -78,7 +78,7 @@ pub(crate) fn renew(
         server_names: vec![server_name.to_owned()],
     };
     let spki_sha256 = Some(Text::hex(&key.spki_sha256()));
-    let issued = issuer.issue(&request, now).map_err(OwnError::Issue)?;
+    let issued = issuer.issue(&request, now).await.map_err(OwnError::Issue)?;
     let identity = Identity::new(issued.chain, key).map_err(|error| unusable(error.into()))?;
     let lifetime = issued.not_after.duration_since(now).unwrap_or_default();
     own.current.set(identity);
@@ -113,7 +113,7 @@ pub(crate) async fn keep(broker: Arc<Broker>, server_name: String, first: Durati
             () = broker.cut.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
         }
-        wait = match renew(broker.issuer.as_ref(), &principal, &server_name, &broker.own) {
+        wait = match renew(broker.issuer.as_ref(), &principal, &server_name, &broker.own).await {
             Ok((next, event)) => {
                 broker.note(event);
                 next

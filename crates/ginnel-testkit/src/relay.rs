@@ -245,7 +245,7 @@ fn certify(issuer: &EmbeddedIssuer, principal: &str, server_names: Vec<String>) 
     let email = "relay@acme.iam.gserviceaccount.com".to_owned();
     let spki_der = key.spki_der().to_vec();
     let request = CertificateRequest { principal: principal.parse()?, email, spki_der, server_names };
-    Ok(Identity::new(issuer.issue(&request, SystemTime::now())?.chain, key)?)
+    Ok(Identity::new(issuer.sign(&request, SystemTime::now())?.chain, key)?)
 }
 
 fn welcome() -> v1::Welcome {

@@ -55,7 +55,7 @@ fn request(role: Role, key: &KeyPair) -> CertificateRequest {
 
 fn identity(issuer: &EmbeddedIssuer, role: Role, now: SystemTime) -> Identity {
     let key = KeyPair::generate().expect("a key");
-    let issued = issuer.issue(&request(role, &key), now).expect("issued");
+    let issued = issuer.sign(&request(role, &key), now).expect("issued");
     Identity::new(issued.chain, key).expect("an identity")
 }
 
@@ -103,7 +103,7 @@ fn issues_leaves_of_the_documented_profile() {
     let issuer = world.open(NOW).expect("opened");
     for role in ROLES {
         let key = KeyPair::generate().expect("a key");
-        let issued = issuer.issue(&request(role, &key), at(NOW)).expect("issued");
+        let issued = issuer.sign(&request(role, &key), at(NOW)).expect("issued");
         let leaf = Leaf::parse(&issued.chain[0]).expect("a leaf");
         assert_eq!(leaf.principal, principal(role, "one"));
         assert_eq!((leaf.email.as_str(), &leaf.serial), (format!("{role}@acme.example").as_str(), &issued.serial));
@@ -143,7 +143,7 @@ fn clips_leaves_to_the_ca_and_refuses_outside() {
     let issuer = world.open(NOW).expect("opened");
     let end = NOW + AUTHORITY_LIFETIME.as_secs();
     let key = KeyPair::generate().expect("a key");
-    let issue = |now| issuer.issue(&request(Role::Agent, &key), at(now));
+    let issue = |now| issuer.sign(&request(Role::Agent, &key), at(now));
     assert_eq!(issue(end - 3600).expect("issued").not_after, at(end));
     assert!(matches!(issue(end), Err(IssueError::Authority { role: Role::Agent })));
     assert!(matches!(issue(end + 1), Err(IssueError::Authority { .. })));
@@ -185,7 +185,7 @@ fn refuses_requests_that_make_no_sense() {
         (names(&["not a name"]), "names"),
     ];
     for (request, words) in cases {
-        let error = issuer.issue(&request, at(NOW)).expect_err(words);
+        let error = issuer.sign(&request, at(NOW)).expect_err(words);
         assert!(error.to_string().contains(words), "{error}");
     }
 }

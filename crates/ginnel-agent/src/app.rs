@@ -12,8 +12,8 @@ use ginnel_core::budget::Budget;
 use ginnel_core::id::InstanceId;
 use ginnel_core::principal::Role;
 use ginnel_identity::certificate::Identity;
-use ginnel_identity::credential::{CredentialError, ServiceAccountKey};
 use ginnel_identity::key::sha256;
+use ginnel_identity::proof::Credential;
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::{Responder, TlsError};
 use ginnel_identity::trust::{Roots, TrustError};
@@ -42,9 +42,6 @@ pub enum StartError {
     /// Connections cannot have the congestion control that they are to have (configuration, environment).
     #[error("choosing the congestion control")]
     Congestion(#[from] CongestionError),
-    /// The credential cannot be used (configuration).
-    #[error("reading the credential")]
-    Credential(#[from] CredentialError),
     /// What is needed for the proxy cannot be used (configuration).
     #[error("reading what the proxy needs")]
     Proxy(#[from] ProxyFileError),
@@ -138,12 +135,16 @@ fn version(allow: &AllowList) -> String {
 }
 
 impl Agent {
-    /// Reads the files that the configuration names and opens the admin listeners. `source` is where `config` comes from, with the state of the file before it was read; it is read again on
+    /// Reads the files that the configuration names and opens the admin listeners. `credential` is the one that the configuration means. `source` is where `config` comes from, with the state of the file before it was read; it is read again on
     /// a reload; without it there are none.
     ///
     /// # Errors
     /// [`StartError`] names the file or the listener.
-    pub async fn start(config: AgentConfig, source: Option<(Source<AgentConfig>, Seen)>) -> Result<Self, StartError> {
+    pub async fn start(
+        config: AgentConfig,
+        credential: Credential,
+        source: Option<(Source<AgentConfig>, Seen)>,
+    ) -> Result<Self, StartError> {
         let progress = Progress::default();
         let admin = Admin::open(config.admin.listen, config.admin.socket.clone()).await?;
         let upstream = Upstream {
@@ -156,7 +157,7 @@ impl Agent {
                 budget: Budget::default(),
             },
             server_roots: Roots::read(&config.trust.server)?,
-            credential: ServiceAccountKey::read(&config.credential)?,
+            credential,
             audience: config.enrolment_audience,
             progress: progress.clone(),
             connections: config.connections,

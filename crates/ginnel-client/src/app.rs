@@ -10,7 +10,7 @@ use ginnel_core::budget::Budget;
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::InstanceId;
 use ginnel_core::target::Target;
-use ginnel_identity::credential::{CredentialError, ServiceAccountKey};
+use ginnel_identity::proof::Credential;
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::trust::{Roots, TrustError};
 use ginnel_net::accept::Stops;
@@ -45,9 +45,6 @@ pub enum StartError {
     /// Connections cannot have the congestion control that they are to have (configuration, environment).
     #[error("choosing the congestion control")]
     Congestion(#[from] CongestionError),
-    /// The credential cannot be used (configuration).
-    #[error("reading the credential")]
-    Credential(#[from] CredentialError),
     /// An address cannot be listened on (configuration, environment).
     #[error("listening on {address}")]
     Listen {
@@ -80,12 +77,16 @@ pub struct Client {
 }
 
 impl Client {
-    /// Reads the files that the configuration names, and listens. `source` is where `config` comes from, with the state of the file before it was read; a reload reads it again and says
+    /// Reads the files that the configuration names, and listens. `credential` is the one that the configuration means. `source` is where `config` comes from, with the state of the file before it was read; a reload reads it again and says
     /// whether it is right, but nothing of a client's configuration changes while it runs.
     ///
     /// # Errors
     /// [`StartError`] names the file or address.
-    pub async fn start(config: ClientConfig, source: Option<(Source<ClientConfig>, Seen)>) -> Result<Self, StartError> {
+    pub async fn start(
+        config: ClientConfig,
+        credential: Credential,
+        source: Option<(Source<ClientConfig>, Seen)>,
+    ) -> Result<Self, StartError> {
         let admin = Admin::open(config.admin.listen, config.admin.socket.clone()).await?;
         let (progress, draining) = (Progress::default(), CancellationToken::new());
         let upstream = Upstream {
@@ -98,7 +99,7 @@ impl Client {
                 budget: Budget::default(),
             },
             server_roots: Roots::read(&config.trust.server)?,
-            credential: ServiceAccountKey::read(&config.credential)?,
+            credential,
             audience: config.enrolment_audience,
             progress: progress.clone(),
             connections: config.connections,

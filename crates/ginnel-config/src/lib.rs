@@ -36,8 +36,8 @@ pub mod tree;
 pub use finding::{Finding, Findings, LoadError, Place};
 pub use load::Source;
 pub use model::{
-    Address, Admin, AgentConfig, AgentTrust, ClientConfig, ClientTrust, Forward, Identity, IssuerSection, Listen,
-    ServerConfig, ServerSection, Upstream,
+    Address, Admin, AgentConfig, AgentTrust, ClientConfig, ClientTrust, Credential, Forward, Identity, IssuerSection,
+    Listen, ServerConfig, ServerSection, Upstream, WorkloadIdentity, WorkloadMethod,
 };
 pub use overrides::Overrides;
 

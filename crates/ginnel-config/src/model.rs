@@ -17,11 +17,13 @@ use crate::shape::{self, Fields, Text, located, object};
 
 pub(crate) mod agent;
 pub(crate) mod client;
+mod credential;
 pub(crate) mod proxy;
 pub(crate) mod server;
 
 pub use agent::{AgentConfig, AgentTrust};
 pub use client::{ClientConfig, ClientTrust, Forward, Listen};
+pub use credential::{Credential, WorkloadIdentity, WorkloadMethod};
 pub use server::{Identity, IssuerSection, ServerConfig, ServerSection};
 
 /// Gives a configuration its two ways in.
@@ -196,18 +198,6 @@ fn connections(fields: &mut Fields<'_, '_>) -> Option<Bounds> {
         }
     });
     Some(Bounds { least: least.value, most })
-}
-
-/// `credential` of agents and clients.
-fn credential(fields: &mut Fields<'_, '_>) -> Option<PathBuf> {
-    fields
-        .field(
-            "serviceAccountKeyFile",
-            "Service-account key, as `ginnel credentials create` writes it. It signs the token that is exchanged for a \
-             certificate and is never sent.",
-        )
-        .example("key.json")
-        .required(shape::file())
 }
 
 /// An address and port to listen on; port 0 asks the system for a free one.

@@ -155,6 +155,9 @@ pub struct Certificate {
     pub remaining_seconds: u64,
     /// Why the last renewal failed, if it did.
     pub renewal_failure: Option<Failure>,
+    /// What it was asked for with, as far as the process that has it knows.
+    #[serde(default)]
+    pub credential: Option<String>,
 }
 
 /// The server, as an agent or client sees it.

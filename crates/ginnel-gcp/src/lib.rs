@@ -1,3 +1,7 @@
 //! Google, as far as the tunnel needs it: the only crate that names Google's clients.
 //!
 //! Each part is a feature, so that a program brings along no more of Google than its role asks for.
+
+pub mod provider;
+#[cfg(feature = "workload")]
+pub mod workload;

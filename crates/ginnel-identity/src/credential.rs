@@ -138,25 +138,12 @@ impl ServiceAccountKey {
         spki_sha256: [u8; 32],
         now: SystemTime,
     ) -> Result<SecretString, CredentialError> {
-        let iat = now.duration_since(UNIX_EPOCH).map_err(|_| CredentialError::Sign)?.as_secs();
-        let mut jti = [0; 16];
-        aws_lc_rs::rand::fill(&mut jti).map_err(|_| CredentialError::Sign)?;
-        let claims = Claims {
-            iss: &self.email,
-            sub: &self.email,
-            aud: audience,
-            iat,
-            exp: iat + TOKEN_LIFETIME_SECONDS,
-            jti: BASE64_URL_SAFE_NO_PAD.encode(jti),
-            cnf: Confirmation { spki_sha256: BASE64_URL_SAFE_NO_PAD.encode(spki_sha256) },
-        };
+        let claims = token_claims(&self.email, audience, spki_sha256, now)?;
         let header = Header { alg: "RS256", kid: &self.key_id, typ: "JWT" };
-        let part = |json: Result<Vec<u8>, serde_json::Error>| {
-            json.map(|json| BASE64_URL_SAFE_NO_PAD.encode(json)).map_err(|_| CredentialError::Sign)
-        };
-        let mut token = part(serde_json::to_vec(&header))?;
+        let header = serde_json::to_vec(&header).map_err(|_| CredentialError::Sign)?;
+        let mut token = BASE64_URL_SAFE_NO_PAD.encode(header);
         token.push('.');
-        token.push_str(&part(serde_json::to_vec(&claims))?);
+        BASE64_URL_SAFE_NO_PAD.encode_string(claims, &mut token);
         let mut signature = vec![0; self.pair.public_modulus_len()];
         self.pair
             .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), token.as_bytes(), &mut signature)
@@ -200,6 +187,32 @@ impl fmt::Debug for ServiceAccountKey {
             .field("key_id", &self.key_id)
             .finish_non_exhaustive()
     }
+}
+
+/// The claims of a token of this service account for `audience`, bound to the key with this SubjectPublicKeyInfo hash, as JSON: what whoever
+/// holds the account's key has to sign.
+///
+/// # Errors
+/// [`CredentialError::Sign`] if the clock is before 1970 or the cryptographic library fails.
+pub fn token_claims(
+    email: &str,
+    audience: &str,
+    spki_sha256: [u8; 32],
+    now: SystemTime,
+) -> Result<String, CredentialError> {
+    let iat = now.duration_since(UNIX_EPOCH).map_err(|_| CredentialError::Sign)?.as_secs();
+    let mut jti = [0; 16];
+    aws_lc_rs::rand::fill(&mut jti).map_err(|_| CredentialError::Sign)?;
+    let claims = Claims {
+        iss: email,
+        sub: email,
+        aud: audience,
+        iat,
+        exp: iat + TOKEN_LIFETIME_SECONDS,
+        jti: BASE64_URL_SAFE_NO_PAD.encode(jti),
+        cnf: Confirmation { spki_sha256: BASE64_URL_SAFE_NO_PAD.encode(spki_sha256) },
+    };
+    serde_json::to_string(&claims).map_err(|_| CredentialError::Sign)
 }
 
 /// Whether a text can name a signing key: 1 to 128 letters, digits, `-` and `_`.

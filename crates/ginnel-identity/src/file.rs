@@ -45,6 +45,14 @@ pub enum FileError {
         /// Which path.
         path: PathBuf,
     },
+    /// The environment: others on the machine may change the file.
+    #[error("{} has mode {mode:04o}, which lets others change it; run chmod go-w on it", path.display())]
+    Open {
+        /// Which file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// Configuration: no file of this purpose is that large.
     #[error("{} is larger than {} bytes", path.display(), bytes_max)]
     Size {
@@ -85,6 +93,20 @@ pub fn read_private(path: &Path, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>,
     let (mode, owner, us) = (metadata.mode() & 0o7777, metadata.uid(), rustix::process::geteuid().as_raw());
     if !is_private(mode, owner, us) {
         return Err(FileError::Mode { path: path.to_owned(), mode, owner, us });
+    }
+    read(file, path, bytes_max)
+}
+
+/// Reads a secret that a platform puts there for us and soon replaces: nobody but its owner may change it. Others may be able to read it,
+/// because Kubernetes gives a projected token mode 0644 in a container whose user it does not know.
+///
+/// # Errors
+/// [`FileError`], which never holds content.
+pub fn read_projected(path: &Path, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, FileError> {
+    let (file, metadata) = open(path)?;
+    let mode = metadata.mode() & 0o7777;
+    if mode & 0o022 != 0 {
+        return Err(FileError::Open { path: path.to_owned(), mode });
     }
     read(file, path, bytes_max)
 }

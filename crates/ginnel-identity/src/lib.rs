@@ -3,6 +3,7 @@
 //! | module | question it answers |
 //! |---|---|
 //! | [`credential`] | which service account signs, in Google's key file format |
+//! | [`proof`] | what an agent or client proves itself with: a key, a token in a file, what its surroundings vouch for |
 //! | [`key`] | which fresh key a certificate is for |
 //! | [`certificate`] | whom a certificate names |
 //! | [`trust`] | which issuing CAs are believed |
@@ -19,6 +20,7 @@ pub mod file;
 pub mod key;
 pub mod oid;
 pub mod pem;
+pub mod proof;
 pub mod random;
 pub mod tls;
 pub mod trust;
@@ -30,6 +32,7 @@ pub use certificate::{CertificateError, Identity, Leaf};
 pub use credential::{CredentialError, ServiceAccountKey};
 pub use ginnel_core::principal::is_email;
 pub use key::{KeyError, KeyPair};
+pub use proof::{Credential, TokenError};
 pub use random::SystemRandom;
 pub use tls::{CurrentIdentity, OuterTrust, TlsError};
 pub use trust::{Roots, TrustError};

@@ -18,8 +18,8 @@ use ginnel_core::lanes::Bounds;
 use ginnel_core::renewal::renew_after;
 use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Identity;
-use ginnel_identity::credential::ServiceAccountKey;
 use ginnel_identity::key::KeyPair;
+use ginnel_identity::proof::{Credential, TokenError};
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::outer_client;
 use ginnel_identity::trust::Roots;
@@ -56,6 +56,9 @@ const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// can be told to give is two seconds.
 const RENEW_FLOOR: Duration = Duration::from_secs(1);
 
+/// How often a credential that has no unused token is asked again. Tokens in files are replaced every ten minutes at the soonest.
+const TOKEN_POLL: Duration = Duration::from_secs(1);
+
 /// Replaced connections that still finish their sessions. With a renewal every eight hours that is three weeks of history.
 const RETIRED_MAX: usize = 64;
 
@@ -72,7 +75,7 @@ pub struct Upstream {
     /// Who may answer there.
     pub server_roots: Roots,
     /// What proves the identity.
-    pub credential: ServiceAccountKey,
+    pub credential: Credential,
     /// The audience of enrolment tokens.
     pub audience: String,
     /// Where it is put down how things stand.
@@ -100,7 +103,7 @@ pub trait Link: Clone + Send + Sync + 'static {
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrolError {
-    /// The key, token or configuration could not be made (us, configuration).
+    /// The key or configuration could not be made (us, configuration).
     #[error("could not prepare the enrolment")]
     Prepare(#[source] Box<dyn Error + Send + Sync>),
     /// The server could not be reached.
@@ -112,6 +115,9 @@ pub enum EnrolError {
     /// What the server answered is no certificate for the key that was made.
     #[error("the server's answer is no usable certificate")]
     Certificate(#[source] Box<dyn Error + Send + Sync>),
+    /// There is nothing to show the server (the environment; see [`TokenError`]).
+    #[error("there is no token to enrol with")]
+    Token(#[from] TokenError),
     /// Nothing came of it in time.
     #[error("the enrolment took longer than {} s", ENROL_WAIT.as_secs())]
     TimedOut,
@@ -186,7 +192,10 @@ impl Upstream {
     async fn valid(&self, admitted: Option<Admitted>) -> Result<Admitted, EnrolError> {
         match admitted {
             Some(admitted) if admitted.is_valid() => Ok(admitted),
-            Some(_) | None => self.enrol().await.map(Admitted::new),
+            Some(_) | None => {
+                self.unused_token(|why| self.progress.disconnected(Some(why))).await;
+                self.enrol().await.map(Admitted::new)
+            }
         }
     }
 
@@ -260,6 +269,7 @@ impl Upstream {
         if retired >= RETIRED_MAX {
             return Err("too many connections are still finishing their sessions".into());
         }
+        self.unused_token(|why| self.progress.renewal_waits(why)).await;
         let renewed = Admitted::new(self.enrol().await?);
         connecting.store(true, Ordering::Relaxed);
         let running = self.bring_up(&renewed, link).await?;
@@ -289,6 +299,19 @@ impl Upstream {
         }
     }
 
+    /// Waits while the credential has only a token that was used, and tells so once: a server takes none twice.
+    async fn unused_token(&self, tell: impl Fn(String)) {
+        let mut is_told = false;
+        while let Some(why) = self.credential.waits_for() {
+            if !is_told {
+                tracing::warn!(reason = %why, "no certificate can be asked for yet");
+                tell(why.to_string());
+                is_told = true;
+            }
+            sleep(TOKEN_POLL).await;
+        }
+    }
+
     /// Gets one certificate, for a key that is made for it.
     ///
     /// # Errors
@@ -300,24 +323,26 @@ impl Upstream {
     async fn enrol_once(&self) -> Result<Identity, EnrolError> {
         let prepare = |error: Box<dyn Error + Send + Sync>| EnrolError::Prepare(error);
         let key = KeyPair::generate().map_err(|error| prepare(error.into()))?;
+        let token = self.credential.token(&self.audience, key.spki_sha256(), SystemTime::now()).await?;
         let request = EnrolRequest {
-            token: self
-                .credential
-                .sign_token(&self.audience, key.spki_sha256(), SystemTime::now())
-                .map_err(|error| prepare(error.into()))?
-                .expose_secret()
-                .to_owned(),
+            token: token.expose_secret().to_owned(),
             certificate_signing_request: key.csr().map_err(|error| prepare(error.into()))?,
         };
         let tls = outer_client(&self.server_roots, None).map_err(|error| prepare(error.into()))?;
         let connection = self.endpoint.connect(tls).await?;
         let origin = connection.origin();
         let answer = EnrolmentClient::with_origin(connection, origin).enrol(request).await;
+        // A token that was refused was not taken. After anything else it may have been.
+        if !answer.as_ref().is_err_and(|status| status.code() == tonic::Code::Unauthenticated) {
+            self.credential.used(&token);
+        }
         let answer = answer.map_err(EnrolError::Refused)?.into_inner();
         let chain = answer.certificate_chain.into_iter().map(CertificateDer::from).collect();
         let identity = Identity::new(chain, key).map_err(|error| EnrolError::Certificate(error.into()))?;
         let leaf = identity.leaf();
-        tracing::info!(principal = %leaf.principal, serial = leaf.serial, "enrolled");
+        let credential = self.credential.shown();
+        tracing::info!(principal = %leaf.principal, serial = leaf.serial, credential, "enrolled");
+        self.progress.proved(credential);
         Ok(identity)
     }
 }

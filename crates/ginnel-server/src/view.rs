@@ -170,5 +170,6 @@ fn certificate(serial: String, not_after: SystemTime, now: SystemTime) -> Certif
         not_after: Timestamp::from(not_after),
         remaining_seconds: not_after.duration_since(now).unwrap_or_default().as_secs(),
         renewal_failure: None,
+        credential: None,
     }
 }

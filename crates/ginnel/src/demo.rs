@@ -23,6 +23,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::cmd::{Failure, Outcome, print};
+use crate::credential;
 
 mod configs;
 mod fetch;
@@ -110,12 +111,14 @@ async fn start(
     tasks.spawn(server.run());
     for _ in 0..AGENTS {
         let config = AgentConfig::parse(&configs::agent(address, listed), "agent.yaml", scratch, &none)?;
-        tasks.spawn(Agent::start(config, None).await?.run(shutdown.clone()));
+        let credential = credential::open(&config.credential)?;
+        tasks.spawn(Agent::start(config, credential, None).await?.run(shutdown.clone()));
     }
     // A client that came first would be told, and the record would show, that there is no agent yet.
     timeout(FETCH_DEADLINE, recorded(scratch, "linkUp", AGENTS)).await.map_err(|_| "the agents did not come up")?;
     let config = ClientConfig::parse(&configs::client(address), "client.yaml", scratch, &none)?;
-    let client = Client::start(config, None).await?;
+    let credential = credential::open(&config.credential)?;
+    let client = Client::start(config, credential, None).await?;
     let proxy = client.proxy_address().ok_or("the client has no proxy listener")?;
     tasks.spawn(client.run(shutdown.clone()));
     Ok(Addresses { proxy, admin })

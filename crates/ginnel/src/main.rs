@@ -4,6 +4,8 @@
 
 mod args;
 mod cmd;
+#[cfg(any(feature = "agent", feature = "client"))]
+mod credential;
 #[cfg(all(feature = "server", feature = "agent", feature = "client"))]
 mod demo;
 

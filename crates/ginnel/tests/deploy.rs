@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use ginnel_config::{AgentConfig, ClientConfig, Overrides, ServerConfig};
+use ginnel_config::{AgentConfig, ClientConfig, Credential, Overrides, ServerConfig};
 use ginnel_core::principal::Role;
 
 const ROLES: [&str; 3] = ["server", "agent", "client"];
@@ -113,7 +113,7 @@ fn each_unit_starts_what_the_program_understands() {
         assert_eq!(socket.as_deref(), Some(Path::new(&runtime)));
         assert_eq!(settings(&unit(role), "RuntimeDirectory"), [format!("ginnel-{role}")]);
         if let Some(key) = kept {
-            assert_eq!(key, Path::new("/run/credentials/unit/key.json"));
+            assert_eq!(key, Credential::ServiceAccountKeyFile("/run/credentials/unit/key.json".into()));
             assert_eq!(settings(&unit(role), "LoadCredential"), [format!("key.json:/etc/ginnel/{role}-key.json")]);
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ginnel_core::lanes::Bounds;
 use ginnel_core::pattern::TargetPattern;
 
-use super::{Admin, Upstream, loadable};
+use super::{Admin, Credential, Upstream, loadable};
 use crate::shape::{self, Fields, object};
 
 /// What an agent's owner says.
@@ -16,8 +16,8 @@ pub struct AgentConfig {
     pub server: Upstream,
     /// Who is believed.
     pub trust: AgentTrust,
-    /// The service-account key file.
-    pub credential: PathBuf,
+    /// What it proves itself with.
+    pub credential: Credential,
     /// The audience of enrolment tokens.
     pub enrolment_audience: String,
     /// What may be dialled; the server cannot widen it.
@@ -47,7 +47,8 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<AgentConfig> {
     let server = fields.field("server", "The server that this agent attaches to.").required(object(super::upstream));
     let trust =
         fields.field("trust", "Root certificates, as the server's owner hands them out.").required(object(trust));
-    let credential = fields.field("credential", "How this agent proves who it is.").required(object(super::credential));
+    let credential =
+        fields.field("credential", "How this agent proves who it is.").required(object(super::credential::declaration));
     let enrolment = fields.field("enrolment", "How certificates are asked for.").required(object(super::enrolment));
     let allow = fields
         .field(

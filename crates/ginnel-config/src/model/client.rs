@@ -8,7 +8,7 @@ use std::time::Duration;
 use ginnel_core::lanes::Bounds;
 use ginnel_core::target::Target;
 
-use super::{Admin, Upstream, loadable};
+use super::{Admin, Credential, Upstream, loadable};
 use crate::finding::{Collector, Place};
 use crate::shape::{self, Fields, Located, located, object};
 
@@ -19,8 +19,8 @@ pub struct ClientConfig {
     pub server: Upstream,
     /// Who is believed.
     pub trust: ClientTrust,
-    /// The service-account key file.
-    pub credential: PathBuf,
+    /// What it proves itself with.
+    pub credential: Credential,
     /// The audience of enrolment tokens.
     pub enrolment_audience: String,
     /// Where applications come in.
@@ -71,8 +71,9 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ClientConfig> {
         fields.field("server", "The server that this client opens sessions at.").required(object(super::upstream));
     let trust =
         fields.field("trust", "Root certificates, as the server's owner hands them out.").required(object(trust));
-    let credential =
-        fields.field("credential", "How this client proves who it is.").required(object(super::credential));
+    let credential = fields
+        .field("credential", "How this client proves who it is.")
+        .required(object(super::credential::declaration));
     let enrolment = fields.field("enrolment", "How certificates are asked for.").required(object(super::enrolment));
     let front_ends =
         fields.field("listen", "Where applications come in: a proxy, forwards, or both.").required(object(listen));

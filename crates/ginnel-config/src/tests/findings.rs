@@ -6,7 +6,7 @@ use ginnel_core::lanes::Bounds;
 use ginnel_core::principal::Role;
 
 use super::{AGENT, CLIENT, ROLES, SERVER, findings, good};
-use crate::{AgentConfig, ClientConfig, LoadError, Overrides, Place, ServerConfig};
+use crate::{AgentConfig, ClientConfig, Credential, LoadError, Overrides, Place, ServerConfig};
 
 /// A file with one part replaced, and everything that must be found in it.
 type Case = (&'static str, &'static str, &'static str);
@@ -146,17 +146,19 @@ fn finds_all_that_is_wrong_with_an_agent() {
                  f.yaml:1:1: server.name: is required\n\
                  f.yaml:1:1: trust.server: is required\n\
                  f.yaml:1:1: trust.client: is required\n\
-                 f.yaml:1:1: credential.serviceAccountKeyFile: is required\n\
+                 f.yaml:1:1: credential: needs one of serviceAccountKeyFile, workloadIdentity and tokenFile; none of them is there\n  \
+                   hint: for example serviceAccountKeyFile: key.json\n\
                  f.yaml:1:1: allow: is required",
             ),
             (AGENT, "- a\n", "f.yaml:1:1: expected a section, found a list"),
             (
                 AGENT,
-                "server:\ntrust: ~\ncredential: {workloadIdentity: {}}\nallow: x\ndangerDisableInnerTls: yes\n",
+                "server:\ntrust: ~\ncredential: {key: {}}\nallow: x\ndangerDisableInnerTls: yes\n",
                 "f.yaml:1:7: server: has no value\n  hint: give it a section, or remove it\n\
                  f.yaml:2:8: trust: has no value\n  hint: give it a section, or remove it\n\
-                 f.yaml:3:1: credential.serviceAccountKeyFile: is required\n\
-                 f.yaml:3:14: credential: unknown setting \"workloadIdentity\"\n  hint: the settings here are serviceAccountKeyFile\n\
+                 f.yaml:3:1: credential: needs one of serviceAccountKeyFile, workloadIdentity and tokenFile; none of them is there\n  \
+                   hint: for example serviceAccountKeyFile: key.json\n\
+                 f.yaml:3:14: credential: unknown setting \"key\"\n  hint: the settings here are serviceAccountKeyFile, workloadIdentity, tokenFile\n\
                  f.yaml:4:8: allow: expected a list, found text\n\
                  f.yaml:5:24: dangerDisableInnerTls: \"yes\" is not true or false\n  hint: write true or false, without quotes",
             ),
@@ -287,7 +289,7 @@ fn says_which_file_it_cannot_read() {
 
     std::fs::write(&path, AGENT).expect("a file");
     let config = AgentConfig::load(&path, &Overrides::none()).expect("a configuration");
-    assert_eq!(config.credential, dir.path().join("key.json"));
+    assert_eq!(config.credential, Credential::ServiceAccountKeyFile(dir.path().join("key.json")));
 }
 
 #[test]
@@ -348,4 +350,41 @@ fn finds_what_is_wrong_with_connections() {
     let text = format!("{CLIENT}connections: {{max: 4, min: 5}}\n");
     let found = findings(Role::Client, &text, &Overrides::none());
     assert_eq!(found, "f.yaml:5:28: connections.min: 5 is more than max, which is 4");
+}
+
+#[test]
+fn a_credential_is_one_of_three() {
+    let key = "{serviceAccountKeyFile: key.json}";
+    let one = "hint: for example serviceAccountKeyFile: key.json";
+    let several =
+        "f.yaml:3:1: credential: needs one of serviceAccountKeyFile, workloadIdentity and tokenFile; there are several";
+    let cases = [
+        ("{tokenFile: /var/run/secrets/ginnel/token}", String::new()),
+        ("{workloadIdentity: {}}", String::new()),
+        ("{workloadIdentity: {method: idToken, serviceAccount: a@b.iam.gserviceaccount.com}}", String::new()),
+        ("{workloadIdentity: {method: signJwt, endpoint: 'https://iam.example'}}", String::new()),
+        ("{workloadIdentity: {endpoint: 'http://127.0.0.1:8080'}}", String::new()),
+        ("{serviceAccountKeyFile: key.json, tokenFile: token}", format!("{several}\n  {one}")),
+        ("{workloadIdentity: {}, tokenFile: token}", format!("{several}\n  {one}")),
+        (
+            "{workloadIdentity: {method: magic}}",
+            "f.yaml:3:41: credential.workloadIdentity.method: \"magic\" is none of signJwt, idToken".to_owned(),
+        ),
+        (
+            "{workloadIdentity: {endpoint: 'http://iam.example'}}",
+            "f.yaml:3:43: credential.workloadIdentity.endpoint: \"http://iam.example\": an endpoint is written https://host or \
+             https://host:port; http only on loopback"
+                .to_owned(),
+        ),
+        (
+            "{workloadIdentity: {endpoint: 'http://127.0.0.1.evil.example'}}",
+            "f.yaml:3:43: credential.workloadIdentity.endpoint: \"http://127.0.0.1.evil.example\": an endpoint is written \
+             https://host or https://host:port; http only on loopback"
+                .to_owned(),
+        ),
+    ];
+    for (credential, expected) in &cases {
+        let text = AGENT.replacen(key, credential, 1);
+        assert_eq!(findings(Role::Agent, &text, &Overrides::none()), *expected, "{credential}");
+    }
 }

@@ -21,6 +21,8 @@ pub struct Progress {
 #[derive(Debug, Default)]
 struct State {
     certificate: Option<(Leaf, Instant)>,
+    /// What the newest certificate was asked for with.
+    credential: Option<String>,
     renewals: Renewals,
     renewal_failure: Option<status::Failure>,
     connected: Option<Timestamp>,
@@ -44,6 +46,16 @@ impl Progress {
         let mut state = self.lock();
         state.renewals.failed += 1;
         state.renewal_failure = Some(failure(error));
+    }
+
+    /// A renewal has not begun, because there is nothing to ask with.
+    pub(super) fn renewal_waits(&self, why: String) {
+        self.lock().renewal_failure = Some(failure(why));
+    }
+
+    /// A certificate was had with this credential.
+    pub(super) fn proved(&self, credential: String) {
+        self.lock().credential = Some(credential);
     }
 
     pub(super) fn connected(&self) {
@@ -83,6 +95,7 @@ impl Progress {
             not_after: Timestamp::from(leaf.not_after),
             remaining_seconds: expires.saturating_duration_since(Instant::now()).as_secs(),
             renewal_failure: state.renewal_failure.clone(),
+            credential: state.credential.clone(),
         });
         status.principal = state.certificate.as_ref().map(|(leaf, _)| leaf.principal.to_string());
         status.renewals = state.renewals;

@@ -50,7 +50,9 @@ pub(super) async fn agent(daemon: Daemon) -> Result<Outcome, Failure> {
     // Before it is read: a change that comes during the start is taken up once it is over.
     let seen = Seen::now([daemon.config]);
     let config = source.load()?;
-    let agent = ginnel_agent::app::Agent::start(config, Some((source, seen))).await.map_err(Failure::failed)?;
+    let credential = crate::credential::open(&config.credential).map_err(Failure::failed)?;
+    let agent = ginnel_agent::app::Agent::start(config, credential, Some((source, seen)));
+    let agent = agent.await.map_err(Failure::failed)?;
     agent.run(shutdown()).await;
     Ok(Outcome::Yes)
 }
@@ -61,7 +63,9 @@ pub(super) async fn client(daemon: Daemon) -> Result<Outcome, Failure> {
     // Before it is read: a change that comes during the start is taken up once it is over.
     let seen = Seen::now([daemon.config]);
     let config = source.load()?;
-    let client = ginnel_client::app::Client::start(config, Some((source, seen))).await.map_err(Failure::failed)?;
+    let credential = crate::credential::open(&config.credential).map_err(Failure::failed)?;
+    let client = ginnel_client::app::Client::start(config, credential, Some((source, seen)));
+    let client = client.await.map_err(Failure::failed)?;
     client.run(shutdown()).await;
     Ok(Outcome::Yes)
 }

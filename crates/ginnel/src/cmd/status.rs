@@ -117,6 +117,9 @@ fn certificate(text: &mut String, status: &Status) {
         return text.push_str("  certificate: none yet\n");
     };
     let _ = writeln!(text, "  certificate {}: {}", Text::new(&certificate.serial), life(certificate));
+    if let Some(credential) = &certificate.credential {
+        let _ = writeln!(text, "  proved with: {}", Text::new(credential));
+    }
     failure(text, "the last renewal failed; the certificate stays in use", certificate.renewal_failure.as_ref());
 }
 

@@ -4,13 +4,14 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::SystemTime;
 
-use ginnel_config::Upstream as Server;
+use ginnel_config::{Credential as Setting, Upstream as Server};
 use ginnel_core::budget::Budget;
 use ginnel_core::lanes::Bounds;
 use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Identity;
-use ginnel_identity::credential::ServiceAccountKey;
+use ginnel_identity::key::KeyPair;
+use ginnel_identity::proof::{Credential, TokenError};
 use ginnel_identity::trust::Roots;
 use ginnel_net::connect::{ConnectError, Endpoint};
 use ginnel_net::probe::{self, Presented};
@@ -27,14 +28,14 @@ pub(super) struct Way<'a> {
     pub(super) server: &'a Server,
     pub(super) server_roots: &'a Path,
     pub(super) peer_roots: &'a Path,
-    pub(super) credential: &'a Path,
+    pub(super) credential: &'a Setting,
     pub(super) audience: &'a str,
 }
 
 /// What could be read of the files that the configuration names.
 struct Files {
     roots: Option<Roots>,
-    key: Option<ServiceAccountKey>,
+    credential: Option<Credential>,
     /// Absent if what the proxy needs could not be read.
     endpoint: Option<Endpoint>,
 }
@@ -49,14 +50,20 @@ pub(super) struct Admitted {
 impl Way<'_> {
     /// Goes as far as it leads; `None` unless there is a certificate of the right role at the end.
     pub(super) async fn check(self, report: &mut Report) -> Option<Admitted> {
-        let Files { roots, key, endpoint } = self.files(report);
+        let Files { roots, credential, endpoint } = self.files(report);
         let answer = self.answer(endpoint.as_ref(), roots.as_ref(), report).await;
-        match &key {
-            Some(key) => report.pass("credential", format!("key {} of {}", key.key_id(), key.email())),
-            None => report.skip_after("the key's file", &["credential"]),
-        }
-        let (Some(credential), Some(server_roots), Some(endpoint), Ok(())) = (key, roots, endpoint, answer) else {
-            report.skip_after(answer.err().unwrap_or("the key's file"), &["enrolment", "certificate"]);
+        let is_proof = match &credential {
+            Some(credential) => self.token(credential, report).await,
+            None => {
+                report.skip_after("the key's file", &["credential"]);
+                Err("the key's file")
+            }
+        };
+        let missing = answer.err().or(is_proof.err()).unwrap_or("the roots' files");
+        let (Some(credential), Some(server_roots), Some(endpoint), Ok(()), Ok(())) =
+            (credential, roots, endpoint, answer, is_proof)
+        else {
+            report.skip_after(missing, &["enrolment", "certificate"]);
             return None;
         };
         let upstream = Upstream {
@@ -76,7 +83,7 @@ impl Way<'_> {
         let roots = read(Roots::read(self.server_roots), &mut wrong);
         // What only sessions need is looked at all the same.
         let _ = read(Roots::read(self.peer_roots), &mut wrong);
-        let key = read(ServiceAccountKey::read(self.credential), &mut wrong);
+        let credential = read(crate::credential::open(self.credential), &mut wrong);
         let proxy = read(self.server.proxy().map(Proxy::read).transpose(), &mut wrong);
         if wrong.is_empty() {
             report.pass("files", "roots and secrets can be read, and nobody else can read the secrets");
@@ -94,7 +101,23 @@ impl Way<'_> {
             congestion: self.server.congestion_control.clone(),
             budget: Budget::default(),
         });
-        Files { roots, key, endpoint }
+        Files { roots, credential, endpoint }
+    }
+
+    /// Whether the credential gives a token, and which way it took. The token is thrown away; the enrolment asks for its own.
+    async fn token(&self, credential: &Credential, report: &mut Report) -> Result<(), &'static str> {
+        let spki = KeyPair::generate().map(|key| key.spki_sha256()).unwrap_or_default();
+        match credential.token(self.audience, spki, SystemTime::now()).await {
+            Ok(_) => {
+                report.pass("credential", shown_credential(credential));
+                Ok(())
+            }
+            Err(error) => {
+                let (evidence, advice) = token_advice(&error, credential);
+                report.fail("credential", evidence, advice);
+                Err("a token")
+            }
+        }
     }
 
     /// Who answers at the server's address, and whether the clock is right; the error names what is missing for more.
@@ -192,6 +215,30 @@ impl Way<'_> {
                 Err(())
             }
         }
+    }
+}
+
+/// A token in a file is used up by the enrolment that follows.
+fn shown_credential(credential: &Credential) -> String {
+    match credential {
+        Credential::Key(_) | Credential::Workload(_) => credential.shown(),
+        Credential::File(_) => format!("{}, which this check uses up", credential.shown()),
+    }
+}
+
+/// What is wrong with a credential, and what to do.
+fn token_advice(error: &TokenError, credential: &Credential) -> (String, String) {
+    match error {
+        TokenError::Workload { advice, why } => {
+            (format!("{} gave no token: {}", credential.shown(), Chain(&**why)), advice.clone())
+        }
+        TokenError::File(_) | TokenError::NoToken { .. } | TokenError::Used { .. } => (
+            Chain(error).to_string(),
+            "check credential.tokenFile and how the platform puts the token there: its audience is the enrolment audience, and nobody else \
+             may change the file"
+                .to_owned(),
+        ),
+        TokenError::Key(_) => (Chain(error).to_string(), "set this machine's clock".to_owned()),
     }
 }
 
@@ -320,6 +367,7 @@ async fn enrol(upstream: &Upstream, report: &mut Report) -> Option<Identity> {
                     "ask the server's owner what its audit log says (ginnel audit show --event enrolmentRefused DIRECTORY): an e-mail that is not \
                      among the identities, another public key, another enrolment audience, or clocks that differ"
                 }
+                EnrolError::Token(_) => "see the step credential; it worked a moment ago",
                 EnrolError::Prepare(_) | EnrolError::Certificate(_) => "bring both sides to the same version",
                 EnrolError::Connect(_) | EnrolError::TimedOut => "try again; look into the server's log",
             };

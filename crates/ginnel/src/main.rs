@@ -6,6 +6,8 @@ mod args;
 mod cmd;
 #[cfg(all(feature = "server", feature = "agent", feature = "client"))]
 mod demo;
+#[cfg(feature = "server")]
+mod issuer;
 
 use std::error::Error;
 use std::io::Write;

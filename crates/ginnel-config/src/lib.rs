@@ -36,8 +36,9 @@ pub mod tree;
 pub use finding::{Finding, Findings, LoadError, Place};
 pub use load::Source;
 pub use model::{
-    Address, Admin, AgentConfig, AgentTrust, ClientConfig, ClientTrust, Credential, Forward, Identity, IssuerSection,
-    Listen, ServerConfig, ServerSection, Upstream, WorkloadIdentity, WorkloadMethod,
+    Address, Admin, AgentConfig, AgentTrust, CaPool, CasIssuer, CasTier, ClientConfig, ClientTrust, Credential,
+    Forward, Identity, IssuerKind, IssuerSection, Listen, PerRole, ServerConfig, ServerSection, Upstream,
+    WorkloadIdentity, WorkloadMethod,
 };
 pub use overrides::Overrides;
 

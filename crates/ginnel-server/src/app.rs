@@ -11,7 +11,7 @@ use ginnel_core::budget::Budget;
 use ginnel_core::id::InstanceId;
 use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
-use ginnel_enrol::{EmbeddedIssuer, Enroller, Issuer};
+use ginnel_enrol::{Enroller, Issuer};
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::{OuterTrust, outer_server};
 use ginnel_net::accept::{Stops, serve};
@@ -67,13 +67,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens the issuer, the audit log and the listeners, and makes the server's own certificate. `source` is where `config` comes from and
-    /// is read again on a reload; without it there are none.
+    /// Opens the audit log and the listeners, and lets the issuer sign the server's own certificate. `source` is where `config` comes from
+    /// and is read again on a reload; without it there are none.
     ///
     /// # Errors
     /// [`StartError`] names what could not be had.
     pub async fn start(
         config: ServerConfig,
+        issuer: Arc<dyn Issuer>,
         source: Option<(Source<ServerConfig>, Seen)>,
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
@@ -83,15 +84,10 @@ impl Server {
         let (source, read) = source.unzip();
         let read = read.map(|config_file| config_file.and(Seen::now(key_files(&config))));
         let enroller = enroller(&config, now)?;
-        let issuer = &config.issuer;
-        let directory = issuer.directory.as_path();
-        let opened = EmbeddedIssuer::open(directory, &config.trust_domain, issuer.certificate_lifetime, now);
-        let issuer = opened.map_err(while_doing(format!("opening the issuer in {}", directory.display())))?;
         let own = OwnCertificate::default();
-        let trust = OuterTrust { agent: issuer.roots(Role::Agent), client: issuer.roots(Role::Client), server: None };
-        let tls = outer_server(&own.current, trust).map_err(while_doing("setting TLS up"))?;
+        let tls = outer_server(&own.current, outer_trust(&*issuer)).map_err(while_doing("setting TLS up"))?;
         let principal = own::principal(&config.trust_domain, &server_name);
-        let (renew_after, issued) = own::renew(&issuer, &principal, &server_name, &own)
+        let (renew_after, issued) = own::renew(&*issuer, &principal, &server_name, &own)
             .await
             .map_err(while_doing("making the server's own certificate"))?;
         let directory = config.audit_directory.as_path();
@@ -129,7 +125,7 @@ impl Server {
             audit,
             enrolments: Mutex::default(),
             own,
-            issuer: Box::new(issuer),
+            issuer,
             tasks: TaskTracker::new(),
             shutdown,
             cut: CancellationToken::new(),
@@ -185,6 +181,11 @@ impl Server {
             Err(error) => tracing::error!(error = %Chain(&error), "the audit log could not be closed"),
         }
     }
+}
+
+/// Who is believed at the outer TLS, by the issuer's roots of the moment.
+fn outer_trust(issuer: &dyn Issuer) -> OuterTrust {
+    OuterTrust { agent: issuer.roots(Role::Agent), client: issuer.roots(Role::Client), server: None }
 }
 
 /// The configuration, and the keys that it names.

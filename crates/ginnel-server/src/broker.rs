@@ -46,7 +46,7 @@ pub(crate) struct Broker {
     pub(crate) audit: AuditLog,
     pub(crate) enrolments: Mutex<Enrolments>,
     pub(crate) own: OwnCertificate,
-    pub(crate) issuer: Box<dyn Issuer>,
+    pub(crate) issuer: Arc<dyn Issuer>,
     /// Every session and every standing stream.
     pub(crate) tasks: TaskTracker,
     /// The server is on its way out: nothing new, what runs may finish.

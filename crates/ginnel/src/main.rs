@@ -8,6 +8,8 @@ mod cmd;
 mod credential;
 #[cfg(all(feature = "server", feature = "agent", feature = "client"))]
 mod demo;
+#[cfg(feature = "server")]
+mod issuer;
 
 use std::error::Error;
 use std::io::Write;

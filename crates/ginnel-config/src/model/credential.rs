@@ -42,16 +42,17 @@ pub(super) fn declaration(fields: &mut Fields<'_, '_>) -> Option<Credential> {
         .field(
             "serviceAccountKeyFile",
             "Service-account key, as Google or `ginnel credentials create` writes it. It signs the token that is exchanged for a \
-             certificate and is never sent. Exactly one of serviceAccountKeyFile, workloadIdentity and tokenFile is needed.",
+             certificate and is never sent.",
         )
         .example("key.json")
-        .optional(shape::file());
+        .choice(shape::file());
     let workload = fields
         .field(
             "workloadIdentity",
             "For workloads on Google Cloud, which need no key: Google vouches for the service account that they run as. {} is enough.",
         )
-        .optional(object(workload));
+        .example_off(serde_json::json!({}))
+        .choice(object(workload));
     let token = fields
         .field(
             "tokenFile",
@@ -59,17 +60,8 @@ pub(super) fn declaration(fields: &mut Fields<'_, '_>) -> Option<Credential> {
              enrolment audience. It is read again for every certificate, and each token is good once.",
         )
         .example_off("/var/run/secrets/ginnel/token")
-        .optional(shape::file());
-    let given = ["serviceAccountKeyFile", "workloadIdentity", "tokenFile"].map(|name| fields.has(name));
-    let count = given.into_iter().filter(|given| *given).count();
-    if count != 1 {
-        let found = if count == 0 { "none of them is there" } else { "there are several" };
-        fields.report(
-            format!("needs one of serviceAccountKeyFile, workloadIdentity and tokenFile; {found}"),
-            "for example serviceAccountKeyFile: key.json".to_owned(),
-        );
-        return None;
-    }
+        .choice(shape::file());
+    fields.exactly_one(&["serviceAccountKeyFile", "workloadIdentity", "tokenFile"]);
     let key = key.map(Credential::ServiceAccountKeyFile);
     let workload = workload.map(Credential::WorkloadIdentity);
     key.or(workload).or(token.map(Credential::TokenFile))
@@ -95,7 +87,7 @@ fn workload(fields: &mut Fields<'_, '_>) -> Option<WorkloadIdentity> {
             "Where the IAM Credentials API is reached, if not at https://iamcredentials.googleapis.com: a private endpoint.",
         )
         .example_off("https://iamcredentials-psc.p.googleapis.com")
-        .optional(endpoint());
+        .optional(super::issuer::endpoint());
     Some(WorkloadIdentity { method, service_account, endpoint })
 }
 
@@ -103,30 +95,5 @@ fn email() -> Text<String> {
     shape::text_with(|text| match is_email(text) {
         true => Ok(text.to_owned()),
         false => Err("an e-mail has the form name@domain, in lower-case letters, digits and . _ + -".to_owned()),
-    })
-}
-
-/// An access token goes there: only over TLS, or within the machine.
-fn endpoint() -> Text<String> {
-    shape::text_with(|text| {
-        let loopback = ["127.0.0.1", "localhost", "[::1]"];
-        let is_host = |host: &str| {
-            !host.is_empty()
-                && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']'))
-        };
-        let is_local = |host: &str| {
-            let end =
-                |rest: &str| rest.is_empty() || rest.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
-            loopback.iter().any(|name| host.strip_prefix(name).is_some_and(end))
-        };
-        let is_good = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
-            (Some(host), _) => is_host(host),
-            (None, Some(host)) => is_host(host) && is_local(host),
-            (None, None) => false,
-        };
-        match is_good {
-            true => Ok(text.to_owned()),
-            false => Err("an endpoint is written https://host or https://host:port; http only on loopback".to_owned()),
-        }
     })
 }

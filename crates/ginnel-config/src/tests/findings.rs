@@ -6,7 +6,7 @@ use ginnel_core::lanes::Bounds;
 use ginnel_core::principal::Role;
 
 use super::{AGENT, CLIENT, ROLES, SERVER, findings, good};
-use crate::{AgentConfig, ClientConfig, Credential, LoadError, Overrides, Place, ServerConfig};
+use crate::{AgentConfig, ClientConfig, Credential, IssuerKind, LoadError, Overrides, Place, ServerConfig};
 
 /// A file with one part replaced, and everything that must be found in it.
 type Case = (&'static str, &'static str, &'static str);
@@ -31,7 +31,7 @@ fn reads_good_files() {
     assert_eq!(server.identities[0].public_keys, [base_dir.join("agent.pub.pem")]);
     assert_eq!(server.identities[1].public_keys, [Path::new("/keys/frontend.pub.pem")]);
     assert_eq!(server.rules[0].targets[0].to_string(), "gitlab.acme.internal:443");
-    assert_eq!(server.issuer.directory, base_dir.join("ca"));
+    assert_eq!(server.issuer.kind, IssuerKind::Embedded { directory: base_dir.join("ca") });
     assert_eq!(server.issuer.certificate_lifetime, Duration::from_secs(24 * 3600));
     assert_eq!(server.audit_directory, base_dir.join("audit"));
 
@@ -104,13 +104,45 @@ fn finds_all_that_is_wrong_with_a_server() {
                  f.yaml:8:42: rules[1].agents[0]: \"x y\": a name has 1 to 63 characters from a-z, 0-9 and -, and does not begin or end with -\n\
                  f.yaml:8:48: rules[1]: unknown setting \"target\"\n  hint: did you mean targets?",
             ),
+        ],
+    );
+}
+
+#[test]
+fn finds_all_that_is_wrong_with_an_issuer() {
+    assert_findings(
+        Role::Server,
+        &[
             (
                 "issuer: {embedded: {directory: ca}}\naudit: {file: {directory: audit}}\n",
                 "issuer: {certificateLifetime: 1s}\nenrolment: {audience: ''}\n",
                 "f.yaml:1:1: audit.file.directory: is required\n\
-                 f.yaml:8:1: issuer.embedded.directory: is required\n\
+                 f.yaml:8:1: issuer: one of embedded, cas is required\n\
                  f.yaml:8:31: issuer.certificateLifetime: \"1s\" is not between 2s and 7d\n\
                  f.yaml:9:23: enrolment.audience: \"\": a text is not empty",
+            ),
+            (
+                "issuer: {",
+                "issuer: {cas: {}, ",
+                "f.yaml:8:1: issuer: has embedded and cas, of which only one can be\n\
+                 f.yaml:8:10: issuer.cas.pools.server: is required\n\
+                 f.yaml:8:10: issuer.cas.pools.agent: is required\n\
+                 f.yaml:8:10: issuer.cas.pools.client: is required\n\
+                 f.yaml:8:10: issuer.cas.tier: is required",
+            ),
+            (
+                "issuer: {embedded: {directory: ca}}",
+                concat!(
+                    "issuer: {cas: {tier: gold, endpoint: 'http://cas.example', pools: {server: projects/p/locations/l/caPools/x, ",
+                    "agent: projects/p/locations/l/caPools/x, client: x}}}",
+                ),
+                "f.yaml:8:22: issuer.cas.tier: \"gold\" is none of devops, enterprise\n\
+                 f.yaml:8:38: issuer.cas.endpoint: \"http://cas.example\": an endpoint is written https://HOST or https://HOST:PORT; \
+                   http:// only with an address of loopback\n\
+                 f.yaml:8:117: issuer.cas.pools.agent: projects/p/locations/l/caPools/x is already used at line 8, column 76\n  \
+                   hint: make a pool for each role: a certificate's pool is what tells its role\n\
+                 f.yaml:8:159: issuer.cas.pools.client: \"x\": the name of a CA pool is written \
+                   projects/PROJECT/locations/LOCATION/caPools/POOL",
             ),
             (
                 "issuer: {",
@@ -146,8 +178,7 @@ fn finds_all_that_is_wrong_with_an_agent() {
                  f.yaml:1:1: server.name: is required\n\
                  f.yaml:1:1: trust.server: is required\n\
                  f.yaml:1:1: trust.client: is required\n\
-                 f.yaml:1:1: credential: needs one of serviceAccountKeyFile, workloadIdentity and tokenFile; none of them is there\n  \
-                   hint: for example serviceAccountKeyFile: key.json\n\
+                 f.yaml:1:1: credential: one of serviceAccountKeyFile, workloadIdentity, tokenFile is required\n\
                  f.yaml:1:1: allow: is required",
             ),
             (AGENT, "- a\n", "f.yaml:1:1: expected a section, found a list"),
@@ -156,8 +187,7 @@ fn finds_all_that_is_wrong_with_an_agent() {
                 "server:\ntrust: ~\ncredential: {key: {}}\nallow: x\ndangerDisableInnerTls: yes\n",
                 "f.yaml:1:7: server: has no value\n  hint: give it a section, or remove it\n\
                  f.yaml:2:8: trust: has no value\n  hint: give it a section, or remove it\n\
-                 f.yaml:3:1: credential: needs one of serviceAccountKeyFile, workloadIdentity and tokenFile; none of them is there\n  \
-                   hint: for example serviceAccountKeyFile: key.json\n\
+                 f.yaml:3:1: credential: one of serviceAccountKeyFile, workloadIdentity, tokenFile is required\n\
                  f.yaml:3:14: credential: unknown setting \"key\"\n  hint: the settings here are serviceAccountKeyFile, workloadIdentity, tokenFile\n\
                  f.yaml:4:8: allow: expected a list, found text\n\
                  f.yaml:5:24: dangerDisableInnerTls: \"yes\" is not true or false\n  hint: write true or false, without quotes",
@@ -355,31 +385,28 @@ fn finds_what_is_wrong_with_connections() {
 #[test]
 fn a_credential_is_one_of_three() {
     let key = "{serviceAccountKeyFile: key.json}";
-    let one = "hint: for example serviceAccountKeyFile: key.json";
-    let several =
-        "f.yaml:3:1: credential: needs one of serviceAccountKeyFile, workloadIdentity and tokenFile; there are several";
     let cases = [
         ("{tokenFile: /var/run/secrets/ginnel/token}", String::new()),
         ("{workloadIdentity: {}}", String::new()),
         ("{workloadIdentity: {method: idToken, serviceAccount: a@b.iam.gserviceaccount.com}}", String::new()),
         ("{workloadIdentity: {method: signJwt, endpoint: 'https://iam.example'}}", String::new()),
         ("{workloadIdentity: {endpoint: 'http://127.0.0.1:8080'}}", String::new()),
-        ("{serviceAccountKeyFile: key.json, tokenFile: token}", format!("{several}\n  {one}")),
-        ("{workloadIdentity: {}, tokenFile: token}", format!("{several}\n  {one}")),
+        ("{serviceAccountKeyFile: key.json, tokenFile: token}", "f.yaml:3:1: credential: has serviceAccountKeyFile and tokenFile, of which only one can be".to_owned()),
+        ("{workloadIdentity: {}, tokenFile: token}", "f.yaml:3:1: credential: has workloadIdentity and tokenFile, of which only one can be".to_owned()),
         (
             "{workloadIdentity: {method: magic}}",
             "f.yaml:3:41: credential.workloadIdentity.method: \"magic\" is none of signJwt, idToken".to_owned(),
         ),
         (
             "{workloadIdentity: {endpoint: 'http://iam.example'}}",
-            "f.yaml:3:43: credential.workloadIdentity.endpoint: \"http://iam.example\": an endpoint is written https://host or \
-             https://host:port; http only on loopback"
+            "f.yaml:3:43: credential.workloadIdentity.endpoint: \"http://iam.example\": an endpoint is written https://HOST or https://HOST:PORT; \
+             http:// only with an address of loopback"
                 .to_owned(),
         ),
         (
             "{workloadIdentity: {endpoint: 'http://127.0.0.1.evil.example'}}",
             "f.yaml:3:43: credential.workloadIdentity.endpoint: \"http://127.0.0.1.evil.example\": an endpoint is written \
-             https://host or https://host:port; http only on loopback"
+             https://HOST or https://HOST:PORT; http:// only with an address of loopback"
                 .to_owned(),
         ),
     ];

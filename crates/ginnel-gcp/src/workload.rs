@@ -23,6 +23,7 @@ pub use error::{AskError, SetUpError};
 pub use metadata::bound_audience;
 
 use metadata::Metadata;
+use sign_jwt::Access;
 
 /// Signing takes two round trips to Google and at most two repetitions. An enrolment as a whole has 15 s, of which the metadata server may
 /// take 2 s more and the tunnel's server needs some.
@@ -62,6 +63,7 @@ impl fmt::Display for Method {
 pub struct Google {
     settings: Settings,
     metadata: Metadata,
+    access: Access,
     /// How the last token was had, and the e-mail if it was asked for.
     worked: Mutex<Option<(Method, Option<String>)>>,
 }
@@ -74,7 +76,7 @@ impl Google {
     pub fn new(settings: Settings) -> Result<Self, SetUpError> {
         crate::provider::install();
         let metadata = Metadata::of_this_machine()?;
-        Ok(Self { settings, metadata, worked: Mutex::default() })
+        Ok(Self { settings, metadata, access: Access::Default, worked: Mutex::default() })
     }
 
     async fn ask(&self, audience: &str, spki_sha256: [u8; 32], now: SystemTime) -> Result<SecretString, AskError> {
@@ -130,7 +132,7 @@ impl Google {
         };
         let claims = ginnel_identity::credential::token_claims(&email, audience, spki_sha256, now)
             .map_err(|source| AskError::Claims { source })?;
-        let token = sign_jwt::sign(&email, claims, self.settings.endpoint.as_deref()).await?;
+        let token = sign_jwt::sign(&self.access, &email, claims, self.settings.endpoint.as_deref()).await?;
         Ok((token, email))
     }
 }
@@ -153,3 +155,6 @@ impl Workload for Google {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

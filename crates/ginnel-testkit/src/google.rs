@@ -15,7 +15,9 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
+pub mod iam;
 pub mod key_sets;
+pub mod metadata;
 
 /// Most bytes of a request's body that a fake reads.
 const BODY_BYTES_MAX: usize = 1024 * 1024;

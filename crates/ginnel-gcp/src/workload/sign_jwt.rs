@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ginnel_identity::proof::is_token;
-use google_cloud_auth::credentials::Builder as AccessBuilder;
+use google_cloud_auth::credentials::{Builder as AccessBuilder, Credentials};
 use google_cloud_gax::error::Error;
 use google_cloud_gax::error::rpc::{Code, StatusDetails};
 use google_cloud_gax::options::RequestOptionsBuilder as _;
@@ -22,12 +22,38 @@ const ATTEMPT_WAIT: Duration = Duration::from_secs(3);
 /// Attempts of one call, for a connection that breaks or a server that is being replaced. Longer outages are for whoever asks.
 const ATTEMPTS_MAX: u32 = 3;
 
+/// Where the right to ask comes from.
+#[derive(Debug)]
+pub(super) enum Access {
+    /// The application default credentials: what `GOOGLE_APPLICATION_CREDENTIALS` names, what gcloud has left for this user, else the
+    /// metadata server.
+    Default,
+    /// The metadata server there, whatever else there is.
+    #[cfg(test)]
+    Metadata(String),
+}
+
+impl Access {
+    fn credentials(&self) -> Result<Credentials, AskError> {
+        let built = match self {
+            Self::Default => AccessBuilder::default().with_scopes([SCOPE]).build(),
+            #[cfg(test)]
+            Self::Metadata(url) => {
+                google_cloud_auth::credentials::mds::Builder::default().with_endpoint(url).with_scopes([SCOPE]).build()
+            }
+        };
+        built.map_err(|error| AskError::NoAccess(error.into()))
+    }
+}
+
 /// Has these claims signed with a key that Google keeps for the account `email`.
-///
-/// The right to ask comes from the application default credentials: what `GOOGLE_APPLICATION_CREDENTIALS` names, else the metadata server.
-pub(super) async fn sign(email: &str, claims: String, endpoint: Option<&str>) -> Result<SecretString, AskError> {
-    let access = AccessBuilder::default().with_scopes([SCOPE]).build();
-    let access = access.map_err(|error| AskError::NoAccess(error.into()))?;
+pub(super) async fn sign(
+    access: &Access,
+    email: &str,
+    claims: String,
+    endpoint: Option<&str>,
+) -> Result<SecretString, AskError> {
+    let access = access.credentials()?;
     let mut builder = IAMCredentials::builder()
         .with_credentials(access)
         .with_attempt_timeout(ATTEMPT_WAIT)

@@ -64,8 +64,17 @@ pub struct Google {
     settings: Settings,
     metadata: Metadata,
     access: Access,
-    /// How the last token was had, and the e-mail if it was asked for.
-    worked: Mutex<Option<(Method, Option<String>)>>,
+    worked: Mutex<Option<Worked>>,
+}
+
+/// How the last token was had.
+#[derive(Clone, Debug)]
+struct Worked {
+    method: Method,
+    /// Whose it is, if that was asked for.
+    email: Option<String>,
+    /// Why it was not had in the other way, if that was tried.
+    instead: Option<String>,
 }
 
 impl Google {
@@ -80,7 +89,7 @@ impl Google {
     }
 
     async fn ask(&self, audience: &str, spki_sha256: [u8; 32], now: SystemTime) -> Result<SecretString, AskError> {
-        let worked = self.worked.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(method, _)| *method);
+        let worked = self.worked.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|worked| worked.method);
         let first = self.settings.method.or(worked).unwrap_or(Method::SignJwt);
         let refused = match self.by(first, audience, spki_sha256, now).await {
             Err(error) if self.settings.method.is_none() && error.asks_for_the_other_way(first) => error,
@@ -92,7 +101,12 @@ impl Google {
         };
         tracing::info!(error = %ginnel_core::report::Chain(&refused), "{first} gives no token; trying {second}");
         match self.by(second, audience, spki_sha256, now).await {
-            Ok(token) => Ok(token),
+            Ok(token) => {
+                if let Some(worked) = &mut *self.worked.lock().unwrap_or_else(PoisonError::into_inner) {
+                    worked.instead = Some(format!("{first}: {refused}"));
+                }
+                Ok(token)
+            }
             Err(also) => Err(AskError::Both { refused: Box::new(refused), also: Box::new(also) }),
         }
     }
@@ -116,7 +130,9 @@ impl Google {
                 (token, self.settings.service_account.clone())
             }
         };
-        *self.worked.lock().unwrap_or_else(PoisonError::into_inner) = Some((method, email));
+        let mut worked = self.worked.lock().unwrap_or_else(PoisonError::into_inner);
+        let instead = worked.take().filter(|worked| worked.method == method).and_then(|worked| worked.instead);
+        *worked = Some(Worked { method, email, instead });
         Ok(token)
     }
 
@@ -149,8 +165,12 @@ impl Workload for Google {
     fn shown(&self) -> String {
         let worked = self.worked.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match (worked, self.settings.method) {
-            (Some((method, Some(email))), _) => format!("workload identity by {method} of {email}"),
-            (Some((method, None)), _) | (None, Some(method)) => format!("workload identity by {method}"),
+            (Some(Worked { method, email, instead }), _) => {
+                let of = email.map(|email| format!(" of {email}")).unwrap_or_default();
+                let instead = instead.map(|why| format!(" ({why})")).unwrap_or_default();
+                format!("workload identity by {method}{of}{instead}")
+            }
+            (None, Some(method)) => format!("workload identity by {method}"),
             (None, None) => "workload identity by signJwt or idToken".to_owned(),
         }
     }

@@ -41,6 +41,9 @@ pub struct WorldBuilder {
     client_inner_tls: bool,
     relayed: bool,
     client_key: &'static str,
+    client_credential: Option<Value>,
+    client_environment: Vec<(String, String)>,
+    client_public_key: Option<String>,
     grace: String,
     listen: IpAddr,
     agents_in: Option<PathBuf>,
@@ -123,6 +126,22 @@ impl WorldBuilder {
         self
     }
 
+    /// Gives the client another credential than a key file, as its configuration has it, and what its environment must have for it.
+    #[must_use]
+    pub fn client_credential(mut self, credential: Value, environment: &[(&str, &str)]) -> Self {
+        self.client_credential = Some(credential);
+        self.client_environment =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        self
+    }
+
+    /// Makes this the key, in PEM, with which the server verifies the client's tokens.
+    #[must_use]
+    pub fn client_public_key(mut self, pem: String) -> Self {
+        self.client_public_key = Some(pem);
+        self
+    }
+
     /// How long sessions may go on after SIGTERM, such as `10s`; not at all by default.
     #[must_use]
     pub fn grace(mut self, grace: &str) -> Self {
@@ -156,8 +175,11 @@ impl WorldBuilder {
     pub async fn start_unready(self) -> Result<World> {
         let dir = tempfile::tempdir()?;
         files::credentials(&self.binary, dir.path()).await?;
+        if let Some(pem) = &self.client_public_key {
+            std::fs::write(dir.path().join("client.pub.pem"), pem)?;
+        }
         files::server(dir.path(), &self)?;
-        let server = daemon(&self.binary, Part::Server, dir.path(), &[], None)?;
+        let server = daemon(&self.binary, Part::Server, dir.path(), &[], None, &[])?;
         let server_address = listening(&server, "server", 0).await?;
         let (agent_leg, client_leg) = if self.relayed {
             (Some(Cutter::start(server_address).await?), Some(Cutter::start(server_address).await?))
@@ -176,18 +198,20 @@ impl WorldBuilder {
                 dir.path(),
                 &[socket_setting(index)],
                 self.agents_in.as_deref(),
+                &[],
             )?);
         }
-        let client = daemon(&self.binary, Part::Client, dir.path(), &[], None)?;
+        let client = daemon(&self.binary, Part::Client, dir.path(), &[], None, &self.client_environment)?;
         let proxy = listening(&client, "proxy", 0).await?;
         let mut forwards = Vec::new();
         for index in 0..self.forwards.len() {
             forwards.push(listening(&client, "forward", index).await?);
         }
-        let (binary, agents_in) = (self.binary, self.agents_in);
+        let (binary, agents_in, client_environment) = (self.binary, self.agents_in, self.client_environment);
         Ok(World {
             binary,
             agents_in,
+            client_environment,
             server,
             agents,
             client,
@@ -205,6 +229,7 @@ impl WorldBuilder {
 pub struct World {
     binary: PathBuf,
     agents_in: Option<PathBuf>,
+    client_environment: Vec<(String, String)>,
     /// The server.
     pub server: Daemon,
     /// The agents, also those that were killed.
@@ -233,6 +258,9 @@ impl World {
             client_inner_tls: true,
             relayed: false,
             client_key: files::CLIENT,
+            client_credential: None,
+            client_environment: Vec::new(),
+            client_public_key: None,
             grace: "0s".to_owned(),
             listen: Ipv4Addr::LOCALHOST.into(),
             agents_in: None,
@@ -315,7 +343,11 @@ impl World {
             Part::Server | Part::Client => None,
             Part::Agent(_) => self.agents_in.as_deref(),
         };
-        let started = daemon(&self.binary, part, self.dir.path(), &settings, inside)?;
+        let environment = match part {
+            Part::Client => self.client_environment.as_slice(),
+            Part::Server | Part::Agent(_) => &[],
+        };
+        let started = daemon(&self.binary, part, self.dir.path(), &settings, inside, environment)?;
         match part {
             Part::Server => drop(listening(&started, "server", 0).await?),
             Part::Client => {
@@ -441,7 +473,14 @@ fn socket_setting(index: usize) -> String {
 }
 
 /// Starts `part`, in the network namespace `inside` if there is one.
-fn daemon(binary: &Path, part: Part, dir: &Path, settings: &[String], inside: Option<&Path>) -> Result<Daemon> {
+fn daemon(
+    binary: &Path,
+    part: Part,
+    dir: &Path,
+    settings: &[String],
+    inside: Option<&Path>,
+    environment: &[(String, String)],
+) -> Result<Daemon> {
     let (role, name) = match part {
         Part::Server => ("server", "server".to_owned()),
         Part::Agent(index) => ("agent", format!("agent {index}")),
@@ -456,7 +495,7 @@ fn daemon(binary: &Path, part: Part, dir: &Path, settings: &[String], inside: Op
     for setting in settings {
         command.arg("--set").arg(setting);
     }
-    command.env("RUST_BACKTRACE", "1");
+    command.env("RUST_BACKTRACE", "1").envs(environment.iter().map(|(name, value)| (name, value)));
     Daemon::spawn(&name, command)
 }
 

@@ -52,3 +52,25 @@ fn workload_identity(setting: &WorkloadIdentity) -> Result<Credential, OpenError
 fn workload_identity(_: &WorkloadIdentity) -> Result<Credential, OpenError> {
     Err(OpenError::NoGoogle)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_not_read_and_google_not_asked_before_there_is_something_to_prove() {
+        let token = open(&Setting::TokenFile("/nowhere/token".into())).map(|credential| credential.shown());
+        assert_eq!(token.ok().as_deref(), Some("token in /nowhere/token"));
+        let google = open(&Setting::WorkloadIdentity(WorkloadIdentity::default())).map(|credential| credential.shown());
+        #[cfg(feature = "gcp")]
+        assert_eq!(google.ok().as_deref(), Some("workload identity by signJwt or idToken"));
+        #[cfg(not(feature = "gcp"))]
+        assert!(google.is_err_and(|error| error.to_string().starts_with("this build has no Google")));
+    }
+
+    #[test]
+    fn a_key_is_read_at_once() {
+        let error = open(&Setting::ServiceAccountKeyFile("/nowhere/key.json".into())).err();
+        assert!(error.is_some_and(|error| matches!(error, OpenError::Key(_))));
+    }
+}

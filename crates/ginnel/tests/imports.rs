@@ -107,6 +107,33 @@ fn an_agent_alone_brings_neither_issuer_nor_server_nor_client() {
 }
 
 #[test]
+fn each_role_brings_no_more_of_google_than_it_needs() {
+    const CAS: &str = "google-cloud-security-privateca-v1";
+    const IAM: &str = "google-cloud-iam-credentials-v1";
+    /// What nobody who runs an agent or client has to trust or install.
+    const OUTSIDE_EDGE: &[&str] = &[CAS, "google-cloud-logging-v2", "ginnel-enrol", "ginnel-server"];
+    for role in ["agent", "client"] {
+        let tree = dependency_tree(&["-p", "ginnel", "--no-default-features", "--features", &format!("{role},gcp")]);
+        assert!(tree.contains("ginnel-gcp") && tree.contains(IAM), "the tree was not read: {tree:?}");
+        let found: Vec<_> = OUTSIDE_EDGE.iter().filter(|name| tree.contains(**name)).collect();
+        assert!(found.is_empty(), "a {role} with Google depends on {found:?}");
+    }
+    let tree = dependency_tree(&["-p", "ginnel", "--no-default-features", "--features", "server,gcp"]);
+    assert!(tree.contains(CAS) && !tree.contains(IAM), "{tree:?}");
+}
+
+#[test]
+fn without_the_feature_there_is_no_google() {
+    for roles in ["agent", "client", "server", "server,agent,client"] {
+        let tree = dependency_tree(&["-p", "ginnel", "--no-default-features", "--features", roles]);
+        assert!(tree.contains("ginnel-core"), "the tree was not read: {tree:?}");
+        let found: Vec<_> =
+            tree.iter().filter(|name| name.starts_with("google-cloud") || *name == "ginnel-gcp").collect();
+        assert!(found.is_empty(), "{roles} without gcp depends on {found:?}");
+    }
+}
+
+#[test]
 fn a_table_is_read_row_by_row_and_ends_at_the_next_heading() {
     let text = format!(
         "| `ginnel-before` | none |\n{HEADING}\n\nWords with a `name` in them.\n\n| crate | may import |\n|---|---|\n\

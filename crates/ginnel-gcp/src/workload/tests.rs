@@ -1,5 +1,4 @@
 use std::future::Future;
-use std::net::TcpListener;
 
 use anyhow::{Context, Result, ensure};
 use ginnel_core::report::Chain;
@@ -7,6 +6,7 @@ use ginnel_testkit::google::iam::{Iam, Trouble};
 use ginnel_testkit::google::key_sets::SigningKey;
 use ginnel_testkit::google::metadata;
 use ginnel_testkit::google::{Body, Reply};
+use ginnel_testkit::hosts::nobody;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
@@ -127,11 +127,13 @@ async fn without_permission_the_id_token_is_taken_and_remembered() -> Result<()>
         let google = fakes.google(None)?;
         assert_eq!(google.shown(), "workload identity by signJwt or idToken");
         assert_eq!(token(&google).await?.1["iss"], "https://accounts.google.com");
-        assert_eq!(google.shown(), "workload identity by idToken");
+        let shown = google.shown();
+        assert!(shown.starts_with("workload identity by idToken (signJwt: "), "{shown}");
         let calls = fakes.iam.requests().len();
         assert_eq!(calls, 1);
         token(&google).await?;
         assert_eq!(fakes.iam.requests().len(), calls, "what worked is asked first");
+        assert_eq!(google.shown(), shown);
     }
     Ok(())
 }
@@ -217,8 +219,8 @@ async fn what_is_not_the_metadata_server_is_told_from_it() -> Result<()> {
 #[tokio::test]
 async fn elsewhere_than_on_google_that_is_what_is_said() -> Result<()> {
     let fakes = Fakes::start().await?;
-    // A port that was free a moment ago, and that nobody else is given while the socket is bound and not listening.
-    let nobody = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+    let (_held, nobody) = nobody()?;
+    let nobody = nobody.to_string();
     for method in [None, Some(Method::SignJwt), Some(Method::IdToken)] {
         let google = Google { metadata: Metadata::at(nobody.clone())?, ..fakes.google(method)? };
         let error = token(&google).await.err().context("a token")?;

@@ -75,6 +75,9 @@ pub(super) fn client(dir: &Path, world: &WorldBuilder, server: SocketAddr) -> Re
         "credential": {"serviceAccountKeyFile": format!("{}.json", world.client_key)},
         "listen": {"proxy": "127.0.0.1:0", "forwards": forwards},
     });
+    if let Some(credential) = &world.client_credential {
+        config["credential"] = credential.clone();
+    }
     if !world.client_inner_tls {
         config["dangerDisableInnerTls"] = json!(true);
     }

@@ -32,6 +32,7 @@ mod secrecy;
 mod soak;
 mod transcript;
 mod wan;
+mod workload;
 
 /// A world of the binary under test.
 fn world() -> ginnel_testkit::WorldBuilder {

@@ -1,0 +1,146 @@
+//! Workload identity: a client without a key, for which Google vouches.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use ginnel_testkit::World;
+use ginnel_testkit::command::{output, succeed};
+use ginnel_testkit::google::iam::{Iam, Trouble, public_pem};
+use ginnel_testkit::google::key_sets::SigningKey;
+use ginnel_testkit::google::metadata::Metadata;
+use ginnel_testkit::hosts::{TcpHost, nobody};
+use ginnel_testkit::world::Part;
+use serde_json::{Value, json};
+
+use crate::transcript::Transcript;
+use crate::world;
+
+/// The client's account in a world.
+const EMAIL: &str = "client@acme.iam.gserviceaccount.com";
+
+/// Google on loopback, with the client's account.
+struct Google {
+    metadata: Metadata,
+    iam: Iam,
+    public_key: String,
+}
+
+impl Google {
+    async fn start() -> Result<Self> {
+        let metadata = Metadata::start(EMAIL, Arc::new(SigningKey::rsa("google")?)).await?;
+        let iam = Iam::start(metadata.tokens()).await?;
+        let key = Arc::new(SigningKey::rsa("9d2f4c1b7a")?);
+        let public_key = public_pem(&key)?;
+        iam.account(EMAIL, key);
+        Ok(Self { metadata, iam, public_key })
+    }
+
+    fn credential(&self, method: Option<&str>) -> Value {
+        let mut workload = json!({"endpoint": self.iam.url()});
+        if let Some(method) = method {
+            workload["method"] = json!(method);
+        }
+        json!({"workloadIdentity": workload})
+    }
+
+    /// A world whose client has no key file, and whose server knows the key that Google keeps for the account.
+    fn world(&self, method: Option<&str>) -> ginnel_testkit::WorldBuilder {
+        world()
+            .client_public_key(self.public_key.clone())
+            .client_credential(self.credential(method), &[("GCE_METADATA_HOST", &self.metadata.host())])
+    }
+}
+
+async fn fetch(world: &World, host: &TcpHost) -> Result<()> {
+    let mut connect = world.ginnel();
+    let (address, proxy) = (host.address(), world.proxy_addr().to_string());
+    connect.args(["connect", &address.ip().to_string(), &address.port().to_string(), "--proxy", &proxy]);
+    let output = output(connect).await?;
+    ensure!(output.status.success(), "{output:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_tokens_google_signs_enrols_and_carries_a_request() -> Result<()> {
+    let google = Google::start().await?;
+    let host = TcpHost::echo().await?;
+    let mut world = google.world(None).target(host.address()).start().await?;
+    fetch(&world, &host).await?;
+    ensure!(google.iam.signed() == 1, "{}", google.iam.signed());
+    let enrolled = world.audit_of("enrolled")?;
+    let principal = "spiffe://acme.example/client/frontend";
+    ensure!(enrolled.iter().any(|record| record.to_string().contains(principal)), "{enrolled:?}");
+    let admin = world.admin(Part::Client).await?.to_string();
+    let mut status = world.ginnel();
+    status.args(["status", "--json", "--admin", &admin]);
+    let status: Value = serde_json::from_str(&succeed(status).await?)?;
+    let proof = format!("workload identity by signJwt of {EMAIL}");
+    ensure!(status["certificate"]["credential"] == proof, "{status}");
+    world.finish(&[])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_waits_until_google_signs_again() -> Result<()> {
+    let google = Google::start().await?;
+    google.iam.trouble(Some(Trouble::Quota));
+    let host = TcpHost::echo().await?;
+    let world = google.world(Some("signJwt")).target(host.address()).start_unready().await?;
+    let is_quota = |line: &Value| line.to_string().contains("quota");
+    world.client.wait_for_after(0, "enrolment failed", is_quota).await?;
+    google.iam.trouble(None);
+    world.roster(0, 1).await?;
+    fetch(&world, &host).await?;
+    world.finish(&[])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn renewals_are_signed_one_by_one_and_outlast_trouble_at_google() -> Result<()> {
+    let google = Google::start().await?;
+    let host = TcpHost::echo().await?;
+    let world = google.world(Some("signJwt")).certificate_lifetime("9s").target(host.address()).start().await?;
+    world.client.wait_for("certificate renewed", |_| true).await?;
+    google.iam.trouble(Some(Trouble::Quota));
+    let mark = world.client.mark();
+    world.client.wait_for_after(mark, "renewal failed; the certificate stays in use", |_| true).await?;
+    google.iam.trouble(None);
+    let mark = world.client.mark();
+    world.client.wait_for_after(mark, "certificate renewed", |_| true).await?;
+    fetch(&world, &host).await?;
+    world.finish(&[])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_says_which_way_was_taken_and_what_google_wants() -> Result<()> {
+    let google = Google::start().await?;
+    let host = TcpHost::echo().await?;
+    let world = google.world(None).agents(0).target(host.address()).start_unready().await?;
+    world.roster(0, 0).await?;
+    let mut transcript = Transcript::of(&world);
+    let (_held, nobody) = nobody()?;
+    transcript.name(nobody, "NOBODY");
+    let check = async |transcript: &mut Transcript, note: &str, metadata: &str, method: Option<&str>| -> Result<()> {
+        let directory = world.directory();
+        let mut config: Value = serde_json::from_str(&std::fs::read_to_string(directory.join("client.yaml"))?)?;
+        config["credential"] = google.credential(method);
+        let path = directory.join("client-checked.yaml");
+        std::fs::write(&path, config.to_string())?;
+        let mut command = world.ginnel();
+        command.args(["check", "client", "--config"]).arg(&path).env("GCE_METADATA_HOST", metadata);
+        let shown = format!("ginnel check client --config {}", path.display());
+        transcript.note(note);
+        transcript.run_as(&shown, command).await.context(note.to_owned())?;
+        Ok(())
+    };
+    let here = google.metadata.host();
+    check(&mut transcript, "Google signs", &here, None).await?;
+    google.iam.permit(EMAIL, false);
+    check(&mut transcript, "Google may not sign; the server does not know Google's ID tokens", &here, None).await?;
+    check(&mut transcript, "Google may not sign, and nothing else is wanted", &here, Some("signJwt")).await?;
+    google.iam.trouble(Some(Trouble::Disabled));
+    check(&mut transcript, "the API is not enabled", &here, Some("signJwt")).await?;
+    google.iam.trouble(Some(Trouble::Quota));
+    check(&mut transcript, "the quota is used up", &here, Some("signJwt")).await?;
+    check(&mut transcript, "this is not Google", &nobody.to_string(), None).await?;
+    transcript.is_golden("check-workload.txt")?;
+    world.finish(&[])
+}

@@ -36,8 +36,9 @@ pub mod tree;
 pub use finding::{Finding, Findings, LoadError, Place};
 pub use load::Source;
 pub use model::{
-    Address, Admin, AgentConfig, AgentTrust, CaPool, CasIssuer, CasTier, ClientConfig, ClientTrust, Forward, Identity,
-    IssuerKind, IssuerSection, Listen, PerRole, ServerConfig, ServerSection, Upstream,
+    Address, Admin, AgentConfig, AgentTrust, CaPool, CasIssuer, CasTier, ClientConfig, ClientTrust, Forward,
+    GoogleSection, Identity, IssuerKind, IssuerSection, Listen, OidcIssuer, OidcSubject, PerRole, PublicKeys,
+    ServerConfig, ServerSection, TokenBinding, Upstream,
 };
 pub use overrides::Overrides;
 

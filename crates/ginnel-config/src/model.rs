@@ -18,12 +18,14 @@ use crate::shape::{self, Fields, Text, located, object};
 pub(crate) mod agent;
 pub(crate) mod client;
 pub(crate) mod issuer;
+pub(crate) mod proof;
 pub(crate) mod proxy;
 pub(crate) mod server;
 
 pub use agent::{AgentConfig, AgentTrust};
 pub use client::{ClientConfig, ClientTrust, Forward, Listen};
 pub use issuer::{CaPool, CasIssuer, CasTier, InvalidCaPool, IssuerKind, IssuerSection, PerRole};
+pub use proof::{GoogleSection, OidcIssuer, OidcSubject, PublicKeys, TokenBinding};
 pub use server::{Identity, ServerConfig, ServerSection};
 
 /// Gives a configuration its two ways in.

@@ -77,7 +77,8 @@ impl Page {
                 for field in fields.iter().filter(|field| explain || value.get(field.name).is_some()) {
                     item.field(indent + 2, field, value.get(field.name), explain);
                 }
-                self.text.push_str(&with_dash(&item.text, indent));
+                let item = with_dash(&item.text, indent);
+                self.text.push_str(&if off { switched_off(&item) } else { item });
             }
         }
     }
@@ -145,6 +146,17 @@ fn with_two_marks(text: &str) -> String {
             Some(setting) => format!("{indent}##{setting}\n"),
             None => format!("{indent}##{bare}\n"),
         }
+    };
+    text.lines().map(line).collect()
+}
+
+/// Puts a `#` before every setting that has none.
+fn switched_off(text: &str) -> String {
+    let line = |line: &str| {
+        let bare = line.trim_start();
+        let indent = &line[..line.len() - bare.len()];
+        let off = if bare.starts_with('#') { "" } else { "#" };
+        format!("{indent}{off}{bare}\n")
     };
     text.lines().map(line).collect()
 }

@@ -37,8 +37,8 @@ pub use finding::{Finding, Findings, LoadError, Place};
 pub use load::Source;
 pub use model::{
     Address, Admin, AgentConfig, AgentTrust, CaPool, CasIssuer, CasTier, ClientConfig, ClientTrust, Credential,
-    Forward, Identity, IssuerKind, IssuerSection, Listen, PerRole, ServerConfig, ServerSection, Upstream,
-    WorkloadIdentity, WorkloadMethod,
+    Forward, GoogleSection, Identity, IssuerKind, IssuerSection, Listen, OidcIssuer, OidcSubject, PerRole, PublicKeys,
+    ServerConfig, ServerSection, TokenBinding, Upstream, WorkloadIdentity, WorkloadMethod,
 };
 pub use overrides::Overrides;
 

@@ -19,6 +19,7 @@ pub(crate) mod agent;
 pub(crate) mod client;
 mod credential;
 pub(crate) mod issuer;
+pub(crate) mod proof;
 pub(crate) mod proxy;
 pub(crate) mod server;
 
@@ -26,6 +27,7 @@ pub use agent::{AgentConfig, AgentTrust};
 pub use client::{ClientConfig, ClientTrust, Forward, Listen};
 pub use credential::{Credential, WorkloadIdentity, WorkloadMethod};
 pub use issuer::{CaPool, CasIssuer, CasTier, InvalidCaPool, IssuerKind, IssuerSection, PerRole};
+pub use proof::{GoogleSection, OidcIssuer, OidcSubject, PublicKeys, TokenBinding};
 pub use server::{Identity, ServerConfig, ServerSection};
 
 /// Gives a configuration its two ways in.

@@ -21,11 +21,18 @@ fn keywords(kind: &Kind) -> Map<String, Json> {
     match kind {
         Kind::Scalar(Json::Object(keywords)) => schema.extend(keywords.clone()),
         Kind::Scalar(_) => {}
-        Kind::List { item, items_min } => {
-            schema.insert("type".to_owned(), json!("array"));
-            schema.insert("items".to_owned(), Json::Object(keywords(item)));
+        Kind::List { item, items_min, word } => {
+            let mut list = Map::new();
+            list.insert("type".to_owned(), json!("array"));
+            list.insert("items".to_owned(), Json::Object(keywords(item)));
             if *items_min > 0 {
-                schema.insert("minItems".to_owned(), json!(items_min));
+                list.insert("minItems".to_owned(), json!(items_min));
+            }
+            match word {
+                Some(word) => {
+                    schema.insert("anyOf".to_owned(), json!([list, {"type": "string", "enum": [word]}]));
+                }
+                None => schema.extend(list),
             }
         }
         Kind::Section(fields) => {

@@ -63,6 +63,8 @@ pub enum Kind {
         item: Box<Self>,
         /// The fewest items that there may be.
         items_min: usize,
+        /// A word that may stand in place of the list.
+        word: Option<&'static str>,
     },
     /// A section.
     Section(Vec<Field>),
@@ -246,7 +248,7 @@ impl<S: Shape> Shape for List<S> {
     type Value = Vec<S::Value>;
 
     fn kind(&self) -> Kind {
-        Kind::List { item: Box::new(self.item.kind()), items_min: self.items_min }
+        Kind::List { item: Box::new(self.item.kind()), items_min: self.items_min, word: None }
     }
 
     fn decode(&self, node: &Node, _place: &Place, context: &mut Context<'_>) -> Option<Self::Value> {
@@ -264,5 +266,40 @@ impl<S: Shape> Shape for List<S> {
             context.path.pop();
         }
         Some(values)
+    }
+}
+
+/// The shape of [`word_or_list`].
+#[derive(Clone, Copy, Debug)]
+pub struct WordOrList<S> {
+    word: &'static str,
+    list: List<S>,
+}
+
+/// A list of at least one item, or a word in place of it: `None`.
+pub fn word_or_list<S: Shape>(word: &'static str, item: S) -> WordOrList<S> {
+    WordOrList { word, list: list_of_some(item) }
+}
+
+impl<S: Shape> Shape for WordOrList<S> {
+    type Value = Option<Vec<S::Value>>;
+
+    fn kind(&self) -> Kind {
+        let List { item, items_min } = &self.list;
+        Kind::List { item: Box::new(item.kind()), items_min: *items_min, word: Some(self.word) }
+    }
+
+    fn decode(&self, node: &Node, place: &Place, context: &mut Context<'_>) -> Option<Self::Value> {
+        match &node.value {
+            Value::Scalar(scalar) if scalar.text == self.word => Some(None),
+            Value::Scalar(scalar) if !scalar.is_null() => {
+                let message = format!("expected a list or the word {}, found {}", self.word, scalar.kind());
+                context.report(&node.place, message, None);
+                None
+            }
+            Value::Scalar(_) | Value::List(_) | Value::Map(_) | Value::Refused => {
+                self.list.decode(node, place, context).map(Some)
+            }
+        }
     }
 }

@@ -121,6 +121,9 @@ pub enum Event {
         /// SHA-256 of the certified public key.
         #[serde(skip_serializing_if = "Option::is_none")]
         spki_sha256: Option<Text>,
+        /// What proved it: a kind of token, and the key or the issuer. `bearer` stands for a token that was bound to nothing.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        proof: Option<Text>,
     },
     /// An enrolment was refused. The caller is not told why; this record is.
     EnrolmentRefused {

@@ -43,6 +43,11 @@ impl Backoff {
 
 /// Draws a duration from `least` to `most`, each as likely as any other. What lies more than some 584 years apart is
 /// drawn as if it were that.
+/// Draws between three quarters of a time and all of it, so that many who do something at that pace do not do it in step.
+pub fn spread(most: Duration, rng: &mut impl Rng) -> Duration {
+    draw_between(most / 4 * 3, most, rng)
+}
+
 pub(crate) fn draw_between(least: Duration, most: Duration, rng: &mut impl Rng) -> Duration {
     let span = most.saturating_sub(least).as_nanos();
     least + Duration::from_nanos(draw_up_to(u64::try_from(span).unwrap_or(u64::MAX), rng))

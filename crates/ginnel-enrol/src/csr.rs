@@ -10,6 +10,7 @@ use x509_parser::x509::X509Version;
 use crate::verdict::Denied;
 
 /// A request that was read, and whose proof is still to be checked.
+#[derive(Debug)]
 pub(crate) struct Request<'a> {
     parsed: X509CertificationRequest<'a>,
 }

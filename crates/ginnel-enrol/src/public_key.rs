@@ -21,6 +21,16 @@ const BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
 /// The one public exponent that is taken. A small one invites forged paddings, a large one costs.
 const EXPONENT: u64 = 65537;
 
+/// Bytes of a modulus or exponent that are looked at.
+const NUMBER_BYTES_MAX: usize = 1024;
+
+const INTEGER: u8 = 0x02;
+const BIT_STRING: u8 = 0x03;
+const SEQUENCE: u8 = 0x30;
+
+/// The algorithm of an RSA key, with its empty parameters.
+const RSA_ALGORITHM: &[u8] = b"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00";
+
 /// Why a text is no public key that can verify tokens.
 #[derive(Debug, thiserror::Error)]
 pub enum PublicKeyError {
@@ -74,7 +84,29 @@ impl PublicKey {
     /// [`PublicKeyError`] unless it is RSA with 2048 to 4096 bits and the exponent 65537.
     pub fn from_pem(text: &[u8]) -> Result<Self, PublicKeyError> {
         let der = pem::decode_one(text, SectionKind::PublicKey).ok_or(PublicKeyError::Pem)?;
-        let (rest, spki) = SubjectPublicKeyInfo::from_der(&der).map_err(|_| PublicKeyError::NotRsa)?;
+        Self::from_spki_der(&der)
+    }
+
+    /// Takes modulus and exponent, as a JSON Web Key has them.
+    ///
+    /// # Errors
+    /// As [`Self::from_pem`].
+    pub(crate) fn from_numbers(modulus: &[u8], exponent: &[u8]) -> Result<Self, PublicKeyError> {
+        // Longer ones are refused all the same, but a length has two bytes here.
+        if modulus.len() > NUMBER_BYTES_MAX || exponent.len() > NUMBER_BYTES_MAX {
+            return Err(PublicKeyError::Size);
+        }
+        let numbers = [integer(modulus), integer(exponent)].concat();
+        let key = [&[0][..], &tlv(SEQUENCE, &numbers)].concat();
+        Self::from_spki_der(&tlv(SEQUENCE, &[RSA_ALGORITHM, &tlv(BIT_STRING, &key)].concat()))
+    }
+
+    /// Takes a SubjectPublicKeyInfo in DER.
+    ///
+    /// # Errors
+    /// As [`Self::from_pem`].
+    pub(crate) fn from_spki_der(der: &[u8]) -> Result<Self, PublicKeyError> {
+        let (rest, spki) = SubjectPublicKeyInfo::from_der(der).map_err(|_| PublicKeyError::NotRsa)?;
         if !rest.is_empty() || spki.algorithm.algorithm != OID_PKCS1_RSAENCRYPTION {
             return Err(PublicKeyError::NotRsa);
         }
@@ -87,8 +119,8 @@ impl PublicKey {
         if rsa.try_exponent().ok() != Some(EXPONENT) {
             return Err(PublicKeyError::Exponent);
         }
-        let key = ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, &der).map_err(|_| PublicKeyError::NotRsa)?;
-        Ok(Self { key, id: key_id(&der) })
+        let key = ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, der).map_err(|_| PublicKeyError::NotRsa)?;
+        Ok(Self { key, id: key_id(der) })
     }
 
     /// The name that the key has if we made it; Google's keys have others.
@@ -100,6 +132,26 @@ impl PublicKey {
     pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         self.key.verify_sig(message, signature).is_ok()
     }
+}
+
+/// An unsigned number in DER.
+fn integer(bytes: &[u8]) -> Vec<u8> {
+    let start = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len());
+    tlv(
+        INTEGER,
+        &[&[0][..usize::from(bytes.get(start).is_none_or(|first| first & 0x80 != 0))], &bytes[start..]].concat(),
+    )
+}
+
+/// Content of up to 65,535 bytes with tag and length, in the shortest spelling.
+fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+    let [high, low] = u16::try_from(content.len()).unwrap_or(u16::MAX).to_be_bytes();
+    let head: &[u8] = match (high, low) {
+        (0, ..0x80) => &[tag, low],
+        (0, _) => &[tag, 0x81, low],
+        (_, _) => &[tag, 0x82, high, low],
+    };
+    [head, content].concat()
 }
 
 impl fmt::Debug for PublicKey {

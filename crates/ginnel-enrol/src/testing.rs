@@ -12,6 +12,8 @@ use ginnel_core::principal::{Principal, Role};
 use ginnel_identity::key::key_id;
 use ginnel_identity::{KeyPair, pem};
 use serde_json::{Value, json};
+use x509_parser::prelude::{FromDer as _, SubjectPublicKeyInfo};
+use x509_parser::public_key::PublicKey as Parsed;
 
 use crate::public_key::PublicKey;
 
@@ -44,6 +46,14 @@ impl Account {
 
     pub(crate) fn public_key(&self) -> PublicKey {
         PublicKey::from_pem(pem::encode("PUBLIC KEY", &self.spki_der).as_bytes()).expect("a public key")
+    }
+
+    /// The public half as a JSON Web Key.
+    pub(crate) fn jwk(&self, id: &str) -> Value {
+        let (_, spki) = SubjectPublicKeyInfo::from_der(&self.spki_der).expect("DER");
+        let Ok(Parsed::RSA(rsa)) = spki.parsed() else { panic!("RSA") };
+        let text = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes.strip_prefix(&[0]).unwrap_or(bytes));
+        json!({"kid": id, "kty": "RSA", "alg": "RS256", "use": "sig", "n": text(rsa.modulus), "e": text(rsa.exponent)})
     }
 
     pub(crate) fn header(&self) -> Value {

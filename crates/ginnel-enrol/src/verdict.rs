@@ -8,14 +8,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use ginnel_core::principal::{Principal, Role};
 use ginnel_identity::credential::TOKEN_LIFETIME_SECONDS;
 use ginnel_identity::is_email;
-use ginnel_identity::key::sha256;
-use serde_json::Value;
 
-use crate::csr::Request;
+use crate::key_set::{KeySource, NoKey};
 use crate::public_key::PublicKey;
-use crate::replay::{Taken, Used};
-use crate::token::{Claims, Token, decode};
+use crate::replay::Used;
 
+pub use self::claim::Claim;
+pub use self::denied::Denied;
+
+mod claim;
+mod denied;
 #[cfg(test)]
 mod tests;
 
@@ -28,20 +30,28 @@ pub const KEYS_PER_IDENTITY_MAX: usize = 8;
 /// How far clocks may differ.
 const LEEWAY_SECONDS: u64 = 60;
 
+/// How long an issuer's token can be used after it was made, however long it lives. Google's ID tokens hold for an hour, projected ones of
+/// Kubernetes for longer; whoever enrols has just got one, or its kubelet renews it in this time.
+pub const ISSUED_TOKEN_SECONDS: u64 = 600;
+
 /// How long before the start of the process a token may have been signed. What was used before is forgotten with the process, so
 /// tokens that are older than any that could still be on its way are refused.
 const BEFORE_START_SECONDS: u64 = 300;
 
 /// How long after its use a token would be taken once more if nobody remembered it: signed by a clock that is ahead, taken by one that is
 /// behind.
-const USABLE_SECONDS: u64 = LEEWAY_SECONDS + TOKEN_LIFETIME_SECONDS + LEEWAY_SECONDS;
+const USABLE_SECONDS: u64 = LEEWAY_SECONDS + longer(TOKEN_LIFETIME_SECONDS, ISSUED_TOKEN_SECONDS) + LEEWAY_SECONDS;
 
 /// Identities that are gone and whose tokens are still remembered: more than are taken out within minutes, and a few bytes each unless
 /// they were busy.
 const GONE_MAX: usize = 1024;
 
-/// A `jti` has 128 bits: 22 characters in base64url, more in other spellings.
-const TOKEN_ID_CHARACTERS: std::ops::RangeInclusive<usize> = 22..=128;
+/// Who signs Google's ID tokens.
+pub const GOOGLE_ISSUER: &str = "https://accounts.google.com";
+
+const fn longer(one: u64, other: u64) -> u64 {
+    if one > other { one } else { other }
+}
 
 /// Who may enrol.
 #[derive(Clone, Debug)]
@@ -50,8 +60,84 @@ pub struct EnrolIdentity {
     pub principal: Principal,
     /// The service account.
     pub email: String,
-    /// The service account's keys.
-    pub keys: Vec<PublicKey>,
+    /// The service account's keys, if it comes with their tokens.
+    pub keys: Option<AccountKeys>,
+    /// Who it is to an OIDC issuer, if it comes with tokens of one. It has keys or this.
+    pub oidc: Option<OidcSubject>,
+}
+
+/// Keys of a service account.
+#[derive(Clone, Debug)]
+pub enum AccountKeys {
+    /// These.
+    Held(Vec<PublicKey>),
+    /// Those that Google publishes for the account. Google's ID tokens about it, bound by their audience, count as well.
+    AtGoogle {
+        /// The account's numeric id, which ID tokens must then name.
+        unique_id: Option<String>,
+    },
+}
+
+/// Who an identity is to an OIDC issuer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OidcSubject {
+    /// The issuer's name among those that the enroller was given.
+    pub issuer: String,
+    /// The subject that the tokens must be about.
+    pub subject: String,
+    /// Whether they must also say that this identity's e-mail is theirs, and verified.
+    pub email_is_checked: bool,
+}
+
+/// An OIDC issuer whose tokens are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OidcIssuer {
+    /// What it is called here.
+    pub name: String,
+    /// What its tokens call it: `iss`, byte by byte.
+    pub issuer: String,
+    /// The audience of its tokens, if it is not that of all enrolments.
+    pub audience: Option<String>,
+    /// What ties its tokens to the key that is certified.
+    pub binding: Binding,
+}
+
+/// What ties a token to the key that is certified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binding {
+    /// The token's audience ends in `?k=` and the key's hash.
+    Audience,
+    /// The token's claim `cnf` has the key's hash.
+    Confirmation,
+    /// Nothing: whoever has the token may use it, once.
+    Bearer,
+}
+
+/// What an enrolment was proved by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// A token of a key that the configuration names, with the id that we give such keys.
+    Key(String),
+    /// A token of a key that Google publishes for the account, with Google's id of the key.
+    GoogleKey(String),
+    /// An ID token of Google.
+    GoogleIdToken,
+    /// A token of an OIDC issuer, bound to the key.
+    Oidc(String),
+    /// A token of an OIDC issuer that was bound to nothing.
+    Bearer(String),
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(id) => write!(f, "key:{id}"),
+            Self::GoogleKey(id) => write!(f, "googleKey:{id}"),
+            Self::GoogleIdToken => f.write_str("googleIdToken"),
+            Self::Oidc(issuer) => write!(f, "oidc:{issuer}"),
+            Self::Bearer(issuer) => write!(f, "bearer:{issuer}"),
+        }
+    }
 }
 
 /// Why identities cannot be used. All of it is configuration.
@@ -65,6 +151,18 @@ pub enum EnrollerError {
     DuplicateEmail {
         /// Which service account.
         email: String,
+    },
+    /// Two identities are one subject of an issuer.
+    #[error("the subject of {principal} belongs to more than one identity")]
+    DuplicateSubject {
+        /// Whose.
+        principal: Principal,
+    },
+    /// Two issuers have one name or one spelling of themselves.
+    #[error("the issuer {name} is defined more than once")]
+    DuplicateIssuer {
+        /// Which issuer.
+        name: String,
     },
     /// Two identities have one role and name.
     #[error("{principal} is defined more than once")]
@@ -83,6 +181,14 @@ pub enum EnrollerError {
     Keys {
         /// Whose.
         principal: Principal,
+    },
+    /// An identity names an issuer that is not there.
+    #[error("{principal} names the issuer {issuer}, which is not defined")]
+    UnknownIssuer {
+        /// Whose.
+        principal: Principal,
+        /// Which issuer.
+        issuer: String,
     },
     /// A server certifies itself and enrols nowhere.
     #[error("{principal} is a server, which does not enrol")]
@@ -103,78 +209,9 @@ pub struct Admitted {
     pub spki_der: Vec<u8>,
     /// SHA-256 of `spki_der`.
     pub spki_sha256: [u8; 32],
-    /// The token's `jti`, for the audit log.
-    pub token_id: String,
+    /// What it was proved by, for the audit log.
+    pub evidence: Evidence,
 }
-
-macro_rules! denied {
-    ($($(#[doc = $doc:literal])+ $variant:ident = $word:literal;)+) => {
-        /// Why an enrolment was refused: for the audit log. The caller is told the same words for all of them.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum Denied {
-            $($(#[doc = $doc])+ $variant,)+
-        }
-
-        impl Denied {
-            /// Every reason.
-            pub const ALL: &[Self] = &[$(Self::$variant,)+];
-
-            /// The word in the audit log, in camelCase.
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word,)+ }
-            }
-        }
-    };
-}
-
-denied! {
-    /// The token is not signed by RS256.
-    Algorithm = "algorithm";
-    /// The token is not for this server, or not for it alone.
-    Audience = "audience";
-    /// The token is older than the memory of used tokens.
-    BeforeStart = "beforeStart";
-    /// The token is bound to another key than the request's.
-    Binding = "binding";
-    /// So many tokens of this identity are remembered that no other can be.
-    CacheFull = "cacheFull";
-    /// The certificate request is malformed or asks for what it may not ask.
-    Csr = "csr";
-    /// The token has expired.
-    Expired = "expired";
-    /// The token's header has other fields than `alg`, `kid` and `typ`, or values that they cannot have.
-    Header = "header";
-    /// The request's key is not P-256, or not spelled in the one way.
-    Key = "key";
-    /// The token is made to live longer than 300 s, or to end before it begins.
-    Lifetime = "lifetime";
-    /// The token does not have three parts, or its claims are missing, unknown, doubled or of other types.
-    Malformed = "malformed";
-    /// The token is from the future.
-    NotYetValid = "notYetValid";
-    /// The request is not signed by its own key.
-    Possession = "possession";
-    /// The token was used before.
-    Replayed = "replayed";
-    /// The token is not signed by a key of its service account.
-    Signature = "signature";
-    /// The token or the request is too large.
-    Size = "size";
-    /// The token speaks about another account than the one that signed it.
-    Subject = "subject";
-    /// The token's `jti` does not have 128 bits.
-    TokenId = "tokenId";
-    /// No identity has this service account.
-    UnknownIdentity = "unknownIdentity";
-}
-
-impl fmt::Display for Denied {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl std::error::Error for Denied {}
 
 /// Judges enrolments. It remembers used tokens for as long as they could be used, so every one of a process but the
 /// first is made by [`Self::with_identities`].
@@ -182,14 +219,21 @@ impl std::error::Error for Denied {}
 pub struct Enroller {
     audience: String,
     identities: BTreeMap<String, Known>,
+    /// By what tokens call them.
+    issuers: Arc<BTreeMap<String, OidcIssuer>>,
+    /// The e-mail of each subject, by what its issuer's tokens call the issuer.
+    subjects: BTreeMap<(String, String), String>,
     gone: BTreeMap<String, Gone>,
     iat_min: u64,
+    /// The same for tokens that nothing binds to a key: not one that was used before may be used again.
+    bearer_iat_min: u64,
 }
 
 #[derive(Debug)]
 struct Known {
     principal: Principal,
-    keys: Vec<PublicKey>,
+    keys: Option<AccountKeys>,
+    oidc: Option<OidcSubject>,
     used: Arc<Used>,
 }
 
@@ -201,25 +245,65 @@ struct Gone {
 }
 
 impl Enroller {
-    /// Takes the audience that tokens must name, who may enrol, and when the process started.
+    /// Takes the audience that tokens must name, who may enrol, whose tokens count beside their own, and when the process started.
     ///
     /// # Errors
     /// [`EnrollerError`] for the first identity that cannot be used.
-    pub fn new(audience: String, identities: Vec<EnrolIdentity>, started: SystemTime) -> Result<Self, EnrollerError> {
+    pub fn new(
+        audience: String,
+        identities: Vec<EnrolIdentity>,
+        issuers: Vec<OidcIssuer>,
+        started: SystemTime,
+    ) -> Result<Self, EnrollerError> {
+        let mut by_spelling = BTreeMap::new();
+        let mut names = BTreeSet::new();
+        for issuer in issuers {
+            let name = issuer.name.clone();
+            let is_google = issuer.issuer == GOOGLE_ISSUER;
+            if is_google || !names.insert(name.clone()) || by_spelling.insert(issuer.issuer.clone(), issuer).is_some() {
+                return Err(EnrollerError::DuplicateIssuer { name });
+            }
+        }
+        let mut enroller = Self::of(audience, identities, Arc::new(by_spelling))?;
+        let started = seconds(started);
+        enroller.iat_min = started.saturating_sub(BEFORE_START_SECONDS);
+        enroller.bearer_iat_min = started.saturating_add(LEEWAY_SECONDS).saturating_add(1);
+        Ok(enroller)
+    }
+
+    fn of(
+        audience: String,
+        identities: Vec<EnrolIdentity>,
+        issuers: Arc<BTreeMap<String, OidcIssuer>>,
+    ) -> Result<Self, EnrollerError> {
         if audience.is_empty() {
             return Err(EnrollerError::Audience);
         }
         let mut known = BTreeMap::new();
         let mut principals = BTreeSet::new();
-        for EnrolIdentity { principal, email, keys } in identities {
+        let mut subjects = BTreeMap::new();
+        for EnrolIdentity { principal, email, keys, oidc } in identities {
             if principal.role == Role::Server {
                 return Err(EnrollerError::Server { principal });
             }
             if !is_email(&email) {
                 return Err(EnrollerError::Email { principal });
             }
-            if !(1..=KEYS_PER_IDENTITY_MAX).contains(&keys.len()) {
+            let keys_are_good = match &keys {
+                Some(AccountKeys::Held(keys)) => (1..=KEYS_PER_IDENTITY_MAX).contains(&keys.len()),
+                Some(AccountKeys::AtGoogle { .. }) => true,
+                None => oidc.is_some(),
+            };
+            if !keys_are_good {
                 return Err(EnrollerError::Keys { principal });
+            }
+            if let Some(OidcSubject { issuer: name, subject, .. }) = &oidc {
+                let Some(issuer) = issuers.values().find(|issuer| issuer.name == *name) else {
+                    return Err(EnrollerError::UnknownIssuer { principal, issuer: name.clone() });
+                };
+                if subjects.insert((issuer.issuer.clone(), subject.clone()), email.clone()).is_some() {
+                    return Err(EnrollerError::DuplicateSubject { principal });
+                }
             }
             if !principals.insert(principal.clone()) {
                 return Err(EnrollerError::DuplicatePrincipal { principal });
@@ -227,10 +311,17 @@ impl Enroller {
             if known.contains_key(&email) {
                 return Err(EnrollerError::DuplicateEmail { email });
             }
-            known.insert(email, Known { principal, keys, used: Arc::default() });
+            known.insert(email, Known { principal, keys, oidc, used: Arc::default() });
         }
-        let iat_min = seconds(started).saturating_sub(BEFORE_START_SECONDS);
-        Ok(Self { audience, identities: known, gone: BTreeMap::new(), iat_min })
+        Ok(Self {
+            audience,
+            identities: known,
+            issuers,
+            subjects,
+            gone: BTreeMap::new(),
+            iat_min: 0,
+            bearer_iat_min: 0,
+        })
     }
 
     /// The same with other identities. Tokens that were used before stay used, also those of an identity that is taken out and comes back.
@@ -239,8 +330,8 @@ impl Enroller {
     /// [`EnrollerError`] for the first identity that cannot be used.
     pub fn with_identities(&self, identities: Vec<EnrolIdentity>, now: SystemTime) -> Result<Self, EnrollerError> {
         let now = seconds(now);
-        let mut next = Self::new(self.audience.clone(), identities, UNIX_EPOCH)?;
-        next.iat_min = self.iat_min;
+        let mut next = Self::of(self.audience.clone(), identities, Arc::clone(&self.issuers))?;
+        (next.iat_min, next.bearer_iat_min) = (self.iat_min, self.bearer_iat_min);
         let gone = self.gone.iter().filter(|(_, gone)| gone.until >= now);
         next.gone = gone.map(|(email, gone)| (email.clone(), gone.clone())).collect();
         // Also where nothing is remembered: a verdict may be on its way.
@@ -265,79 +356,28 @@ impl Enroller {
             self.gone.remove(email);
         }
         self.iat_min = self.iat_min.max(now.saturating_add(LEEWAY_SECONDS).saturating_add(1));
+        self.bearer_iat_min = self.bearer_iat_min.max(self.iat_min);
     }
 
-    /// Judges a token and the certificate request that came with it, cheap checks first. A token that is admitted is used up.
+    /// Judges a token and the certificate request that came with it: first all that needs no key ([`Self::claim`]), then the signature by a key
+    /// from `source` if the identity's keys are not at hand, and the rest ([`Claim::admit`]). A token that is admitted is used up.
     ///
     /// # Errors
     /// [`Denied`], for the audit log only.
-    pub fn verdict(&self, token: &str, csr_der: &[u8], now: SystemTime) -> Result<Admitted, Denied> {
-        let now = seconds(now);
-        if csr_der.len() > CSR_BYTES_MAX {
-            return Err(Denied::Size);
-        }
-        let Token { signed, signature, key_id, claims } = Token::parse(token)?;
-        let known = self.identities.get(&claims.iss).ok_or(Denied::UnknownIdentity)?;
-        if !known.signed(signed, &signature, key_id.as_deref()) {
-            return Err(Denied::Signature);
-        }
-        self.check_claims(&claims, now)?;
-        let request = Request::parse(csr_der)?;
-        let spki_sha256 = sha256(request.spki_der());
-        if decode(&claims.cnf.spki_sha256).map_err(|_| Denied::Binding)? != spki_sha256 {
-            return Err(Denied::Binding);
-        }
-        request.check_possession()?;
-        // Last, so that nobody but the holder of token and key can use the token up.
-        match known.used.take(&claims.jti, claims.exp.saturating_add(LEEWAY_SECONDS), now) {
-            Taken::First => {}
-            Taken::Again => return Err(Denied::Replayed),
-            Taken::Full => return Err(Denied::CacheFull),
-        }
-        Ok(Admitted {
-            principal: known.principal.clone(),
-            email: claims.iss,
-            spki_der: request.spki_der().to_vec(),
-            spki_sha256,
-            token_id: claims.jti,
-        })
-    }
-
-    fn check_claims(&self, claims: &Claims, now: u64) -> Result<(), Denied> {
-        if claims.sub != claims.iss {
-            return Err(Denied::Subject);
-        }
-        if claims.aud.as_ref().and_then(Value::as_str) != Some(self.audience.as_str()) {
-            return Err(Denied::Audience);
-        }
-        if claims.exp <= claims.iat || claims.exp - claims.iat > TOKEN_LIFETIME_SECONDS {
-            return Err(Denied::Lifetime);
-        }
-        let latest = now.saturating_add(LEEWAY_SECONDS);
-        if claims.iat > latest || claims.nbf.is_some_and(|nbf| nbf > latest) {
-            return Err(Denied::NotYetValid);
-        }
-        if claims.exp.saturating_add(LEEWAY_SECONDS) < now {
-            return Err(Denied::Expired);
-        }
-        if claims.iat < self.iat_min {
-            return Err(Denied::BeforeStart);
-        }
-        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
-        if !TOKEN_ID_CHARACTERS.contains(&claims.jti.len()) || !claims.jti.bytes().all(plain) {
-            return Err(Denied::TokenId);
-        }
-        Ok(())
-    }
-}
-
-impl Known {
-    /// Whether one of the identity's keys signed the message; the one that the token names is tried first, and proves nothing by that.
-    fn signed(&self, message: &str, signature: &[u8], key_id: Option<&str>) -> bool {
-        let named = |key: &&PublicKey| Some(key.id()) == key_id;
-        let first = self.keys.iter().filter(named);
-        let rest = self.keys.iter().filter(|key| !named(key));
-        first.chain(rest).any(|key| key.verifies(message.as_bytes(), signature))
+    pub async fn verdict(
+        &self,
+        token: &str,
+        csr_der: &[u8],
+        now: SystemTime,
+        source: &dyn KeySource,
+    ) -> Result<Admitted, Denied> {
+        let claim = self.claim(token, csr_der, now)?;
+        let Some((set, key_id)) = claim.wants() else { return claim.admit(None) };
+        let key = source.find(set, key_id).await.map_err(|none| match none {
+            NoKey::Unknown => Denied::KeyId,
+            NoKey::Unavailable => Denied::KeySource,
+        })?;
+        claim.admit(Some(&key))
     }
 }
 

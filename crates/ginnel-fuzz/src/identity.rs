@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ginnel_core::principal::Principal;
-use ginnel_enrol::{Denied, EnrolIdentity, Enroller, PublicKey};
+use ginnel_enrol::{AccountKeys, Denied, EnrolIdentity, Enroller, PublicKey};
 use ginnel_identity::key::{p256_point, sha256};
 use ginnel_identity::{Leaf, Roots, ServiceAccountKey, is_email};
 use rustls_pki_types::CertificateDer;
@@ -102,17 +102,19 @@ fn judge(token: &str, csr: &[u8]) {
     static IDENTITY: LazyLock<EnrolIdentity> = LazyLock::new(|| EnrolIdentity {
         principal: PRINCIPAL.parse().expect("a principal"),
         email: EMAIL.to_owned(),
-        keys: vec![PublicKey::from_pem(ACCOUNT.as_bytes()).expect("a key")],
+        keys: Some(AccountKeys::Held(vec![PublicKey::from_pem(ACCOUNT.as_bytes()).expect("a key")])),
+        oidc: None,
     });
     let now = UNIX_EPOCH + Duration::from_secs(NOW);
-    let enroller = Enroller::new(AUDIENCE.to_owned(), vec![IDENTITY.clone()], now).expect("an identity");
-    let verdict = enroller.verdict(token, csr, now);
-    assert!(enroller.verdict(token, csr, far_from(now)).is_err(), "a token lives for ever");
+    let enroller = Enroller::new(AUDIENCE.to_owned(), vec![IDENTITY.clone()], Vec::new(), now).expect("an identity");
+    let judge = |now| enroller.claim(token, csr, now).and_then(|claim| claim.admit(None));
+    let verdict = judge(now);
+    assert!(judge(far_from(now)).is_err(), "a token lives for ever");
     let Ok(admitted) = verdict else { return };
     assert_eq!((&admitted.principal, admitted.email.as_str()), (&IDENTITY.principal, EMAIL));
     assert!(p256_point(&admitted.spki_der).is_some());
     assert_eq!(admitted.spki_sha256, sha256(&admitted.spki_der));
-    assert_eq!(enroller.verdict(token, csr, now), Err(Denied::Replayed), "a token works twice");
+    assert_eq!(judge(now), Err(Denied::Replayed), "a token works twice");
 }
 
 /// Long after any token that is valid at `now`.

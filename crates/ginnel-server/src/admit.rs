@@ -26,7 +26,7 @@ impl Admit for Admission {
         let Some(leaf) = peer.leaf else {
             return Some(Calls::anonymous(Enrol { broker, peer: peer.address }));
         };
-        let (principal, email) = (leaf.principal.clone(), leaf.email.clone());
+        let (principal, email, serial) = (leaf.principal.clone(), leaf.email.clone(), leaf.serial.clone());
         let calls = match principal.role {
             Role::Agent => {
                 let seat = Arc::new(AgentSeat::new(Arc::clone(&broker), peer.address, leaf, peer.closed.clone()));
@@ -44,6 +44,10 @@ impl Admit for Admission {
         // connection is in the table already, so that a change of identities either comes before this or finds it there.
         if !broker.rules.now().admits(&principal, &email) {
             tracing::warn!(%principal, "certificate of an identity that is not configured");
+            return None;
+        }
+        if broker.enrolled.is_gone(&email, &serial) {
+            tracing::warn!(%principal, "certificate that was enrolled with a key that is gone at Google");
             return None;
         }
         calls

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use ginnel_config::{ServerConfig, ServerSection, Source};
+use ginnel_config::{GoogleSection, ServerConfig, ServerSection, Source};
 use ginnel_core::audit::{Event, Text, Timestamp};
 use ginnel_core::budget::Budget;
 use ginnel_core::id::InstanceId;
@@ -14,6 +14,7 @@ use ginnel_core::report::Chain;
 use ginnel_enrol::{Enroller, Issuer};
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::{OuterTrust, outer_server};
+use ginnel_keys::{KeySets, Timing};
 use ginnel_net::accept::{Stops, serve};
 use ginnel_net::congestion::choose;
 use ginnel_ops::admin::Admin;
@@ -31,8 +32,9 @@ use crate::admit::Admission;
 use crate::broker::{Broker, Rosters};
 use crate::connections::Connections;
 use crate::directory::InMemory;
+use crate::keys::{self, EnrolledKeys};
 use crate::own::{self, OwnCertificate};
-use crate::rules::{InForceRules, Rules, enrol_identities, key_files};
+use crate::rules::{InForceRules, Rules, enrol_identities, key_files, oidc_issuers};
 use crate::view::View;
 
 /// How long sessions may take to hear of a shutdown and to leave their records.
@@ -84,6 +86,7 @@ impl Server {
         let (source, read) = source.unzip();
         let read = read.map(|config_file| config_file.and(Seen::now(key_files(&config))));
         let enroller = enroller(&config, now)?;
+        let keys = key_sets(&config)?;
         let own = OwnCertificate::default();
         let tls = outer_server(&own.current, outer_trust(&*issuer)).map_err(while_doing("setting TLS up"))?;
         let principal = own::principal(&config.trust_domain, &server_name);
@@ -97,6 +100,7 @@ impl Server {
         let ServerSection { admin, shutdown_grace: grace, congestion_control, .. } = config.server.clone();
         let trust_domain = config.trust_domain.clone();
         let rules = Rules::new(config, enroller);
+        keys.set_accounts(&rules.accounts_at_google());
         let started = Event::Started { version: Text::new(software_version()), policy: rules.version.clone() };
         for event in [started, issued] {
             let recorded = async { audit.record(event)?.await };
@@ -124,6 +128,8 @@ impl Server {
             rosters: Rosters::default(),
             audit,
             enrolments: Mutex::default(),
+            keys,
+            enrolled: EnrolledKeys::default(),
             own,
             issuer,
             tasks: TaskTracker::new(),
@@ -153,6 +159,7 @@ impl Server {
         let beside = beside(admin, Arc::new(View(Arc::clone(&broker))), files, broker.shutdown.clone());
         let beside = AbortOnDropHandle::new(tokio::spawn(beside));
         let renewals = own::keep(Arc::clone(&broker), server_name, renew_after);
+        let watch = AbortOnDropHandle::new(tokio::spawn(keys::watch(Arc::clone(&broker))));
         // Connections go when sessions have left their records, so they hang on a token of their own.
         let stops = Stops { accepting: broker.shutdown.clone(), connections: CancellationToken::new() };
         let serving = serve(listener, tls, Admission(Arc::clone(&broker)), stops.clone());
@@ -170,6 +177,7 @@ impl Server {
             stops.connections.cancel();
         };
         tokio::join!(renewals, serving, stopping);
+        drop(watch);
         beside.abort();
         // What is waited for is its last word; that it was aborted is no news.
         let _ = beside.await;
@@ -198,7 +206,18 @@ fn files(broker: &Arc<Broker>, read: Seen) -> Option<Files> {
 
 fn enroller(config: &ServerConfig, now: SystemTime) -> Result<Enroller, StartError> {
     let identities = enrol_identities(config).map_err(|(doing, source)| StartError { doing, source })?;
-    Enroller::new(config.enrolment_audience.clone(), identities, now).map_err(while_doing("reading the identities"))
+    let (issuers, _) = oidc_issuers(config);
+    Enroller::new(config.enrolment_audience.clone(), identities, issuers, now)
+        .map_err(while_doing("reading the identities"))
+}
+
+/// The key sets that may be asked for.
+fn key_sets(config: &ServerConfig) -> Result<KeySets, StartError> {
+    let GoogleSection { service_account_keys, id_token_keys, ca_file, keys_fresh_for } = config.google.clone();
+    let (_, issuers) = oidc_issuers(config);
+    let timing = Timing { fresh_for: keys_fresh_for };
+    KeySets::new(timing, service_account_keys, id_token_keys, ca_file.as_deref(), issuers)
+        .map_err(while_doing("getting ready to fetch public keys"))
 }
 
 fn epoch(now: SystemTime) -> u64 {

@@ -80,7 +80,9 @@ impl AgentSeat {
             self.broker.connections.may_be_further(&self.leaf, serial.as_deref())?;
         }
         let too_many = |_| Status::resource_exhausted("too many processes of this principal");
-        let share = self.broker.leases.join(&self.leaf, hello.instance).map_err(too_many)?;
+        let share = self.broker.leases.join(&self.leaf, hello.instance, &self.closed).map_err(too_many)?;
+        // Asked when the connection is in the lease already, so that who cuts off either comes before this or finds it there.
+        self.broker.enrolled.expect(&self.leaf)?;
         let agent = audit::Agent {
             principal: self.leaf.principal.clone(),
             email: Text::new(&self.leaf.email),
@@ -88,8 +90,15 @@ impl AgentSeat {
         };
         let (control, messages) = mpsc::channel(CONTROL_QUEUE_MAX);
         let facts = Facts::new(&self.leaf, self.peer, hello);
-        let link =
-            Arc::new(AgentLink::new(agent, hello.lane, facts, control, self.closed.clone(), share.ended().clone()));
+        let link = Arc::new(AgentLink::new(
+            agent,
+            hello.lane,
+            facts,
+            control,
+            self.closed.clone(),
+            share.ended().clone(),
+            share.refused().clone(),
+        ));
         match self.link.set(Attached { link: Arc::clone(&link), _share: share }) {
             Ok(()) => Ok((link, messages)),
             Err(_) => Err(Status::failed_precondition("this connection has a link already")),
@@ -206,6 +215,7 @@ async fn forward(
         tokio::select! {
             biased;
             () = link.expired.cancelled() => return Cause::CertificateExpired,
+            () = link.refused.cancelled() => return Cause::NotAdmitted,
             () = link.closed.cancelled() => return Cause::AgentLost,
             () = broker.cut.cancelled() => return Cause::ShuttingDown,
             more = said.message(), if !agent_has_ended => match more {

@@ -11,6 +11,7 @@ use ginnel_core::principal::{Principal, TrustDomain};
 use ginnel_core::report::Chain;
 use ginnel_core::status::Enrolments;
 use ginnel_enrol::{Denied, Issuer};
+use ginnel_keys::KeySets;
 use ginnel_ops::audit::AuditLog;
 use ginnel_ops::ledger::Ledger;
 use ginnel_wire::hello::{INNER_TLS, LANES, PROTOCOL_VERSION, software_version};
@@ -20,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::connections::Connections;
 use crate::directory::{Directory, Facts};
+use crate::keys::EnrolledKeys;
 use crate::lease::Leases;
 use crate::own::OwnCertificate;
 use crate::rules::InForceRules;
@@ -45,6 +47,10 @@ pub(crate) struct Broker {
     pub(crate) rosters: Rosters,
     pub(crate) audit: AuditLog,
     pub(crate) enrolments: Mutex<Enrolments>,
+    /// The public keys that Google and OIDC issuers publish.
+    pub(crate) keys: KeySets,
+    /// Which of them enrolled whom.
+    pub(crate) enrolled: EnrolledKeys,
     pub(crate) own: OwnCertificate,
     pub(crate) issuer: Arc<dyn Issuer>,
     /// Every session and every standing stream.

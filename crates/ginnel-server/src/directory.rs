@@ -59,6 +59,8 @@ pub(crate) struct AgentLink {
     pub(crate) gone: CancellationToken,
     /// Cancelled when the lease of the process ended.
     pub(crate) expired: CancellationToken,
+    /// Cancelled when the key is gone that enrolled the process.
+    pub(crate) refused: CancellationToken,
     /// Cancelled when another link of the same process took over.
     pub(crate) replaced: CancellationToken,
     awaited: Mutex<BTreeMap<SessionId, oneshot::Sender<Carrier>>>,
@@ -116,6 +118,7 @@ impl AgentLink {
         control: mpsc::Sender<ServerMessage>,
         closed: CancellationToken,
         expired: CancellationToken,
+        refused: CancellationToken,
     ) -> Self {
         Self {
             agent,
@@ -125,6 +128,7 @@ impl AgentLink {
             closed,
             gone: CancellationToken::new(),
             expired,
+            refused,
             replaced: CancellationToken::new(),
             awaited: Mutex::default(),
             sessions: AtomicUsize::new(0),
@@ -274,7 +278,7 @@ mod tests {
             takes_early: true,
         };
         let (closed, expired) = (CancellationToken::new(), CancellationToken::new());
-        (Arc::new(AgentLink::new(agent, lane, facts, control, closed, expired)), messages)
+        (Arc::new(AgentLink::new(agent, lane, facts, control, closed, expired, CancellationToken::new())), messages)
     }
 
     fn link(instance: u8) -> Arc<AgentLink> {

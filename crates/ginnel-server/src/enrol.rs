@@ -27,8 +27,8 @@ impl Enrolment for Enrol {
         let now = SystemTime::now();
         let broker = &self.broker;
         let rules = broker.rules.now();
-        let admitted = rules.enroller.verdict(&request.token, &request.certificate_signing_request, now);
-        let admitted = match admitted {
+        let verdict = rules.enroller.verdict(&request.token, &request.certificate_signing_request, now, &broker.keys);
+        let admitted = match verdict.await {
             Ok(admitted) => admitted,
             Err(denied) => {
                 let reason = Text::new(denied.as_str());
@@ -49,6 +49,7 @@ impl Enrolment for Enrol {
             tracing::error!(error = %Chain(&error), "could not issue a certificate");
             not_now(error.retry_after())
         })?;
+        broker.enrolled.remember(&admitted, &issued, now);
         let Issued { chain, not_after, serial } = issued;
         let event = Event::Enrolled {
             principal: admitted.principal,
@@ -57,6 +58,7 @@ impl Enrolment for Enrol {
             not_after: Timestamp::from(not_after),
             peer: self.peer,
             spki_sha256: Some(Text::hex(&admitted.spki_sha256)),
+            proof: Some(Text::new(admitted.evidence)),
         };
         let recorded = async { broker.audit.record(event)?.await };
         recorded.await.map_err(|error| {

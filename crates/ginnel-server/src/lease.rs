@@ -4,7 +4,7 @@
 //! sessions last as long as it does. So a renewal on a new connection keeps the sessions of the old one alive, and a process that
 //! stopped renewing loses them. Deadlines are on the monotonic clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -30,12 +30,22 @@ pub(crate) struct Lease {
     connections: Mutex<Connections>,
     changed: Notify,
     ended: CancellationToken,
+    refused: CancellationToken,
 }
 
 #[derive(Debug, Default)]
 struct Connections {
     next: u64,
     deadlines: BTreeMap<u64, Instant>,
+    shown: BTreeMap<u64, Shown>,
+}
+
+/// The certificate of one connection, and how that is closed.
+#[derive(Debug)]
+struct Shown {
+    email: String,
+    serial: String,
+    closed: CancellationToken,
 }
 
 /// One connection's part in a lease; it ends when this is dropped.
@@ -51,25 +61,59 @@ pub(crate) struct TooManyInstances;
 
 impl Leases {
     /// Adds a connection with this certificate to the lease of its process.
-    pub(crate) fn join(self: &Arc<Self>, leaf: &Leaf, instance: InstanceId) -> Result<Share, TooManyInstances> {
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        leaf: &Leaf,
+        instance: InstanceId,
+        closed: &CancellationToken,
+    ) -> Result<Share, TooManyInstances> {
         let key = (leaf.principal.clone(), instance);
         let lifetime = leaf.not_after.duration_since(SystemTime::now()).unwrap_or_default();
         let deadline = Instant::now() + lifetime;
+        let shown = Shown { email: leaf.email.clone(), serial: leaf.serial.clone(), closed: closed.clone() };
         let mut leases = lock(&self.leases);
         if let Some(lease) = leases.get(&key) {
-            return Ok(lease.share(deadline));
+            return Ok(lease.share(deadline, shown));
         }
         let same_principal = leases.keys().filter(|(principal, _)| *principal == leaf.principal).count();
         if same_principal >= INSTANCES_PER_PRINCIPAL_MAX {
             return Err(TooManyInstances);
         }
-        let lease =
-            Arc::new(Lease { connections: Mutex::default(), changed: Notify::new(), ended: CancellationToken::new() });
-        let share = lease.share(deadline);
+        let lease = Arc::new(Lease {
+            connections: Mutex::default(),
+            changed: Notify::new(),
+            ended: CancellationToken::new(),
+            refused: CancellationToken::new(),
+        });
+        let share = lease.share(deadline, shown);
         leases.insert(key.clone(), Arc::clone(&lease));
         // Ends with the lease: every connection's deadline is finite, and dropping its share takes it out.
         tokio::spawn(Arc::clone(self).watch(key, lease));
         Ok(share)
+    }
+
+    /// Cuts off every process that has no certificate but such as `is_gone` says so of, by e-mail and serial number: its sessions end as not
+    /// admitted. Gives what closes its connections. A process that has enrolled anew meanwhile keeps what it has.
+    pub(crate) fn cut(&self, is_gone: impl Fn(&str, &str) -> bool) -> Vec<CancellationToken> {
+        let leases = lock(&self.leases);
+        let mut closing = Vec::new();
+        for lease in leases.values() {
+            let connections = lock(&lease.connections);
+            if connections.shown.values().all(|shown| is_gone(&shown.email, &shown.serial)) {
+                lease.refused.cancel();
+                closing.extend(connections.shown.values().map(|shown| shown.closed.clone()));
+            }
+        }
+        closing
+    }
+
+    /// The service accounts of everybody who is connected.
+    pub(crate) fn emails(&self) -> BTreeSet<String> {
+        let leases = lock(&self.leases);
+        let of = |lease: &Arc<Lease>| -> Vec<_> {
+            lock(&lease.connections).shown.values().map(|shown| shown.email.clone()).collect()
+        };
+        leases.values().flat_map(of).collect()
     }
 
     async fn watch(self: Arc<Self>, key: Key, lease: Arc<Lease>) {
@@ -106,11 +150,12 @@ impl Leases {
 }
 
 impl Lease {
-    fn share(self: &Arc<Self>, deadline: Instant) -> Share {
+    fn share(self: &Arc<Self>, deadline: Instant, shown: Shown) -> Share {
         let mut connections = lock(&self.connections);
         let number = connections.next;
         connections.next += 1;
         connections.deadlines.insert(number, deadline);
+        connections.shown.insert(number, shown);
         drop(connections);
         self.changed.notify_one();
         Share { lease: Arc::clone(self), number }
@@ -122,11 +167,19 @@ impl Share {
     pub(crate) fn ended(&self) -> &CancellationToken {
         &self.lease.ended
     }
+
+    /// Cancelled when the key is gone that enrolled the process.
+    pub(crate) fn refused(&self) -> &CancellationToken {
+        &self.lease.refused
+    }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        lock(&self.lease.connections).deadlines.remove(&self.number);
+        let mut connections = lock(&self.lease.connections);
+        connections.deadlines.remove(&self.number);
+        connections.shown.remove(&self.number);
+        drop(connections);
         self.lease.changed.notify_one();
     }
 }
@@ -157,8 +210,8 @@ mod tests {
     async fn a_renewal_on_a_new_connection_carries_the_old_ones_sessions() {
         let leases = Arc::new(Leases::default());
         let instance = InstanceId::from_bytes(&[1; 16]).unwrap();
-        let old = leases.join(&leaf(Duration::from_secs(10)), instance).unwrap();
-        let new = leases.join(&leaf(Duration::from_secs(60)), instance).unwrap();
+        let old = leases.join(&leaf(Duration::from_secs(10)), instance, &CancellationToken::new()).unwrap();
+        let new = leases.join(&leaf(Duration::from_secs(60)), instance, &CancellationToken::new()).unwrap();
         tokio::time::sleep(Duration::from_secs(30)).await;
         assert!(!old.ended().is_cancelled());
         drop(new);
@@ -170,12 +223,12 @@ mod tests {
     async fn ends_at_the_last_expiry_and_begins_anew() {
         let leases = Arc::new(Leases::default());
         let instance = InstanceId::from_bytes(&[1; 16]).unwrap();
-        let share = leases.join(&leaf(Duration::from_secs(10)), instance).unwrap();
+        let share = leases.join(&leaf(Duration::from_secs(10)), instance, &CancellationToken::new()).unwrap();
         tokio::time::sleep(Duration::from_secs(9)).await;
         assert!(!share.ended().is_cancelled());
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert!(share.ended().is_cancelled());
-        let next = leases.join(&leaf(Duration::from_secs(10)), instance).unwrap();
+        let next = leases.join(&leaf(Duration::from_secs(10)), instance, &CancellationToken::new()).unwrap();
         assert!(!next.ended().is_cancelled());
     }
 
@@ -183,7 +236,7 @@ mod tests {
     async fn bounds_the_processes_of_one_principal() {
         let leases = Arc::new(Leases::default());
         let id = |n: usize| InstanceId::from_bytes(&(n as u128).to_be_bytes()).unwrap();
-        let join = |n| leases.join(&leaf(Duration::from_secs(10)), id(n));
+        let join = |n| leases.join(&leaf(Duration::from_secs(10)), id(n), &CancellationToken::new());
         let shares: Vec<_> = (0..INSTANCES_PER_PRINCIPAL_MAX).map(|n| join(n).unwrap()).collect();
         assert!(join(INSTANCES_PER_PRINCIPAL_MAX).is_err());
         let ended = shares[0].ended().clone();
@@ -191,5 +244,23 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(!ended.is_cancelled(), "nothing has expired");
         assert!(join(INSTANCES_PER_PRINCIPAL_MAX).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn cuts_off_a_process_whose_every_certificate_is_gone_and_no_other() {
+        let leases = Arc::new(Leases::default());
+        let id = |n: u128| InstanceId::from_bytes(&n.to_be_bytes()).unwrap();
+        let with = |serial: &str| Leaf { serial: serial.to_owned(), ..leaf(Duration::from_secs(10)) };
+        let tokens: Vec<_> = (0..4).map(|_| CancellationToken::new()).collect();
+        let gone = leases.join(&with("01"), id(1), &tokens[0]).unwrap();
+        let bystander = leases.join(&with("02"), id(2), &tokens[1]).unwrap();
+        let renewed = leases.join(&with("01"), id(3), &tokens[2]).unwrap();
+        let _anew = leases.join(&with("02"), id(3), &tokens[3]).unwrap();
+        let closing = leases.cut(|email, serial| email == "agent@acme.example" && serial == "01");
+        closing.iter().for_each(CancellationToken::cancel);
+        let cut: Vec<_> = tokens.iter().map(CancellationToken::is_cancelled).collect();
+        assert_eq!(cut, [true, false, false, false]);
+        let refused = [&gone, &bystander, &renewed].map(|share| share.refused().is_cancelled());
+        assert_eq!(refused, [true, false, false]);
     }
 }

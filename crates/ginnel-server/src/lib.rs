@@ -11,6 +11,7 @@
 //! | `enrol` | tokens for certificates |
 //! | `attach` | agents' links |
 //! | `directory` | which link belongs to which agent |
+//! | `keys` | which key at Google enrolled whom, and cutting off those whose key is gone |
 //! | `lease` | how long a certificate carries what depends on it |
 //! | `roster` | tells clients of live agents |
 //! | `open` | decides on a session and asks the agent |
@@ -24,6 +25,7 @@ mod broker;
 mod connections;
 mod directory;
 mod enrol;
+mod keys;
 mod lease;
 mod middle;
 mod open;

@@ -329,10 +329,18 @@ impl Running<'_> {
                 None => pending().await,
             }
         };
+        let refused = async {
+            match self.seat.refused() {
+                Some(refused) => refused.cancelled().await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
             biased;
             () = expired => Refusal::new(Hop::Client, Cause::CertificateExpired),
             () = self.link.expired.cancelled() => Refusal::new(Hop::Agent, Cause::CertificateExpired),
+            () = refused => Refusal::new(Hop::Server, Cause::NotAdmitted),
+            () = self.link.refused.cancelled() => Refusal::new(Hop::Server, Cause::NotAdmitted),
             refusal = self.tracked.stopped() => refusal,
             () = self.seat.broker.cut.cancelled() => Refusal::new(Hop::Server, Cause::ShuttingDown),
         }

@@ -51,6 +51,9 @@ impl Broker {
             .map_err(|error| Chain(&error).to_string())?;
         let after = Arc::new(Rules::new(config, enroller));
         self.rules.replace(Arc::clone(&after));
+        let accounts = after.accounts_at_google();
+        self.keys.set_accounts(&accounts);
+        self.enrolled.keep(&accounts);
         tracing::info!(policy = %after.version, changed = changes.join("; "), "rules replaced");
         // Before the ends that follow from it, so that the record reads in the order of cause and effect.
         self.note(Event::Reloaded { policy: after.version.clone(), changed: Text::new(changes.join("; ")) });
@@ -100,12 +103,23 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
     compare("rules", &before.rules, &after.rules, name_of_rule, &mut lines);
     let name_of_identity = |identity: &Identity| format!("{} {}", identity.role, identity.name);
     compare("identities", &before.identities, &after.identities, name_of_identity, &mut lines);
-    let ServerConfig { trust_domain, server, identities: _, rules: _, issuer, enrolment_audience, audit_directory } =
-        before;
+    let ServerConfig {
+        trust_domain,
+        server,
+        identities: _,
+        rules: _,
+        issuer,
+        google,
+        oidc_issuers,
+        enrolment_audience,
+        audit_directory,
+    } = before;
     let restart = [
         ("trustDomain", *trust_domain != after.trust_domain),
         ("server", *server != after.server),
         ("issuer", *issuer != after.issuer),
+        ("google", *google != after.google),
+        ("oidcIssuers", *oidc_issuers != after.oidc_issuers),
         ("enrolment", *enrolment_audience != after.enrolment_audience),
         ("audit", *audit_directory != after.audit_directory),
     ];

@@ -61,6 +61,11 @@ impl ClientSeat {
         self.process.get().map(|process| process.share.ended())
     }
 
+    /// Cancelled when the key is gone that enrolled the client's process; `None` before its first message.
+    pub(crate) fn refused(&self) -> Option<&CancellationToken> {
+        self.process.get().map(|process| process.share.refused())
+    }
+
     /// Which process it is; `None` before its first message.
     pub(crate) fn instance(&self) -> Option<InstanceId> {
         self.process.get().map(|process| process.instance)
@@ -115,6 +120,7 @@ impl ClientSeat {
                     self.closed.cancel();
                     return Cause::CertificateExpired;
                 }
+                () = process.share.refused().cancelled() => return Cause::NotAdmitted,
                 () = self.closed.cancelled() => return Cause::Aborted,
                 () = out.closed() => return Cause::Aborted,
                 () = self.broker.shutdown.cancelled() => return Cause::ShuttingDown,
@@ -172,8 +178,10 @@ impl ClientLink for ClientCalls {
         let share = seat
             .broker
             .leases
-            .join(&seat.leaf, hello.instance)
+            .join(&seat.leaf, hello.instance, &seat.closed)
             .map_err(|_| Status::resource_exhausted("too many processes of this principal"))?;
+        // As for an agent's link.
+        seat.broker.enrolled.expect(&seat.leaf)?;
         let process = Process { instance: hello.instance, is_first: hello.is_first(), share };
         if seat.process.set(process).is_err() {
             return Err(Status::failed_precondition("this connection has a roster already"));

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use aws_lc_rs::digest;
-use ginnel_config::ServerConfig;
+use ginnel_config::{Identity, PublicKeys, ServerConfig, TokenBinding};
 use ginnel_core::audit::Text;
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::policy::Policy;
 use ginnel_core::principal::Principal;
-use ginnel_enrol::{EnrolIdentity, Enroller, PublicKey};
+use ginnel_enrol::{AccountKeys, Binding, EnrolIdentity, Enroller, OidcIssuer, OidcSubject, PublicKey};
+use ginnel_keys::IssuerKeys;
 use ginnel_ops::ledger::Parties;
 use ginnel_ops::reload::InForce;
 
@@ -69,6 +70,12 @@ impl Rules {
         Some(Refusal::new(Hop::Server, denied))
     }
 
+    /// The service accounts whose keys Google publishes.
+    pub(crate) fn accounts_at_google(&self) -> BTreeSet<String> {
+        let at_google = |identity: &&Identity| identity.public_keys == Some(PublicKeys::Google);
+        self.config.identities.iter().filter(at_google).map(|identity| identity.email.clone()).collect()
+    }
+
     /// The files that these rules were read from, the configuration itself excepted.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         key_files(&self.config)
@@ -77,7 +84,7 @@ impl Rules {
 
 /// The files of keys that a configuration names.
 pub(crate) fn key_files(config: &ServerConfig) -> Vec<PathBuf> {
-    config.identities.iter().flat_map(|identity| identity.public_keys.iter().cloned()).collect()
+    config.identities.iter().flat_map(|identity| identity.key_files().iter().cloned()).collect()
 }
 
 impl InForceRules {
@@ -114,13 +121,50 @@ pub(crate) fn enrol_identities(
 ) -> Result<Vec<EnrolIdentity>, (String, Box<dyn std::error::Error + Send + Sync>)> {
     let mut identities = Vec::new();
     for identity in &config.identities {
-        let keys: Result<Vec<_>, _> = identity.public_keys.iter().map(|path| PublicKey::read(path)).collect();
-        let keys = keys.map_err(|error| (format!("reading the public key of {}", identity.name), error.into()))?;
+        let keys = match &identity.public_keys {
+            None => None,
+            Some(PublicKeys::Google) => Some(AccountKeys::AtGoogle { unique_id: identity.unique_id.clone() }),
+            Some(PublicKeys::Files(files)) => {
+                let keys: Result<Vec<_>, _> = files.iter().map(|path| PublicKey::read(path)).collect();
+                let doing = || format!("reading the public key of {}", identity.name);
+                Some(AccountKeys::Held(keys.map_err(|error| (doing(), error.into()))?))
+            }
+        };
+        let oidc = identity.oidc.as_ref().map(|oidc| OidcSubject {
+            issuer: oidc.issuer.clone(),
+            subject: oidc.subject.clone(),
+            email_is_checked: oidc.check_email,
+        });
         let principal =
             Principal { trust_domain: config.trust_domain.clone(), role: identity.role, name: identity.name.clone() };
-        identities.push(EnrolIdentity { principal, email: identity.email.clone(), keys });
+        identities.push(EnrolIdentity { principal, email: identity.email.clone(), keys, oidc });
     }
     Ok(identities)
+}
+
+/// The OIDC issuers whose tokens count, and where their keys are.
+pub(crate) fn oidc_issuers(config: &ServerConfig) -> (Vec<OidcIssuer>, Vec<IssuerKeys>) {
+    let both = config.oidc_issuers.iter().map(|issuer| {
+        let binding = match issuer.binding {
+            TokenBinding::Audience => Binding::Audience,
+            TokenBinding::Cnf => Binding::Confirmation,
+            TokenBinding::Bearer => Binding::Bearer,
+        };
+        let tokens = OidcIssuer {
+            name: issuer.name.to_string(),
+            issuer: issuer.issuer.clone(),
+            audience: issuer.audience.clone(),
+            binding,
+        };
+        let keys = IssuerKeys {
+            name: issuer.name.to_string(),
+            issuer: issuer.issuer.clone(),
+            jwks_uri: issuer.jwks_uri.clone(),
+            ca_file: issuer.ca_file.clone(),
+        };
+        (tokens, keys)
+    });
+    both.unzip()
 }
 
 /// A version that says the same of the same rules on every server.

@@ -44,6 +44,7 @@ pub struct WorldBuilder {
     client_credential: Option<Value>,
     client_environment: Vec<(String, String)>,
     client_public_key: Option<String>,
+    server_settings: Vec<(String, Value)>,
     grace: String,
     listen: IpAddr,
     agents_in: Option<PathBuf>,
@@ -139,6 +140,13 @@ impl WorldBuilder {
     #[must_use]
     pub fn client_public_key(mut self, pem: String) -> Self {
         self.client_public_key = Some(pem);
+        self
+    }
+
+    /// Sets a value in the server's configuration; `pointer` is a JSON pointer whose last part may be there or not.
+    #[must_use]
+    pub fn server_setting(mut self, pointer: &str, value: Value) -> Self {
+        self.server_settings.push((pointer.to_owned(), value));
         self
     }
 
@@ -261,6 +269,7 @@ impl World {
             client_credential: None,
             client_environment: Vec::new(),
             client_public_key: None,
+            server_settings: Vec::new(),
             grace: "0s".to_owned(),
             listen: Ipv4Addr::LOCALHOST.into(),
             agents_in: None,

@@ -13,6 +13,7 @@ use ginnel_core::target::DnsName;
 use serde_json::json;
 
 use super::issuer::IssuerSection;
+use super::proof::{self, GoogleSection, OidcIssuer, OidcIssuerRead, OidcSubject, OidcSubjectRead, PublicKeys};
 use super::{Admin, loadable};
 use crate::finding::{Collector, Place, suggestion};
 use crate::shape::{self, Fields, Located, Text, located, object};
@@ -30,6 +31,10 @@ pub struct ServerConfig {
     pub rules: Vec<Rule>,
     /// What signs certificates.
     pub issuer: IssuerSection,
+    /// Where Google's public keys come from.
+    pub google: GoogleSection,
+    /// Whose tokens are taken beside those of service accounts. Names are unique.
+    pub oidc_issuers: Vec<OidcIssuer>,
     /// The audience of enrolment tokens.
     pub enrolment_audience: String,
     /// Where the audit log is written.
@@ -60,8 +65,22 @@ pub struct Identity {
     pub role: Role,
     /// The service account.
     pub email: String,
-    /// PEM files of the public keys that may sign its tokens; at least one.
-    pub public_keys: Vec<PathBuf>,
+    /// The public keys that may sign its tokens, if it signs them.
+    pub public_keys: Option<PublicKeys>,
+    /// The account's numeric id, if Google's ID tokens must name that as well.
+    pub unique_id: Option<String>,
+    /// Who it is to an OIDC issuer, if it may come with tokens of one. It has public keys or this.
+    pub oidc: Option<OidcSubject>,
+}
+
+impl Identity {
+    /// The PEM files of its public keys.
+    pub fn key_files(&self) -> &[PathBuf] {
+        match &self.public_keys {
+            Some(PublicKeys::Files(files)) => files,
+            Some(PublicKeys::Google) | None => &[],
+        }
+    }
 }
 
 loadable!(ServerConfig);
@@ -96,6 +115,17 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
         }]))
         .required(shape::list(object(rule)));
     let issuer = fields.field("issuer", "What signs certificates.").required(object(super::issuer::declaration));
+    let google = fields.field("google", "Where Google's public keys come from.").required(object(proof::google));
+    let oidc_issuers = fields
+        .field(
+            "oidcIssuers",
+            "OpenID Connect issuers whose tokens prove an identity: a Kubernetes cluster, an identity provider. Google is none of \
+             them; publicKeys: google is enough.",
+        )
+        .example_off(json!([{
+            "name": "cluster", "issuer": "https://kubernetes.default.svc.cluster.local", "binding": "bearer",
+        }]))
+        .optional(shape::list_of_some(object(proof::oidc_issuer)));
     let enrolment = fields.field("enrolment", "How certificates are asked for.").required(object(super::enrolment));
     let audit = fields.field("audit", "The record of who reached what.").required(object(audit));
 
@@ -104,6 +134,9 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
             check_identities(identities, findings);
             check_rules(rules.as_deref().unwrap_or_default(), identities, findings);
         }
+        let issuers = oidc_issuers.as_deref().unwrap_or_default();
+        let subjects = identities.iter().flatten().filter_map(|identity| identity.oidc.as_ref());
+        proof::check(issuers, subjects, findings);
     });
 
     let (server, audience) = (server?, enrolment?);
@@ -114,6 +147,8 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
         identities: identities?.into_iter().map(IdentityRead::complete).collect::<Option<_>>()?,
         rules: rules?.into_iter().map(RuleRead::complete).collect::<Option<_>>()?,
         issuer: issuer?,
+        google: google?,
+        oidc_issuers: oidc_issuers.into_iter().flatten().map(OidcIssuerRead::complete).collect::<Option<_>>()?,
         audit_directory: audit?,
     })
 }
@@ -161,7 +196,9 @@ struct IdentityRead {
     name: Option<Located<Name>>,
     role: Option<Role>,
     email: Option<Located<String>>,
-    public_keys: Option<Vec<PathBuf>>,
+    public_keys: Option<PublicKeys>,
+    unique_id: Option<Located<String>>,
+    oidc: Option<OidcSubjectRead>,
 }
 
 impl IdentityRead {
@@ -170,7 +207,9 @@ impl IdentityRead {
             name: self.name?.value,
             role: self.role?,
             email: self.email?.value,
-            public_keys: self.public_keys?,
+            public_keys: self.public_keys,
+            unique_id: self.unique_id.map(|id| id.value),
+            oidc: self.oidc.map(OidcSubjectRead::complete),
         })
     }
 }
@@ -191,11 +230,33 @@ fn identity(fields: &mut Fields<'_, '_>) -> Option<IdentityRead> {
     let public_keys = fields
         .field(
             "publicKeys",
-            "PEM files of the public keys that may sign its tokens; more than one while keys are changed.",
+            "PEM files of the public keys that may sign its tokens, more than one while keys are changed; or the word google: \
+             the keys that Google has for the account at the moment, and Google's ID tokens about it.",
         )
         .example(vec!["agent.pub.pem"])
-        .required(shape::list_of_some(shape::file()));
-    Some(IdentityRead { name, role, email, public_keys })
+        .optional(shape::word_or_list("google", shape::file()));
+    let unique_id = fields
+        .field(
+            "uniqueId",
+            "The account's numeric id at Google. With publicKeys: google, ID tokens must then name it as well, so that an account \
+             that is deleted and made again is another one.",
+        )
+        .example_off("100000000000000000001")
+        .optional(located(proof::unique_id()));
+    let oidc = fields
+        .field("oidc", "Who it is to one of oidcIssuers: its tokens prove it, beside the public keys or without any.")
+        .example_off(json!({"issuer": "cluster", "subject": "system:serviceaccount:acme:agent"}))
+        .optional(object(proof::oidc_subject));
+    if !fields.has("publicKeys") && !fields.has("oidc") {
+        fields.report("has no publicKeys", "say how it proves who it is: with publicKeys or oidc".to_owned());
+    }
+    fields.check(|findings| {
+        if let (Some(id), Some(Some(_)) | None) = (&unique_id, &public_keys) {
+            id.report(findings, "counts only with publicKeys: google", None);
+        }
+    });
+    let public_keys = public_keys.map(|files| files.map_or(PublicKeys::Google, PublicKeys::Files));
+    Some(IdentityRead { name, role, email, public_keys, unique_id, oidc })
 }
 
 /// An e-mail address as service accounts have them: compared byte by byte, so only one spelling is taken.

@@ -28,8 +28,8 @@ fn reads_good_files() {
     let server = ServerConfig::parse(SERVER, "f.yaml", base_dir, &overrides).expect("a server");
     assert_eq!(server.trust_domain.as_str(), "acme.example");
     assert_eq!(server.identities[1].role, Role::Client);
-    assert_eq!(server.identities[0].public_keys, [base_dir.join("agent.pub.pem")]);
-    assert_eq!(server.identities[1].public_keys, [Path::new("/keys/frontend.pub.pem")]);
+    assert_eq!(server.identities[0].key_files(), [base_dir.join("agent.pub.pem")]);
+    assert_eq!(server.identities[1].key_files(), [Path::new("/keys/frontend.pub.pem")]);
     assert_eq!(server.rules[0].targets[0].to_string(), "gitlab.acme.internal:443");
     assert_eq!(server.issuer.kind, IssuerKind::Embedded { directory: base_dir.join("ca") });
     assert_eq!(server.issuer.certificate_lifetime, Duration::from_secs(24 * 3600));

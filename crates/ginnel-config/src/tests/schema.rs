@@ -49,6 +49,7 @@ fn satisfies(value: &Json, schema: &Json) -> bool {
         "required" => {
             argument.as_array().into_iter().flatten().all(|key| value.get(key.as_str().expect("a key")).is_some())
         }
+        "anyOf" => argument.as_array().expect("a list").iter().any(|choice| satisfies(value, choice)),
         "oneOf" => {
             let fitting = argument.as_array().expect("a list").iter().filter(|choice| satisfies(value, choice));
             fitting.count() == 1

@@ -74,6 +74,7 @@ fn examples() -> Vec<Event> {
             not_after,
             peer,
             spki_sha256,
+            proof: Some(Text::new("googleKey:abc")),
         },
         Event::EnrolmentRefused { reason: Text::new("signature"), email: Some(agent().email), peer },
         Event::EnrolmentRefused { reason: Text::new("size"), email: None, peer },

@@ -2,18 +2,33 @@ use std::sync::LazyLock;
 
 use ginnel_identity::KeyPair;
 use ginnel_identity::credential::ServiceAccountKey;
+use ginnel_identity::key::sha256;
 use secrecy::ExposeSecret as _;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
-use crate::replay::TOKENS_MAX;
+use crate::csr::Request;
+use crate::replay::{TOKENS_MAX, Taken};
 use crate::testing::{AUDIENCE, Account, NOW, at, principal, unsigned};
+use crate::token::decode;
 
 const AGENT: &str = "agent@acme.iam.gserviceaccount.com";
 const CLIENT: &str = "frontend@acme.iam.gserviceaccount.com";
 
+mod issued;
 mod requests;
 mod tokens;
+
+fn held(keys: Vec<PublicKey>) -> Option<AccountKeys> {
+    Some(AccountKeys::Held(keys))
+}
+
+impl Enroller {
+    /// The verdict on an identity whose keys are at hand.
+    fn held(&self, token: &str, csr_der: &[u8], now: SystemTime) -> Result<Admitted, Denied> {
+        self.claim(token, csr_der, now)?.admit(None)
+    }
+}
 
 struct World {
     agent: Account,
@@ -34,13 +49,14 @@ impl World {
         let identity = |role, account: &Account| EnrolIdentity {
             principal: principal(role, "one"),
             email: account.email.clone(),
-            keys: vec![account.public_key()],
+            keys: held(vec![account.public_key()]),
+            oidc: None,
         };
         vec![identity(Role::Agent, &self.agent), identity(Role::Client, &self.client)]
     }
 
     fn enroller(&self) -> Enroller {
-        Enroller::new(AUDIENCE.to_owned(), self.identities(), at(NOW)).expect("an enroller")
+        Enroller::new(AUDIENCE.to_owned(), self.identities(), Vec::new(), at(NOW)).expect("an enroller")
     }
 
     /// What becomes of the agent's token with some claims replaced; a null takes the claim away.
@@ -62,7 +78,7 @@ impl World {
     }
 
     fn judge(&self, token: &str) -> Result<Admitted, Denied> {
-        self.enroller().verdict(token, &self.csr, at(NOW))
+        self.enroller().held(token, &self.csr, at(NOW))
     }
 }
 
@@ -75,16 +91,18 @@ fn admits_a_token_that_a_key_file_signs() {
     let identity = EnrolIdentity {
         principal: principal(Role::Agent, "one"),
         email: AGENT.to_owned(),
-        keys: vec![PublicKey::from_pem(public.as_bytes()).expect("a public key")],
+        keys: held(vec![PublicKey::from_pem(public.as_bytes()).expect("a public key")]),
+        oidc: None,
     };
-    let enroller = Enroller::new(AUDIENCE.to_owned(), vec![identity], at(NOW)).expect("an enroller");
+    let enroller = Enroller::new(AUDIENCE.to_owned(), vec![identity], Vec::new(), at(NOW)).expect("an enroller");
     let key = KeyPair::generate().expect("a key");
     let token = account.sign_token(AUDIENCE, key.spki_sha256(), at(NOW)).expect("a token");
     let csr = key.csr().expect("a request");
-    let admitted = enroller.verdict(token.expose_secret(), &csr, at(NOW)).expect("admitted");
+    let admitted = enroller.held(token.expose_secret(), &csr, at(NOW)).expect("admitted");
     assert_eq!(admitted.principal, principal(Role::Agent, "one"));
     assert_eq!((admitted.email.as_str(), admitted.spki_der.as_slice()), (AGENT, key.spki_der()));
-    assert_eq!((admitted.spki_sha256, admitted.token_id.len()), (key.spki_sha256(), 22));
+    assert_eq!(admitted.spki_sha256, key.spki_sha256());
+    assert_eq!(admitted.evidence, Evidence::Key(account.key_id().to_owned()));
 }
 
 #[test]
@@ -112,10 +130,10 @@ fn takes_any_of_an_identitys_keys() {
     let world = &*WORLD;
     let (old, new) = (Account::new(AGENT), &world.agent);
     let mut identities = world.identities();
-    identities[0].keys = vec![old.public_key(), new.public_key()];
-    let enroller = Enroller::new(AUDIENCE.to_owned(), identities, at(NOW)).expect("an enroller");
+    identities[0].keys = held(vec![old.public_key(), new.public_key()]);
+    let enroller = Enroller::new(AUDIENCE.to_owned(), identities, Vec::new(), at(NOW)).expect("an enroller");
     for account in [&old, new] {
-        assert!(enroller.verdict(&account.good(&world.key), &world.csr, at(NOW)).is_ok());
+        assert!(enroller.held(&account.good(&world.key), &world.csr, at(NOW)).is_ok());
     }
 }
 
@@ -184,10 +202,7 @@ fn keeps_to_the_time() {
     assert_eq!(world.with_claims(&[("nbf", json!(NOW + 86_400))]), Err(Denied::NotYetValid));
     assert!(world.with_claims(&[("nbf", json!(NOW))]).is_ok());
     let good = world.agent.good(&world.key);
-    assert_eq!(
-        world.enroller().verdict(&good, &world.csr, UNIX_EPOCH - Duration::from_secs(1)),
-        Err(Denied::NotYetValid)
-    );
+    assert_eq!(world.enroller().held(&good, &world.csr, UNIX_EPOCH - Duration::from_secs(1)), Err(Denied::NotYetValid));
 }
 
 #[test]
@@ -206,11 +221,11 @@ fn a_token_serves_the_key_that_it_is_bound_to() {
     let csr = thief.csr().expect("a request");
     let token = world.agent.good(&world.key);
     let enroller = world.enroller();
-    assert_eq!(enroller.verdict(&token, &csr, at(NOW)), Err(Denied::Binding));
+    assert_eq!(enroller.held(&token, &csr, at(NOW)), Err(Denied::Binding));
     for binding in ["", "x", "AAAA"] {
         assert_eq!(world.with_claims(&[("cnf", json!({"spki#S256": binding}))]), Err(Denied::Binding), "{binding}");
     }
-    assert!(enroller.verdict(&token, &world.csr, at(NOW)).is_ok(), "the thief did not use it up");
+    assert!(enroller.held(&token, &world.csr, at(NOW)).is_ok(), "the thief did not use it up");
 }
 
 #[test]
@@ -218,15 +233,12 @@ fn admits_a_token_once() {
     let world = &*WORLD;
     let enroller = world.enroller();
     let token = world.agent.good(&world.key);
-    assert!(enroller.verdict(&token, &world.csr, at(NOW)).is_ok());
+    assert!(enroller.held(&token, &world.csr, at(NOW)).is_ok());
     for now in [NOW, NOW + 200, NOW + 360] {
-        assert_eq!(enroller.verdict(&token, &world.csr, at(now)), Err(Denied::Replayed), "{now}");
+        assert_eq!(enroller.held(&token, &world.csr, at(now)), Err(Denied::Replayed), "{now}");
     }
-    assert_eq!(enroller.verdict(&token, &world.csr, at(NOW + 361)), Err(Denied::Expired));
-    assert!(
-        enroller.verdict(&world.agent.good(&world.key), &world.csr, at(NOW)).is_ok(),
-        "another token of the same key"
-    );
+    assert_eq!(enroller.held(&token, &world.csr, at(NOW + 361)), Err(Denied::Expired));
+    assert!(enroller.held(&world.agent.good(&world.key), &world.csr, at(NOW)).is_ok(), "another token of the same key");
 }
 
 #[test]
@@ -239,7 +251,7 @@ fn admits_a_token_once_of_a_thousand_at_the_same_time() {
     let verdicts: Vec<_> = std::thread::scope(|scope| {
         let run = || {
             barrier.wait();
-            (0..125).map(|_| enroller.verdict(&token, &world.csr, at(NOW)).map(|_| ())).collect::<Vec<_>>()
+            (0..125).map(|_| enroller.held(&token, &world.csr, at(NOW)).map(|_| ())).collect::<Vec<_>>()
         };
         let handles: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
         handles.into_iter().flat_map(|handle| handle.join().expect("a thread")).collect()
@@ -258,12 +270,12 @@ fn a_full_memory_refuses_that_identity_alone_and_recovers() {
         assert_eq!(taken, Taken::First);
     }
     let token = world.agent.good(&world.key);
-    assert_eq!(enroller.verdict(&token, &world.csr, at(NOW)), Err(Denied::CacheFull));
-    assert!(enroller.verdict(&world.client.good(&world.key), &world.csr, at(NOW)).is_ok(), "another identity");
+    assert_eq!(enroller.held(&token, &world.csr, at(NOW)), Err(Denied::CacheFull));
+    assert!(enroller.held(&world.client.good(&world.key), &world.csr, at(NOW)).is_ok(), "another identity");
     let mut later = world.agent.claims(&world.key);
     (later["iat"], later["exp"]) = (json!(NOW + 361), json!(NOW + 600));
     let later = world.agent.token(&world.agent.header(), &later);
-    assert!(enroller.verdict(&later, &world.csr, at(NOW + 361)).is_ok(), "recovered");
+    assert!(enroller.held(&later, &world.csr, at(NOW + 361)).is_ok(), "recovered");
 }
 
 #[test]
@@ -271,19 +283,19 @@ fn a_token_stays_used_while_its_identity_is_taken_out_and_comes_back() {
     let world = &*WORLD;
     let before = world.enroller();
     let token = world.agent.good(&world.key);
-    assert!(before.verdict(&token, &world.csr, at(NOW)).is_ok());
+    assert!(before.held(&token, &world.csr, at(NOW)).is_ok());
     let clients = || world.identities().split_off(1);
     let without = before.with_identities(clients(), at(NOW + 1)).expect("an enroller");
     // A verdict of those who do not know of the change yet.
     let late = world.agent.good(&world.key);
-    assert!(before.verdict(&late, &world.csr, at(NOW + 1)).is_ok());
+    assert!(before.held(&late, &world.csr, at(NOW + 1)).is_ok());
     let still_without = without.with_identities(clients(), at(NOW + 2)).expect("an enroller");
-    assert_eq!(still_without.verdict(&token, &world.csr, at(NOW + 2)), Err(Denied::UnknownIdentity));
+    assert_eq!(still_without.held(&token, &world.csr, at(NOW + 2)), Err(Denied::UnknownIdentity));
     let back = still_without.with_identities(world.identities(), at(NOW + 3)).expect("an enroller");
     for used in [&token, &late] {
-        assert_eq!(back.verdict(used, &world.csr, at(NOW + 3)), Err(Denied::Replayed));
+        assert_eq!(back.held(used, &world.csr, at(NOW + 3)), Err(Denied::Replayed));
     }
-    assert!(back.verdict(&world.agent.good(&world.key), &world.csr, at(NOW + 3)).is_ok(), "a token of its own");
+    assert!(back.held(&world.agent.good(&world.key), &world.csr, at(NOW + 3)).is_ok(), "a token of its own");
 }
 
 #[test]
@@ -303,7 +315,8 @@ fn tokens_that_may_have_been_forgotten_are_refused() {
     let more = (0..=GONE_MAX).map(|number| EnrolIdentity {
         principal: principal(Role::Agent, &format!("more-{number}")),
         email: format!("more-{number}@acme.example"),
-        keys: vec![key.clone()],
+        keys: held(vec![key.clone()]),
+        oidc: None,
     });
     many.extend(more);
     let crowded = world.enroller().with_identities(many, at(NOW)).expect("an enroller");
@@ -311,10 +324,10 @@ fn tokens_that_may_have_been_forgotten_are_refused() {
     assert_eq!(after.gone.len(), GONE_MAX);
     let mut claims = world.agent.claims(&world.key);
     (claims["iat"], claims["exp"]) = (json!(NOW + 60), json!(NOW + 300));
-    let verdict = after.verdict(&world.agent.token(&world.agent.header(), &claims), &world.csr, at(NOW));
+    let verdict = after.held(&world.agent.token(&world.agent.header(), &claims), &world.csr, at(NOW));
     assert_eq!(verdict, Err(Denied::BeforeStart));
     (claims["iat"], claims["exp"]) = (json!(NOW + 61), json!(NOW + 300));
-    let verdict = after.verdict(&world.agent.token(&world.agent.header(), &claims), &world.csr, at(NOW + 61));
+    let verdict = after.held(&world.agent.token(&world.agent.header(), &claims), &world.csr, at(NOW + 61));
     assert!(verdict.is_ok(), "{verdict:?}");
 }
 
@@ -325,7 +338,8 @@ fn refuses_identities_that_contradict_each_other() {
     let identity = |role, name, email: &str, keys| EnrolIdentity {
         principal: principal(role, name),
         email: email.to_owned(),
-        keys,
+        keys: held(keys),
+        oidc: None,
     };
     let one = identity(Role::Agent, "one", AGENT, vec![key.clone()]);
     let agent = principal(Role::Agent, "two");
@@ -344,10 +358,13 @@ fn refuses_identities_that_contradict_each_other() {
         ),
     ];
     for (second, error) in cases {
-        let result = Enroller::new(AUDIENCE.to_owned(), vec![one.clone(), second], at(NOW));
+        let result = Enroller::new(AUDIENCE.to_owned(), vec![one.clone(), second], Vec::new(), at(NOW));
         assert_eq!(result.expect_err("refused"), error);
     }
-    assert_eq!(Enroller::new(String::new(), vec![one], at(NOW)).expect_err("refused"), EnrollerError::Audience);
+    assert_eq!(
+        Enroller::new(String::new(), vec![one], Vec::new(), at(NOW)).expect_err("refused"),
+        EnrollerError::Audience
+    );
 }
 
 #[test]

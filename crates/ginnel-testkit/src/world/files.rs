@@ -34,7 +34,7 @@ pub(super) async fn credentials(binary: &Path, dir: &Path) -> Result<()> {
 
 pub(super) fn server(dir: &Path, world: &WorldBuilder) -> Result<()> {
     let identity = |role: &str, name: &str| json!({"name": name, "role": role, "email": email(role), "publicKeys": [format!("{role}.pub.pem")]});
-    let config = json!({
+    let mut config = json!({
         "trustDomain": "acme.example",
         "server": {
             "name": SERVER_NAME, "listen": SocketAddr::from((world.listen, 0)), "admin": "127.0.0.1:0", "adminSocket": "server.sock",
@@ -45,6 +45,11 @@ pub(super) fn server(dir: &Path, world: &WorldBuilder) -> Result<()> {
         "issuer": {"embedded": {"directory": "ca"}, "certificateLifetime": world.certificate_lifetime},
         "audit": {"file": {"directory": "audit"}},
     });
+    for (pointer, value) in &world.server_settings {
+        let (parent, key) = pointer.rsplit_once('/').context("a JSON pointer")?;
+        let parent = config.pointer_mut(parent).and_then(Value::as_object_mut);
+        parent.with_context(|| format!("nothing at {pointer}"))?.insert(key.to_owned(), value.clone());
+    }
     write(dir, "server", &config)
 }
 

@@ -24,7 +24,7 @@ fn judge_csr(csr: &[u8]) -> Result<Admitted, Denied> {
     let spki = Request::parse(csr).map(|request| request.spki_der().to_vec()).unwrap_or_default();
     let mut claims = world.agent.claims(&world.key);
     claims["cnf"] = json!({"spki#S256": BASE64_URL_SAFE_NO_PAD.encode(sha256(&spki))});
-    world.enroller().verdict(&world.agent.token(&world.agent.header(), &claims), csr, at(NOW))
+    world.enroller().held(&world.agent.token(&world.agent.header(), &claims), csr, at(NOW))
 }
 
 #[test]

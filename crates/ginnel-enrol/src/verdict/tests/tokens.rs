@@ -135,7 +135,7 @@ fn refuses_everything_too_large_first() {
         let token = format!("{good}{}", "A".repeat(length - good.len()));
         assert_eq!(world.judge(&token), Err(Denied::Size), "{length}");
     }
-    assert_eq!(world.enroller().verdict(&good, &[0; CSR_BYTES_MAX + 1], at(NOW)), Err(Denied::Size));
+    assert_eq!(world.enroller().held(&good, &[0; CSR_BYTES_MAX + 1], at(NOW)), Err(Denied::Size));
     assert_eq!(world.with_claims(&[("aud", json!(vec!["x"; 100_000]))]), Err(Denied::Size));
 }
 
@@ -149,8 +149,8 @@ fn refuses_every_flipped_bit() {
             let mut bytes = good.clone().into_bytes();
             bytes[index] ^= 1 << bit;
             let bad = String::from_utf8(bytes).expect("ASCII");
-            assert!(enroller.verdict(&bad, &world.csr, at(NOW)).is_err(), "bit {bit} of byte {index}");
+            assert!(enroller.held(&bad, &world.csr, at(NOW)).is_err(), "bit {bit} of byte {index}");
         }
     }
-    assert!(enroller.verdict(&good, &world.csr, at(NOW)).is_ok(), "refused tokens use nothing up");
+    assert!(enroller.held(&good, &world.csr, at(NOW)).is_ok(), "refused tokens use nothing up");
 }

@@ -128,7 +128,7 @@ fn audit(directory: &Path, report: &mut Report) {
 fn keys(config: &ServerConfig, report: &mut Report) {
     let (mut read, mut wrong) = (0, Vec::new());
     for identity in &config.identities {
-        for path in &identity.public_keys {
+        for path in identity.key_files() {
             match PublicKey::read(path) {
                 Ok(_) => read += 1,
                 Err(error) => wrong.push(format!("{} {}: {}", identity.role, identity.name, Chain(&error))),

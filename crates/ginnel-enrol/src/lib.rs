@@ -10,6 +10,7 @@ pub mod issuer;
 pub mod public_key;
 pub mod verdict;
 
+mod answer;
 mod csr;
 mod replay;
 mod token;
@@ -17,6 +18,7 @@ mod token;
 #[cfg(test)]
 mod testing;
 
+pub use answer::{WrongAnswer, check_answer, roots_are_apart};
 pub use embedded::{EmbeddedIssuer, OpenError};
 pub use issuer::{CertificateRequest, IssueError, Issued, Issuer, Issuing};
 pub use public_key::{PublicKey, PublicKeyError};

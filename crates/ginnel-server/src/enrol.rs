@@ -40,23 +40,42 @@ impl Enrolment for Enrol {
             }
         };
         let wanted = CertificateRequest {
-            principal: admitted.principal.clone(),
-            email: admitted.email.clone(),
-            spki_der: admitted.spki_der.clone(),
+            principal: admitted.principal,
+            email: admitted.email,
+            spki_der: admitted.spki_der,
             server_names: Vec::new(),
+            renews: renews(request.renews_until),
         };
+        // Once an issuer was asked, what it signs goes on record, whether or not the caller waits for it.
+        let certified = self.clone().certify(wanted, admitted.spki_sha256, now);
+        broker.tasks.spawn(certified).await.unwrap_or_else(|_| Err(not_now(None)))
+    }
+}
+
+impl Enrol {
+    /// Has a certificate signed and recorded. It ends within the time that the issuer takes at most.
+    async fn certify(
+        self,
+        wanted: CertificateRequest,
+        spki_sha256: [u8; 32],
+        now: SystemTime,
+    ) -> Result<Response<EnrolResponse>, Status> {
+        let Self { broker, peer } = self;
         let issued = broker.issuer.issue(&wanted, now).await.map_err(|error| {
             tracing::error!(error = %Chain(&error), "could not issue a certificate");
+            broker.enrolment_failed(error.reason());
+            let (reason, email) = (Text::new(error.reason()), Some(Text::new(wanted.email.clone())));
+            broker.note(Event::EnrolmentRefused { reason, email, peer });
             not_now(error.retry_after())
         })?;
         let Issued { chain, not_after, serial } = issued;
         let event = Event::Enrolled {
-            principal: admitted.principal,
-            email: Text::new(admitted.email),
+            principal: wanted.principal,
+            email: Text::new(wanted.email),
             serial: Text::new(serial),
             not_after: Timestamp::from(not_after),
-            peer: self.peer,
-            spki_sha256: Some(Text::hex(&admitted.spki_sha256)),
+            peer,
+            spki_sha256: Some(Text::hex(&spki_sha256)),
         };
         let recorded = async { broker.audit.record(event)?.await };
         recorded.await.map_err(|error| {
@@ -67,6 +86,12 @@ impl Enrolment for Enrol {
         let certificate_chain = chain.into_iter().map(|certificate| certificate.to_vec()).collect();
         Ok(Response::new(EnrolResponse { certificate_chain }))
     }
+}
+
+/// The end of the certificate that is renewed, as the caller says.
+fn renews(until: u64) -> Option<SystemTime> {
+    let end = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(until));
+    end.filter(|_| until > 0)
 }
 
 /// The answer to a caller who gets no certificate through no fault of its own, with gRPC's own word for when to ask again.

@@ -57,7 +57,11 @@ pub async fn enrol(world: &World, key_file: &str) -> Result<Identity> {
     let key = KeyPair::generate()?;
     let audience = format!("https://{SERVER_NAME}/enrol");
     let token = credential.sign_token(&audience, key.spki_sha256(), SystemTime::now())?;
-    let request = v1::EnrolRequest { token: token.expose_secret().to_owned(), certificate_signing_request: key.csr()? };
+    let request = v1::EnrolRequest {
+        token: token.expose_secret().to_owned(),
+        certificate_signing_request: key.csr()?,
+        renews_until: 0,
+    };
     let peer = Peer::connect(world, None).await?;
     let mut call = peer.call(path::ENROL).await?;
     call.say(&request)?;

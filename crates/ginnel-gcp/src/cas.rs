@@ -1,6 +1,7 @@
 //! The issuer that is Google Certificate Authority Service.
 //!
-//! Each role has a CA pool of its own, whose roots verify that role and no other. A certificate is asked for with everything spelled out
+//! Each role has a CA pool of its own, whose CAs are the roots of that role and of no other. What is above those CAs does not count, because it
+//! may be above another role's as well. A certificate is asked for with everything spelled out
 //! (key, names, usages, lifetime) rather than as a signing request, because a pool's issuance policy can only judge what is spelled out.
 //! What comes back is held against what was asked for before anybody gets it.
 //!
@@ -102,9 +103,7 @@ pub struct Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Configuration: an authority is trusted for two roles.
-    #[error(
-        "two of the pools have a root in common; give each a root of its own, or pin the CA certificates that are believed for each role"
-    )]
+    #[error("one CA is the root of two roles; give each role a pool of its own, and pin no CA for two of them")]
     Apart,
     /// The environment: there are no credentials, or the endpoint is none.
     #[error(
@@ -133,6 +132,7 @@ pub struct CasIssuer {
 struct Inner {
     trust_domain: TrustDomain,
     lifetime: Duration,
+    issue_wait: Duration,
     tier: Tier,
     service: CertificateAuthorityService,
     server: RolePool,
@@ -154,10 +154,14 @@ impl CasIssuer {
     /// # Errors
     /// [`OpenError`] says what is missing.
     pub async fn open(settings: Settings) -> Result<Self, OpenError> {
-        Self::open_with(settings, None).await
+        Self::open_with(settings, None, ISSUE_WAIT).await
     }
 
-    async fn open_with(settings: Settings, credentials: Option<Credentials>) -> Result<Self, OpenError> {
+    async fn open_with(
+        settings: Settings,
+        credentials: Option<Credentials>,
+        issue_wait: Duration,
+    ) -> Result<Self, OpenError> {
         crate::share_cryptography();
         let mut builder = CertificateAuthorityService::builder();
         if let Some(endpoint) = &settings.endpoint {
@@ -177,7 +181,7 @@ impl CasIssuer {
             return Err(OpenError::Apart);
         }
         let Settings { trust_domain, lifetime, .. } = settings;
-        let inner = Arc::new(Inner { trust_domain, lifetime, tier, service, server, agent, client });
+        let inner = Arc::new(Inner { trust_domain, lifetime, issue_wait, tier, service, server, agent, client });
         let refresh = tokio::spawn(Arc::clone(&inner).keep_roots());
         Ok(Self { inner, refresh })
     }
@@ -223,8 +227,7 @@ impl Inner {
         request: &CertificateRequest,
         now: SystemTime,
     ) -> Result<Vec<rustls_pki_types::CertificateDer<'static>>, IssueError> {
-        let started = Instant::now();
-        let deadline = started + ISSUE_WAIT;
+        let deadline = Instant::now() + self.issue_wait;
         let due = due(request.renews, now);
         let ids = Ids::draw(request.principal.role, self.tier);
         let mut backoff = RETRY.clone();

@@ -1,15 +1,17 @@
 //! One server, some agents and one client, as processes on loopback.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::cutter::Cutter;
 use crate::daemon::Daemon;
+use crate::google::cas::Cas;
 use crate::link::Link;
 use crate::wait::{SOON, eventually};
 
@@ -44,6 +46,15 @@ pub struct WorldBuilder {
     grace: String,
     listen: IpAddr,
     agents_in: Option<PathBuf>,
+    issued_by: Option<Issuing>,
+}
+
+/// An issuer that is not the embedded one.
+#[derive(Clone, Debug)]
+struct Issuing {
+    issuer: Value,
+    roots: Vec<(String, String)>,
+    environment: Vec<(String, PathBuf)>,
 }
 
 impl WorldBuilder {
@@ -138,6 +149,18 @@ impl WorldBuilder {
         self
     }
 
+    /// Lets `cas` sign, which needs pools for the three roles.
+    ///
+    /// # Errors
+    /// If a pool is missing, or the credentials cannot be written into `dir`.
+    pub fn issued_by(mut self, cas: &Cas, pools: &BTreeMap<String, String>, tier: &str, dir: &Path) -> Result<Self> {
+        let issuer = json!({"cas": {"pools": pools, "tier": tier, "endpoint": cas.endpoint()}});
+        let roots = pools.iter().map(|(role, pool)| Ok((role.clone(), cas.root(pool)?))).collect::<Result<_>>()?;
+        let environment = vec![("GOOGLE_APPLICATION_CREDENTIALS".to_owned(), cas.credentials_file(dir)?)];
+        self.issued_by = Some(Issuing { issuer, roots, environment });
+        Ok(self)
+    }
+
     /// Starts every process and waits until the client knows every agent.
     ///
     /// # Errors
@@ -157,7 +180,8 @@ impl WorldBuilder {
         let dir = tempfile::tempdir()?;
         files::credentials(&self.binary, dir.path()).await?;
         files::server(dir.path(), &self)?;
-        let server = daemon(&self.binary, Part::Server, dir.path(), &[], None)?;
+        let environment = self.issued_by.as_ref().map(|issuing| issuing.environment.clone()).unwrap_or_default();
+        let server = daemon(&self.binary, Part::Server, dir.path(), &[], None, &environment)?;
         let server_address = listening(&server, "server", 0).await?;
         let (agent_leg, client_leg) = if self.relayed {
             (Some(Cutter::start(server_address).await?), Some(Cutter::start(server_address).await?))
@@ -176,9 +200,10 @@ impl WorldBuilder {
                 dir.path(),
                 &[socket_setting(index)],
                 self.agents_in.as_deref(),
+                &[],
             )?);
         }
-        let client = daemon(&self.binary, Part::Client, dir.path(), &[], None)?;
+        let client = daemon(&self.binary, Part::Client, dir.path(), &[], None, &[])?;
         let proxy = listening(&client, "proxy", 0).await?;
         let mut forwards = Vec::new();
         for index in 0..self.forwards.len() {
@@ -187,6 +212,7 @@ impl WorldBuilder {
         let (binary, agents_in) = (self.binary, self.agents_in);
         Ok(World {
             binary,
+            environment,
             agents_in,
             server,
             agents,
@@ -204,6 +230,8 @@ impl WorldBuilder {
 /// A running world. Dropping it kills its processes, and shows what they said unless [`World::finish`] was reached.
 pub struct World {
     binary: PathBuf,
+    /// Of the server.
+    environment: Vec<(String, PathBuf)>,
     agents_in: Option<PathBuf>,
     /// The server.
     pub server: Daemon,
@@ -236,6 +264,7 @@ impl World {
             grace: "0s".to_owned(),
             listen: Ipv4Addr::LOCALHOST.into(),
             agents_in: None,
+            issued_by: None,
         }
     }
 
@@ -315,7 +344,8 @@ impl World {
             Part::Server | Part::Client => None,
             Part::Agent(_) => self.agents_in.as_deref(),
         };
-        let started = daemon(&self.binary, part, self.dir.path(), &settings, inside)?;
+        let environment = if part == Part::Server { self.environment.as_slice() } else { &[] };
+        let started = daemon(&self.binary, part, self.dir.path(), &settings, inside, environment)?;
         match part {
             Part::Server => drop(listening(&started, "server", 0).await?),
             Part::Client => {
@@ -441,7 +471,14 @@ fn socket_setting(index: usize) -> String {
 }
 
 /// Starts `part`, in the network namespace `inside` if there is one.
-fn daemon(binary: &Path, part: Part, dir: &Path, settings: &[String], inside: Option<&Path>) -> Result<Daemon> {
+fn daemon(
+    binary: &Path,
+    part: Part,
+    dir: &Path,
+    settings: &[String],
+    inside: Option<&Path>,
+    environment: &[(String, PathBuf)],
+) -> Result<Daemon> {
     let (role, name) = match part {
         Part::Server => ("server", "server".to_owned()),
         Part::Agent(index) => ("agent", format!("agent {index}")),
@@ -457,6 +494,9 @@ fn daemon(binary: &Path, part: Part, dir: &Path, settings: &[String], inside: Op
         command.arg("--set").arg(setting);
     }
     command.env("RUST_BACKTRACE", "1");
+    for (name, value) in environment {
+        command.env(name, value);
+    }
     Daemon::spawn(&name, command)
 }
 

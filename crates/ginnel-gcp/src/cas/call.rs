@@ -187,14 +187,14 @@ pub(super) async fn create(
     decode(blocks.take(CHAIN_MAX)).ok_or(CallError::Unreadable)
 }
 
-/// Asks for the roots of a pool: the last certificate of each of its chains.
+/// Asks for the CAs of a pool, which are the first certificates of its chains: whatever is above them may be above other pools as well.
 pub(super) async fn roots(
     service: &CertificateAuthorityService,
     pool: &str,
 ) -> Result<Roots, Box<dyn Error + Send + Sync>> {
     let call = service.fetch_ca_certs().set_ca_pool(pool).with_attempt_timeout(ATTEMPT_WAIT).with_idempotency(true);
     let answer = call.send().await?;
-    let mut roots = decode(answer.ca_certs.iter().filter_map(|chain| chain.certificates.last()))
+    let mut roots = decode(answer.ca_certs.iter().filter_map(|chain| chain.certificates.first()))
         .ok_or("the pool has no CA certificate; create and enable a CA in it")?;
     roots.sort_by(|one, other| one.as_ref().cmp(other.as_ref()));
     roots.dedup();

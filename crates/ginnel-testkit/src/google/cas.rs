@@ -48,8 +48,8 @@ pub struct Pool {
     pub is_permitted: bool,
     /// Certificates in a second.
     pub quota: usize,
-    /// The pool that it shares its root with.
-    pub root_of: Option<String>,
+    /// The pool that it shares its CA with.
+    pub same_as: Option<String>,
 }
 
 impl Default for Pool {
@@ -61,7 +61,7 @@ impl Default for Pool {
             is_subordinate: false,
             is_permitted: true,
             quota: 25,
-            root_of: None,
+            same_as: None,
         }
     }
 }
@@ -172,7 +172,7 @@ impl Cas {
     /// If the CA cannot be made.
     pub fn add_pool(&self, name: &str, pool: Pool) -> Result<()> {
         let mut state = self.state();
-        let shared = pool.root_of.as_ref().map(|other| state.pools.get(other).context("no such pool")).transpose()?;
+        let shared = pool.same_as.as_ref().map(|other| state.pools.get(other).context("no such pool")).transpose()?;
         let authority = match shared {
             Some((_, authority)) => authority.clone(),
             None => Authority::new(name, pool.is_subordinate)?,
@@ -201,12 +201,12 @@ impl Cas {
         }
     }
 
-    /// The root of a pool in PEM.
+    /// The CA of a pool in PEM, which is what peers are given as a root.
     ///
     /// # Errors
     /// If there is no such pool.
     pub fn root(&self, pool: &str) -> Result<String> {
-        Ok(self.state().pools.get(pool).context("no such pool")?.1.root_pem())
+        Ok(self.state().pools.get(pool).context("no such pool")?.1.chain()[0].clone())
     }
 
     /// Lets the next requests for certificates go wrong, one after the other.

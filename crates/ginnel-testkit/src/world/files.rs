@@ -34,7 +34,7 @@ pub(super) async fn credentials(binary: &Path, dir: &Path) -> Result<()> {
 
 pub(super) fn server(dir: &Path, world: &WorldBuilder) -> Result<()> {
     let identity = |role: &str, name: &str| json!({"name": name, "role": role, "email": email(role), "publicKeys": [format!("{role}.pub.pem")]});
-    let config = json!({
+    let mut config = json!({
         "trustDomain": "acme.example",
         "server": {
             "name": SERVER_NAME, "listen": SocketAddr::from((world.listen, 0)), "admin": "127.0.0.1:0", "adminSocket": "server.sock",
@@ -45,6 +45,14 @@ pub(super) fn server(dir: &Path, world: &WorldBuilder) -> Result<()> {
         "issuer": {"embedded": {"directory": "ca"}, "certificateLifetime": world.certificate_lifetime},
         "audit": {"file": {"directory": "audit"}},
     });
+    if let Some(issuing) = &world.issued_by {
+        config["issuer"] = issuing.issuer.clone();
+        config["issuer"]["certificateLifetime"] = json!(world.certificate_lifetime);
+        std::fs::create_dir(dir.join("ca"))?;
+        for (role, root) in &issuing.roots {
+            std::fs::write(dir.join(format!("ca/{role}-root.pem")), root)?;
+        }
+    }
     write(dir, "server", &config)
 }
 

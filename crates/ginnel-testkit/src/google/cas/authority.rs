@@ -43,10 +43,6 @@ impl Authority {
     pub(super) fn chain(&self) -> &[String] {
         &self.0.chain
     }
-
-    pub(super) fn root_pem(&self) -> String {
-        self.0.chain.last().cloned().unwrap_or_default()
-    }
 }
 
 fn params(name: &str) -> CertificateParams {

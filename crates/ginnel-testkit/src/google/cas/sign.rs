@@ -112,7 +112,9 @@ impl Wanted {
         let config = &body["config"];
         let lifetime: u64 = body["lifetime"].as_str()?.strip_suffix('s')?.parse().ok()?;
         let public_key = &config["publicKey"];
-        let key = BASE64_STANDARD.decode(public_key["key"].as_str()?).ok().filter(|_| public_key["format"] == "PEM")?;
+        // Enumerations come as names or numbers (the JSON mapping of protocol buffers allows both).
+        let is_pem = public_key["format"] == "PEM" || public_key["format"] == 1;
+        let key = BASE64_STANDARD.decode(public_key["key"].as_str()?).ok().filter(|_| is_pem)?;
         let point = p256_point(&pem::decode_one(&key, SectionKind::PublicKey)?)?.to_vec();
         let alternative = &config["subjectConfig"]["subjectAltName"];
         let texts = |name: &str| -> Vec<String> {

@@ -21,6 +21,7 @@
 //! | [`relay`] | the same seen from the middle |
 //! | [`budget`] | how much credit there is in all |
 //! | [`renewal`], [`backoff`] | when to renew, when to try again |
+//! | [`turns`] | who is served next where only so many are in a second |
 //! | [`cause`] | the closed vocabulary of refusals and endings |
 //! | [`audit`] | the records that are kept |
 //! | [`status`] | what a running process says of itself |
@@ -50,3 +51,4 @@ pub mod status;
 pub mod stream;
 pub mod target;
 pub mod traffic;
+pub mod turns;

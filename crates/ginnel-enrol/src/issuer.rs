@@ -4,9 +4,11 @@ use std::error::Error;
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
-use ginnel_core::principal::{Principal, Role};
+use ginnel_core::principal::{Principal, Role, TrustDomain};
+use ginnel_identity::is_email;
+use ginnel_identity::key::p256_point;
 use ginnel_identity::trust::Roots;
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, ServerName};
 
 /// What a certificate is to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +21,30 @@ pub struct CertificateRequest {
     pub spki_der: Vec<u8>,
     /// DNS names and IP addresses under which a server is reached: at least one for a server, none for anybody else.
     pub server_names: Vec<String>,
+    /// The end of the certificate that this one replaces, as whoever asks says; none for a first one. Only the order of those who wait
+    /// depends on it.
+    pub renews: Option<SystemTime>,
+}
+
+impl CertificateRequest {
+    /// Checks what no issuer gives a certificate for.
+    ///
+    /// # Errors
+    /// [`IssueError`] for the first thing that is wrong.
+    pub fn check(&self, trust_domain: &TrustDomain) -> Result<(), IssueError> {
+        if self.principal.trust_domain != *trust_domain {
+            return Err(IssueError::TrustDomain { principal: self.principal.clone() });
+        }
+        if !is_email(&self.email) {
+            return Err(IssueError::Email);
+        }
+        if p256_point(&self.spki_der).is_none() {
+            return Err(IssueError::Key);
+        }
+        let is_name = |name: &String| ServerName::try_from(name.as_str()).is_ok();
+        let has_names = (self.principal.role == Role::Server) != self.server_names.is_empty();
+        if has_names && self.server_names.iter().all(is_name) { Ok(()) } else { Err(IssueError::Names) }
+    }
 }
 
 /// A certificate that was issued.
@@ -83,6 +109,19 @@ pub enum IssueError {
 }
 
 impl IssueError {
+    /// The word in the audit log, in camelCase.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Authority { .. } => "issuerExpired",
+            Self::Email | Self::Key | Self::Names | Self::TrustDomain { .. } => "issuerRequest",
+            Self::Overloaded { .. } => "issuerOverloaded",
+            Self::Refused(_) => "issuerRefused",
+            Self::Sign(_) => "issuerFailed",
+            Self::Unavailable { .. } => "issuerUnavailable",
+            Self::Unusable(_) => "issuerAnswer",
+        }
+    }
+
     /// When it is worth asking again, if that is known.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

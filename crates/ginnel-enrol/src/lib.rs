@@ -12,6 +12,7 @@ pub mod key_set;
 pub mod public_key;
 pub mod verdict;
 
+mod answer;
 mod csr;
 mod replay;
 mod token;
@@ -20,6 +21,7 @@ mod unique;
 #[cfg(test)]
 mod testing;
 
+pub use answer::{WrongAnswer, check_answer, roots_are_apart};
 pub use embedded::{EmbeddedIssuer, OpenError};
 pub use issuer::{CertificateRequest, IssueError, Issued, Issuer, Issuing};
 pub use key_set::{KeySet, KeySetError, KeySetId, KeySource, NoKey, VerifyingKey};

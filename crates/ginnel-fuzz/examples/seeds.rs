@@ -293,6 +293,7 @@ fn certificates(write: &dyn Fn(&str, Seeds) -> Outcome, directory: &Path, key: &
     let issuer = EmbeddedIssuer::open(&authorities, &"acme.example".parse()?, Duration::from_secs(86_400), now)?;
     let leaf = |role: Role, names: &[&str]| -> Result<Vec<u8>, Box<dyn Error>> {
         let request = CertificateRequest {
+            renews: None,
             principal: format!("spiffe://acme.example/{role}/one").parse()?,
             email: EMAIL.to_owned(),
             spki_der: key.spki_der().to_vec(),

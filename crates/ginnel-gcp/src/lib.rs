@@ -2,6 +2,8 @@
 //!
 //! Each part is a feature, so that a program brings along no more of Google than its role asks for.
 
+#[cfg(feature = "cas")]
+pub mod cas;
 pub mod provider;
 #[cfg(feature = "workload")]
 pub mod workload;

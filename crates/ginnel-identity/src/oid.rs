@@ -21,6 +21,9 @@ pub const INNER_RESPONDER_DER: &[u8] = &encode(INNER_RESPONDER);
 /// id-kp-clientAuth as the content of a DER object identifier.
 pub(crate) const CLIENT_AUTH_DER: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
 
+/// id-kp-serverAuth as the content of a DER object identifier.
+pub(crate) const SERVER_AUTH_DER: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
+
 /// Bytes of either private identifier in DER; [`encode`] does not compile with another number.
 const LENGTH: usize = 33;
 

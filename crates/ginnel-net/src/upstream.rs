@@ -327,6 +327,7 @@ impl Upstream {
         let request = EnrolRequest {
             token: token.expose_secret().to_owned(),
             certificate_signing_request: key.csr().map_err(|error| prepare(error.into()))?,
+            renews_until: self.progress.renews_until(),
         };
         let tls = outer_client(&self.server_roots, None).map_err(|error| prepare(error.into()))?;
         let connection = self.endpoint.connect(tls).await?;

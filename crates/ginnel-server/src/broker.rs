@@ -164,6 +164,12 @@ impl Broker {
         }
     }
 
+    /// Counts an enrolment that was admitted and got no certificate all the same.
+    pub(crate) fn enrolment_failed(&self, reason: &str) {
+        let mut enrolments = self.enrolments.lock().unwrap_or_else(PoisonError::into_inner);
+        *enrolments.refused.entry(reason.to_owned()).or_default() += 1;
+    }
+
     /// Records what has happened already: if that fails, the log itself refuses what comes next.
     pub(crate) fn note(&self, event: Event) {
         if let Err(error) = self.audit.record(event) {

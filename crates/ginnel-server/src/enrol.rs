@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use ginnel_core::audit::{Event, Text, Timestamp};
 use ginnel_core::report::Chain;
-use ginnel_enrol::{CertificateRequest, Issued};
+use ginnel_enrol::{Admitted, CertificateRequest, Issued};
 use ginnel_wire::v1::enrolment_server::Enrolment;
 use ginnel_wire::v1::{EnrolRequest, EnrolResponse};
 use tonic::{Request, Response, Status};
@@ -44,9 +44,28 @@ impl Enrolment for Enrol {
             email: admitted.email.clone(),
             spki_der: admitted.spki_der.clone(),
             server_names: Vec::new(),
+            renews: renews(request.renews_until),
         };
+        // Once an issuer was asked, what it signs goes on record, whether or not the caller waits for it.
+        let certified = self.clone().certify(wanted, admitted, now);
+        broker.tasks.spawn(certified).await.unwrap_or_else(|_| Err(not_now(None)))
+    }
+}
+
+impl Enrol {
+    /// Has a certificate signed and recorded. It ends within the time that the issuer takes at most.
+    async fn certify(
+        self,
+        wanted: CertificateRequest,
+        admitted: Admitted,
+        now: SystemTime,
+    ) -> Result<Response<EnrolResponse>, Status> {
+        let Self { broker, peer } = self;
         let issued = broker.issuer.issue(&wanted, now).await.map_err(|error| {
             tracing::error!(error = %Chain(&error), "could not issue a certificate");
+            broker.enrolment_failed(error.reason());
+            let (reason, email) = (Text::new(error.reason()), Some(Text::new(wanted.email.as_str())));
+            broker.note(Event::EnrolmentRefused { reason, email, peer });
             not_now(error.retry_after())
         })?;
         broker.enrolled.remember(&admitted, &issued, now);
@@ -56,7 +75,7 @@ impl Enrolment for Enrol {
             email: Text::new(admitted.email),
             serial: Text::new(serial),
             not_after: Timestamp::from(not_after),
-            peer: self.peer,
+            peer,
             spki_sha256: Some(Text::hex(&admitted.spki_sha256)),
             proof: Some(Text::new(admitted.evidence)),
         };
@@ -69,6 +88,12 @@ impl Enrolment for Enrol {
         let certificate_chain = chain.into_iter().map(|certificate| certificate.to_vec()).collect();
         Ok(Response::new(EnrolResponse { certificate_chain }))
     }
+}
+
+/// The end of the certificate that is renewed, as the caller says.
+fn renews(until: u64) -> Option<SystemTime> {
+    let end = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(until));
+    end.filter(|_| until > 0)
 }
 
 /// The answer to a caller who gets no certificate through no fault of its own, with gRPC's own word for when to ask again.

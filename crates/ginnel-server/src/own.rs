@@ -76,6 +76,7 @@ pub(crate) async fn renew(
         email: format!("server@{}", server_name.replace('_', "-")),
         spki_der: key.spki_der().to_vec(),
         server_names: vec![server_name.to_owned()],
+        renews: own.current.get().map(|identity| identity.leaf().not_after),
     };
     let spki_sha256 = Some(Text::hex(&key.spki_sha256()));
     let issued = issuer.issue(&request, now).await.map_err(OwnError::Issue)?;

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
+pub mod cas;
 pub mod iam;
 pub mod key_sets;
 pub mod metadata;

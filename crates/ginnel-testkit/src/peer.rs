@@ -48,16 +48,26 @@ pub struct Call {
     decoder: Decoder,
 }
 
+/// A new key and the request for its certificate.
+///
+/// # Errors
+/// If the key file cannot be used.
+pub fn enrolment(world: &World, key_file: &str) -> Result<(KeyPair, v1::EnrolRequest)> {
+    let credential = ServiceAccountKey::read(&world.directory().join(key_file))?;
+    let key = KeyPair::generate()?;
+    let audience = format!("https://{SERVER_NAME}/enrol");
+    let token = credential.sign_token(&audience, key.spki_sha256(), SystemTime::now())?;
+    let certificate_signing_request = key.csr()?;
+    let token = token.expose_secret().to_owned();
+    Ok((key, v1::EnrolRequest { token, certificate_signing_request, renews_until: 0 }))
+}
+
 /// Enrols with a key file such as `agent.json` or `client.json` of the world's directory.
 ///
 /// # Errors
 /// If the server refuses, or a message is not what it should be.
 pub async fn enrol(world: &World, key_file: &str) -> Result<Identity> {
-    let credential = ServiceAccountKey::read(&world.directory().join(key_file))?;
-    let key = KeyPair::generate()?;
-    let audience = format!("https://{SERVER_NAME}/enrol");
-    let token = credential.sign_token(&audience, key.spki_sha256(), SystemTime::now())?;
-    let request = v1::EnrolRequest { token: token.expose_secret().to_owned(), certificate_signing_request: key.csr()? };
+    let (key, request) = enrolment(world, key_file)?;
     let peer = Peer::connect(world, None).await?;
     let mut call = peer.call(path::ENROL).await?;
     call.say(&request)?;

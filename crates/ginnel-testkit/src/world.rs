@@ -1,15 +1,17 @@
 //! One server, some agents and one client, as processes on loopback.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::cutter::Cutter;
 use crate::daemon::Daemon;
+use crate::google::cas::Cas;
 use crate::link::Link;
 use crate::wait::{SOON, eventually};
 
@@ -48,6 +50,15 @@ pub struct WorldBuilder {
     grace: String,
     listen: IpAddr,
     agents_in: Option<PathBuf>,
+    issued_by: Option<Issuing>,
+}
+
+/// An issuer that is not the embedded one.
+#[derive(Clone, Debug)]
+struct Issuing {
+    issuer: Value,
+    roots: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
 }
 
 impl WorldBuilder {
@@ -165,6 +176,19 @@ impl WorldBuilder {
         self
     }
 
+    /// Lets `cas` sign, which needs pools for the three roles.
+    ///
+    /// # Errors
+    /// If a pool is missing, or the credentials cannot be written into `dir`.
+    pub fn issued_by(mut self, cas: &Cas, pools: &BTreeMap<String, String>, tier: &str, dir: &Path) -> Result<Self> {
+        let issuer = json!({"cas": {"pools": pools, "tier": tier, "endpoint": cas.endpoint()}});
+        let roots = pools.iter().map(|(role, pool)| Ok((role.clone(), cas.root(pool)?))).collect::<Result<_>>()?;
+        let credentials = cas.credentials_file(dir)?.display().to_string();
+        let environment = vec![("GOOGLE_APPLICATION_CREDENTIALS".to_owned(), credentials)];
+        self.issued_by = Some(Issuing { issuer, roots, environment });
+        Ok(self)
+    }
+
     /// Starts every process and waits until the client knows every agent.
     ///
     /// # Errors
@@ -187,7 +211,8 @@ impl WorldBuilder {
             std::fs::write(dir.path().join("client.pub.pem"), pem)?;
         }
         files::server(dir.path(), &self)?;
-        let server = daemon(&self.binary, Part::Server, dir.path(), &[], None, &[])?;
+        let environment = self.issued_by.as_ref().map(|issuing| issuing.environment.clone()).unwrap_or_default();
+        let server = daemon(&self.binary, Part::Server, dir.path(), &[], None, &environment)?;
         let server_address = listening(&server, "server", 0).await?;
         let (agent_leg, client_leg) = if self.relayed {
             (Some(Cutter::start(server_address).await?), Some(Cutter::start(server_address).await?))
@@ -218,6 +243,7 @@ impl WorldBuilder {
         let (binary, agents_in, client_environment) = (self.binary, self.agents_in, self.client_environment);
         Ok(World {
             binary,
+            environment,
             agents_in,
             client_environment,
             server,
@@ -236,6 +262,8 @@ impl WorldBuilder {
 /// A running world. Dropping it kills its processes, and shows what they said unless [`World::finish`] was reached.
 pub struct World {
     binary: PathBuf,
+    /// Of the server.
+    environment: Vec<(String, String)>,
     agents_in: Option<PathBuf>,
     client_environment: Vec<(String, String)>,
     /// The server.
@@ -273,6 +301,7 @@ impl World {
             grace: "0s".to_owned(),
             listen: Ipv4Addr::LOCALHOST.into(),
             agents_in: None,
+            issued_by: None,
         }
     }
 
@@ -353,8 +382,9 @@ impl World {
             Part::Agent(_) => self.agents_in.as_deref(),
         };
         let environment = match part {
+            Part::Server => self.environment.as_slice(),
             Part::Client => self.client_environment.as_slice(),
-            Part::Server | Part::Agent(_) => &[],
+            Part::Agent(_) => &[],
         };
         let started = daemon(&self.binary, part, self.dir.path(), &settings, inside, environment)?;
         match part {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use ginnel_config::{IssuerKind, ServerConfig};
+use ginnel_config::{CasIssuer, IssuerKind, ServerConfig};
 use ginnel_enrol::{EmbeddedIssuer, Issuer};
 
 /// Why there is no issuer: what was being done, and the error beneath.
@@ -24,10 +24,10 @@ pub(crate) struct OpenError {
 pub(crate) async fn open(config: &ServerConfig) -> Result<Arc<dyn Issuer>, OpenError> {
     match &config.issuer.kind {
         IssuerKind::Embedded { directory } => embedded(config, directory),
-        IssuerKind::Cas(_) => Err(OpenError {
-            doing: "opening Certificate Authority Service".to_owned(),
-            source: "this program was built without it".into(),
-        }),
+        IssuerKind::Cas(settings) => match cas(config, settings).await {
+            Ok(issuer) => Ok(issuer),
+            Err(source) => Err(OpenError { doing: "opening Certificate Authority Service".to_owned(), source }),
+        },
     }
 }
 
@@ -39,4 +39,35 @@ fn embedded(config: &ServerConfig, directory: &Path) -> Result<Arc<dyn Issuer>, 
             Err(OpenError { doing: format!("opening the issuer in {}", directory.display()), source: Box::new(error) })
         }
     }
+}
+
+#[cfg(feature = "gcp")]
+async fn cas(config: &ServerConfig, settings: &CasIssuer) -> Result<Arc<dyn Issuer>, Box<dyn Error + Send + Sync>> {
+    use ginnel_config::CasTier;
+    use ginnel_core::principal::Role;
+    use ginnel_gcp::cas::{self, Pool, Tier};
+    use ginnel_identity::Roots;
+
+    let pool = |role: Role| {
+        let pinned = settings.roots.of(role).as_deref().map(Roots::read).transpose()?;
+        Ok::<_, ginnel_identity::TrustError>(Pool { name: settings.pools.of(role).to_string(), pinned })
+    };
+    let settings = cas::Settings {
+        trust_domain: config.trust_domain.clone(),
+        lifetime: config.issuer.certificate_lifetime,
+        server: pool(Role::Server)?,
+        agent: pool(Role::Agent)?,
+        client: pool(Role::Client)?,
+        tier: match settings.tier {
+            CasTier::Enterprise => Tier::Enterprise,
+            CasTier::DevOps => Tier::DevOps,
+        },
+        endpoint: settings.endpoint.clone(),
+    };
+    Ok(Arc::new(cas::CasIssuer::open(settings).await?))
+}
+
+#[cfg(not(feature = "gcp"))]
+async fn cas(_: &ServerConfig, _: &CasIssuer) -> Result<Arc<dyn Issuer>, Box<dyn Error + Send + Sync>> {
+    Err("this program was built without it; the feature gcp brings it".into())
 }

@@ -164,8 +164,8 @@ fn cas(fields: &mut Fields<'_, '_>) -> Option<CasIssuer> {
     let roots = fields
         .field(
             "roots",
-            "PEM files of the CA certificates that are believed for each role. Without them, the roots that the pool of the \
-             role names; they must differ from role to role.",
+            "PEM files of the CA certificates that are believed for each role. Without them, all CAs of the role's pool, as the \
+             service names them. None may stand for two roles.",
         )
         .required(object(roots));
     let endpoint = fields

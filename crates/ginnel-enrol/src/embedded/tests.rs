@@ -46,6 +46,7 @@ fn request(role: Role, key: &KeyPair) -> CertificateRequest {
         Role::Agent | Role::Client => vec![],
     };
     CertificateRequest {
+        renews: None,
         principal: principal(role, "one"),
         email: format!("{role}@acme.example"),
         spki_der: key.spki_der().to_vec(),

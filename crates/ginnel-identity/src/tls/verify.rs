@@ -11,7 +11,7 @@ use rustls_pki_types::{CertificateDer, ServerName, SignatureVerificationAlgorith
 use webpki::{EndEntityCert, KeyUsage};
 
 use crate::certificate::Leaf;
-use crate::oid::{CLIENT_AUTH_DER, INNER_INITIATOR_DER, INNER_RESPONDER_DER};
+use crate::oid::{CLIENT_AUTH_DER, INNER_INITIATOR_DER, INNER_RESPONDER_DER, SERVER_AUTH_DER};
 use crate::tls::{CurrentIdentity, OuterTrust, provider};
 use crate::trust::Roots;
 
@@ -135,6 +135,26 @@ impl Algorithms {
     pub(super) fn schemes(&self) -> Vec<SignatureScheme> {
         self.supported.supported_schemes()
     }
+}
+
+/// Verifies that a leaf leads to one of these roots and may be used for all that its role does: what every peer is going to ask of it.
+///
+/// # Errors
+/// What the first of those peers would have against it.
+pub fn leads_to(
+    roots: &Roots,
+    leaf: &CertificateDer<'_>,
+    more: &[CertificateDer<'_>],
+    role: Role,
+    at: UnixTime,
+) -> Result<(), Error> {
+    let purposes: [&[u8]; 2] = match role {
+        Role::Server => [SERVER_AUTH_DER, CLIENT_AUTH_DER],
+        Role::Agent => [CLIENT_AUTH_DER, INNER_RESPONDER_DER],
+        Role::Client => [CLIENT_AUTH_DER, INNER_INITIATOR_DER],
+    };
+    let algorithms = Algorithms::new();
+    purposes.into_iter().try_for_each(|purpose| algorithms.path(roots, purpose, leaf, more, at))
 }
 
 /// Verifies who connects to a server: by the anchors of each role, which must be the role that the certificate's URI names.

@@ -72,6 +72,13 @@ impl Progress {
         }
     }
 
+    /// Until when the last certificate that was in use is valid, in seconds since 1970; 0 if there was none.
+    pub(super) fn renews_until(&self) -> u64 {
+        let not_after = self.lock().certificate.as_ref().map(|(leaf, _)| leaf.not_after);
+        let since = not_after.and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
+        since.map_or(0, |since| since.as_secs())
+    }
+
     /// What its connections carry.
     pub(super) fn load(&self) -> &Load {
         &self.load

@@ -45,6 +45,14 @@ pub(super) fn server(dir: &Path, world: &WorldBuilder) -> Result<()> {
         "issuer": {"embedded": {"directory": "ca"}, "certificateLifetime": world.certificate_lifetime},
         "audit": {"file": {"directory": "audit"}},
     });
+    if let Some(issuing) = &world.issued_by {
+        config["issuer"] = issuing.issuer.clone();
+        config["issuer"]["certificateLifetime"] = json!(world.certificate_lifetime);
+        std::fs::create_dir(dir.join("ca"))?;
+        for (role, root) in &issuing.roots {
+            std::fs::write(dir.join(format!("ca/{role}-root.pem")), root)?;
+        }
+    }
     for (pointer, value) in &world.server_settings {
         let (parent, key) = pointer.rsplit_once('/').context("a JSON pointer")?;
         let parent = config.pointer_mut(parent).and_then(Value::as_object_mut);

@@ -7,6 +7,10 @@ pub struct EnrolRequest {
     /// PKCS #10, DER. Only the key and the proof of possession are used.
     #[prost(bytes = "vec", tag = "2")]
     pub certificate_signing_request: ::prost::alloc::vec::Vec<u8>,
+    /// The end of the certificate that is renewed, in seconds since 1970; 0 if there is none. Where more certificates are asked for than are
+    /// signed in time, who needs one sooner is served sooner. Nothing else depends on it.
+    #[prost(uint64, tag = "3")]
+    pub renews_until: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EnrolResponse {

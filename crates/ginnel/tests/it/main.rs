@@ -3,6 +3,7 @@
 
 mod admin;
 mod cancelled;
+mod cas;
 mod causes;
 mod check;
 mod commands;

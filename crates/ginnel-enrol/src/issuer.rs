@@ -1,5 +1,6 @@
 //! What signs certificates.
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::SystemTime;
 
@@ -73,4 +74,17 @@ pub trait Issuer: Send + Sync {
 
     /// The roots that verify the certificates of a role.
     fn roots(&self, role: Role) -> Roots;
+
+    /// Reads again what may have changed while the process runs, all of it or nothing, and says what is different.
+    ///
+    /// # Errors
+    /// What is wrong; what was in use stays.
+    fn reload(&self, _: SystemTime) -> Result<Vec<String>, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(Vec::new())
+    }
+
+    /// The files whose change asks for that.
+    fn files(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
 }

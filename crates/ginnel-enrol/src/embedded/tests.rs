@@ -77,18 +77,18 @@ fn makes_the_directory_once() {
     assert_ne!(first.roots(Role::Agent).certificates(), first.roots(Role::Client).certificates());
     let left: Vec<_> =
         fs::read_dir(&world.directory).expect("entries").map(|entry| entry.expect("an entry").file_name()).collect();
-    assert_eq!(left.len(), 7, "three keys, three roots, the lock: {left:?}");
+    assert_eq!(left.len(), 10, "three keys, three roots, three records, the lock: {left:?}");
 }
 
 #[test]
-fn roots_are_cas_for_leaves_alone() {
+fn roots_are_cas_for_leaves_and_for_the_root_that_follows() {
     let world = World::new();
     let issuer = world.open(NOW).expect("opened");
     for role in ROLES {
         let roots = issuer.roots(role);
         let (_, root) = X509Certificate::from_der(&roots.certificates()[0]).expect("a certificate");
         let constraints = root.basic_constraints().expect("well-formed").expect("constraints");
-        assert!(constraints.critical && constraints.value.ca && constraints.value.path_len_constraint == Some(0));
+        assert!(constraints.critical && constraints.value.ca && constraints.value.path_len_constraint == Some(1));
         let usage = root.key_usage().expect("well-formed").expect("usage");
         assert!(usage.critical && usage.value.key_cert_sign() && !usage.value.digital_signature());
         let years =
@@ -196,9 +196,11 @@ fn finishes_an_interrupted_first_start() {
     world.open(NOW).expect("opened");
     let key = fs::read(world.path("server-ca.key.pem")).expect("read");
     // Before the last key was written: no root is there, and a file was left unfinished.
-    for name in ["server-root.pem", "agent-root.pem", "client-root.pem", "client-ca.key.pem"] {
-        fs::remove_file(world.path(name)).expect("removed");
+    for role in ROLES {
+        fs::remove_file(world.path(&format!("{role}-root.pem"))).expect("removed");
+        fs::remove_file(world.path(&format!("{role}-ca.json"))).expect("removed");
     }
+    fs::remove_file(world.path("client-ca.key.pem")).expect("removed");
     fs::write(world.path("client-ca.key.pem.unfinished"), "half").expect("written");
     world.open(NOW).expect("finished");
     assert_eq!(fs::read(world.path("server-ca.key.pem")).expect("read"), key, "what was there is kept");
@@ -211,6 +213,11 @@ fn makes_a_lost_root_again_from_its_key() {
     let now = clock();
     let before = world.open(now).expect("opened");
     fs::remove_file(world.path("agent-root.pem")).expect("removed");
+    let after = world.open(now + 5).expect("opened");
+    assert_eq!(after.roots(Role::Agent).certificates(), before.roots(Role::Agent).certificates(), "it is written down");
+    for name in ["agent-root.pem", "agent-ca.json"] {
+        fs::remove_file(world.path(name)).expect("removed");
+    }
     let after = world.open(now + 10).expect("opened");
     assert_ne!(after.roots(Role::Agent).certificates(), before.roots(Role::Agent).certificates());
     // Whoever trusts either root accepts the certificates of both.

@@ -4,7 +4,7 @@ use super::*;
 
 /// Who is believed in a handshake that resumes must be whom this verifier believes.
 fn clients(roots: &Roots, trust_domain: &str) -> verify::InnerClients {
-    verify::InnerClients::new(roots.clone(), trust_domain.parse().expect("a trust domain"))
+    verify::InnerClients::new(roots.into(), trust_domain.parse().expect("a trust domain"))
 }
 
 #[test]
@@ -101,19 +101,19 @@ fn the_client_verifies_the_agent_again_when_it_resumes() {
     let cases: [Case; 3] = [
         (
             "another issuer",
-            |_| verify::InnerAgent::new(Authority::new("agent CA").roots(), principal(Role::Agent)),
+            |_| verify::InnerAgent::new(Authority::new("agent CA").roots().into(), principal(Role::Agent)),
             "BadSignature",
         ),
         (
             "the issuer of another role",
-            |world| verify::InnerAgent::new(world.client.roots(), principal(Role::Agent)),
+            |world| verify::InnerAgent::new(world.client.roots().into(), principal(Role::Agent)),
             "UnknownIssuer",
         ),
         (
             "another agent",
             |world| {
                 let two = "spiffe://acme.example/agent/two".parse().expect("a principal");
-                verify::InnerAgent::new(world.agent.roots(), two)
+                verify::InnerAgent::new(world.agent.roots().into(), two)
             },
             "Principal",
         ),

@@ -1,7 +1,7 @@
 //! Descriptions as a commented example.
 //!
 //! Explanations begin with `# `, settings that are switched off with `#` and the setting itself, so that removing that
-//! one character from any of them gives a valid file again.
+//! one character from any of them gives a valid file again. Choices other than the one that is shown begin with `##`: they replace it.
 
 use serde_json::Value as Json;
 
@@ -31,11 +31,21 @@ struct Page {
 impl Page {
     /// Writes one setting. `given` is its value in the example of the list around it; otherwise its own example counts.
     fn field(&mut self, indent: usize, field: &Field, given: Option<&Json>, explain: bool) {
+        if field.presence == Presence::Choice && matches!(field.example, Some(Example::Off(_))) {
+            let mut other = Self { text: String::new() };
+            other.setting(indent, field, given, explain);
+            self.text.push_str(&with_two_marks(&other.text));
+        } else {
+            self.setting(indent, field, given, explain);
+        }
+    }
+
+    fn setting(&mut self, indent: usize, field: &Field, given: Option<&Json>, explain: bool) {
         let (off, value) = match (given, &field.example, field.presence) {
             (Some(value), _, _) | (None, Some(Example::On(value)), _) => (false, value.clone()),
             (None, Some(Example::Off(value)), _) => (true, value.clone()),
             (None, None, Presence::Default(text)) => (true, schema::default_value(text, &field.kind)),
-            (None, None, Presence::Required | Presence::Optional) => (false, Json::Null),
+            (None, None, Presence::Required | Presence::Optional | Presence::Choice) => (false, Json::Null),
         };
         if explain {
             self.comment(indent, field.doc);
@@ -123,6 +133,20 @@ fn with_dash(text: &str, indent: usize) -> String {
         out.push('\n');
     }
     out
+}
+
+/// Marks every setting of a choice that is not the one shown.
+fn with_two_marks(text: &str) -> String {
+    let line = |line: &str| {
+        let bare = line.trim_start();
+        let indent = &line[..line.len() - bare.len()];
+        match bare.strip_prefix('#') {
+            Some(comment) if comment.is_empty() || comment.starts_with(' ') => format!("{line}\n"),
+            Some(setting) => format!("{indent}##{setting}\n"),
+            None => format!("{indent}##{bare}\n"),
+        }
+    };
+    text.lines().map(line).collect()
 }
 
 /// A scalar as YAML, in quotes where it would mean something else without.

@@ -36,8 +36,8 @@ pub mod tree;
 pub use finding::{Finding, Findings, LoadError, Place};
 pub use load::Source;
 pub use model::{
-    Address, Admin, AgentConfig, AgentTrust, ClientConfig, ClientTrust, Forward, Identity, IssuerSection, Listen,
-    ServerConfig, ServerSection, Upstream,
+    Address, Admin, AgentConfig, AgentTrust, CaPool, CasIssuer, CasTier, ClientConfig, ClientTrust, Forward, Identity,
+    IssuerKind, IssuerSection, Listen, PerRole, ServerConfig, ServerSection, Upstream,
 };
 pub use overrides::Overrides;
 

@@ -17,12 +17,14 @@ use crate::shape::{self, Fields, Text, located, object};
 
 pub(crate) mod agent;
 pub(crate) mod client;
+pub(crate) mod issuer;
 pub(crate) mod proxy;
 pub(crate) mod server;
 
 pub use agent::{AgentConfig, AgentTrust};
 pub use client::{ClientConfig, ClientTrust, Forward, Listen};
-pub use server::{Identity, IssuerSection, ServerConfig, ServerSection};
+pub use issuer::{CaPool, CasIssuer, CasTier, InvalidCaPool, IssuerKind, IssuerSection, PerRole};
+pub use server::{Identity, ServerConfig, ServerSection};
 
 /// Gives a configuration its two ways in.
 macro_rules! loadable {
@@ -135,7 +137,7 @@ pub struct Admin {
 pub(crate) fn heading(role: Role) -> String {
     format!(
         "Configuration of ginnel {role}.\n\nA line that begins with # and a setting shows what holds without it; remove the # to \
-         change it. Relative paths start at the directory of this file. Any single value can also be set by a variable \
+         change it. Lines with ## show another choice: it replaces the one before it. Relative paths start at the directory of this file. Any single value can also be set by a variable \
          (GINNEL_SERVER__NAME is server.name) or by --set server.name=..., which beats the variable."
     )
 }

@@ -38,6 +38,11 @@ fn keywords(kind: &Kind) -> Map<String, Json> {
             if !required.is_empty() {
                 schema.insert("required".to_owned(), json!(required));
             }
+            let choices = fields.iter().filter(|field| field.presence == Presence::Choice);
+            let choices: Vec<_> = choices.map(|field| json!({"required": [field.name]})).collect();
+            if !choices.is_empty() {
+                schema.insert("oneOf".to_owned(), json!(choices));
+            }
         }
     }
     schema

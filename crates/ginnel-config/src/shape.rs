@@ -87,7 +87,9 @@ impl Field {
     /// Whether a file without it is wrong: required, or a section that holds something required.
     pub fn is_required(&self) -> bool {
         match (&self.kind, self.presence) {
-            (Kind::Section(fields), Presence::Required) => fields.iter().any(Self::is_required),
+            (Kind::Section(fields), Presence::Required) => {
+                fields.iter().any(|field| field.is_required() || field.presence == Presence::Choice)
+            }
             (Kind::Scalar(_) | Kind::List { .. } | Kind::Section(_), presence) => presence == Presence::Required,
         }
     }
@@ -102,6 +104,8 @@ pub enum Presence {
     Optional,
     /// Its absence means this value, spelled as in the file.
     Default(&'static str),
+    /// Exactly one of the settings of its section that have this presence is there.
+    Choice,
 }
 
 /// The value of a setting in the example.

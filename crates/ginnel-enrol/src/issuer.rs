@@ -1,8 +1,9 @@
 //! What signs certificates.
 
+use std::error::Error;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use ginnel_core::principal::{Principal, Role};
 use ginnel_identity::trust::Roots;
@@ -50,6 +51,15 @@ pub enum IssueError {
     /// The caller: a server without a name, another role with one, or a name that is neither DNS name nor IP address.
     #[error("a server's certificate names DNS names and IP addresses, any other certificate none")]
     Names,
+    /// The environment: more certificates are asked for than the issuer signs in time.
+    #[error("too many certificates are asked for at once")]
+    Overloaded {
+        /// When it is worth asking again.
+        retry_after: Duration,
+    },
+    /// Configuration: the issuer does not give this certificate to us, and will not if asked again.
+    #[error("the issuer refused to sign the certificate")]
+    Refused(#[source] Box<dyn Error + Send + Sync>),
     /// Us: the certificate could not be encoded or signed.
     #[error("cannot sign the certificate")]
     Sign(#[source] rcgen::Error),
@@ -59,6 +69,36 @@ pub enum IssueError {
         /// Which principal.
         principal: Principal,
     },
+    /// The environment: the issuer cannot be reached, or did not answer in time.
+    #[error("the issuer is not available")]
+    Unavailable {
+        /// When it is worth asking again, if the issuer knows.
+        retry_after: Option<Duration>,
+        /// What happened.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The issuer: what it signed is not what was asked for, and goes to nobody.
+    #[error("the issuer's answer is not the certificate that was asked for")]
+    Unusable(#[source] Box<dyn Error + Send + Sync>),
+}
+
+impl IssueError {
+    /// When it is worth asking again, if that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Overloaded { retry_after } => Some(*retry_after),
+            Self::Unavailable { retry_after, .. } => *retry_after,
+            Self::Authority { .. }
+            | Self::Email
+            | Self::Key
+            | Self::Names
+            | Self::Refused(_)
+            | Self::Sign(_)
+            | Self::TrustDomain { .. }
+            | Self::Unusable(_) => None,
+        }
+    }
 }
 
 /// A certificate on its way.
@@ -72,14 +112,14 @@ pub trait Issuer: Send + Sync {
     /// [`IssueError`]; nothing was issued then.
     fn issue<'a>(&'a self, request: &'a CertificateRequest, now: SystemTime) -> Issuing<'a>;
 
-    /// The roots that verify the certificates of a role.
+    /// The roots that verify the certificates of a role, as they are at the moment: asked whenever TLS settings are made.
     fn roots(&self, role: Role) -> Roots;
 
     /// Reads again what may have changed while the process runs, all of it or nothing, and says what is different.
     ///
     /// # Errors
     /// What is wrong; what was in use stays.
-    fn reload(&self, _: SystemTime) -> Result<Vec<String>, Box<dyn std::error::Error + Send + Sync>> {
+    fn reload(&self, _: SystemTime) -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
         Ok(Vec::new())
     }
 

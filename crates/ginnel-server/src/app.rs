@@ -11,9 +11,9 @@ use ginnel_core::budget::Budget;
 use ginnel_core::id::InstanceId;
 use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
-use ginnel_enrol::{EmbeddedIssuer, Enroller, Issuer};
+use ginnel_enrol::{Enroller, Issuer};
 use ginnel_identity::random::SystemRandom;
-use ginnel_identity::tls::{OuterTrust, outer_server};
+use ginnel_identity::tls::{CurrentTrust, OuterTrust, outer_server};
 use ginnel_net::accept::{Stops, serve};
 use ginnel_net::congestion::choose;
 use ginnel_ops::admin::Admin;
@@ -67,13 +67,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens the issuer, the audit log and the listeners, and makes the server's own certificate. `source` is where `config` comes from and
-    /// is read again on a reload; without it there are none.
+    /// Opens the audit log and the listeners, and lets the issuer sign the server's own certificate. `source` is where `config` comes from
+    /// and is read again on a reload; without it there are none.
     ///
     /// # Errors
     /// [`StartError`] names what could not be had.
     pub async fn start(
         config: ServerConfig,
+        issuer: Arc<dyn Issuer>,
         source: Option<(Source<ServerConfig>, Seen)>,
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
@@ -83,15 +84,14 @@ impl Server {
         let (source, read) = source.unzip();
         let read = read.map(|config_file| config_file.and(Seen::now(key_files(&config))));
         let enroller = enroller(&config, now)?;
-        let issuer = &config.issuer;
-        let directory = issuer.directory.as_path();
-        let opened = EmbeddedIssuer::open(directory, &config.trust_domain, issuer.certificate_lifetime, now);
-        let issuer = opened.map_err(while_doing(format!("opening the issuer in {}", directory.display())))?;
         let own = OwnCertificate::default();
-        let trust = OuterTrust { agent: issuer.roots(Role::Agent), client: issuer.roots(Role::Client), server: None };
-        let tls = outer_server(&own.current, trust).map_err(while_doing("setting TLS up"))?;
+        let read = read.map(|files| files.and(Seen::now(issuer.files())));
+        // It was read before its files were looked at; what has changed in between is taken up here.
+        issuer.reload(now).map_err(while_doing("reading the issuer again"))?;
+        let trust = CurrentTrust::from(outer_trust(&*issuer));
+        let tls = outer_server(&own.current, &trust).map_err(while_doing("setting TLS up"))?;
         let principal = own::principal(&config.trust_domain, &server_name);
-        let (renew_after, issued) = own::renew(&issuer, &principal, &server_name, &own)
+        let (renew_after, issued) = own::renew(&*issuer, &principal, &server_name, &own)
             .await
             .map_err(while_doing("making the server's own certificate"))?;
         let directory = config.audit_directory.as_path();
@@ -129,7 +129,8 @@ impl Server {
             audit,
             enrolments: Mutex::default(),
             own,
-            issuer: Box::new(issuer),
+            issuer,
+            trust,
             tasks: TaskTracker::new(),
             shutdown,
             cut: CancellationToken::new(),
@@ -187,11 +188,17 @@ impl Server {
     }
 }
 
-/// The configuration, and the keys that it names.
+/// Who is believed at the outer TLS, by the issuer's roots of the moment.
+pub(crate) fn outer_trust(issuer: &dyn Issuer) -> OuterTrust {
+    OuterTrust { agent: issuer.roots(Role::Agent), client: issuer.roots(Role::Client), server: None }
+}
+
+/// The configuration, the keys that it names, and what the issuer reads.
 fn files(broker: &Arc<Broker>, read: Seen) -> Option<Files> {
     let path = broker.source.as_ref()?.path().to_owned();
     let broker = Arc::clone(broker);
-    let named = move || std::iter::once(path.clone()).chain(broker.rules.now().files()).collect();
+    let rest = move || broker.rules.now().files().into_iter().chain(broker.issuer.files());
+    let named = move || std::iter::once(path.clone()).chain(rest()).collect();
     Some(Files { read, named: Box::new(named) })
 }
 

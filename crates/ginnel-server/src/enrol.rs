@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use ginnel_core::audit::{Event, Text, Timestamp};
 use ginnel_core::report::Chain;
@@ -47,7 +47,7 @@ impl Enrolment for Enrol {
         };
         let issued = broker.issuer.issue(&wanted, now).await.map_err(|error| {
             tracing::error!(error = %Chain(&error), "could not issue a certificate");
-            Status::unavailable("no certificate can be issued now")
+            not_now(error.retry_after())
         })?;
         let Issued { chain, not_after, serial } = issued;
         let event = Event::Enrolled {
@@ -61,10 +61,20 @@ impl Enrolment for Enrol {
         let recorded = async { broker.audit.record(event)?.await };
         recorded.await.map_err(|error| {
             tracing::error!(error = %Chain(&error), "could not record an enrolment");
-            Status::unavailable("no certificate can be issued now")
+            not_now(None)
         })?;
         broker.enrolment(Ok(()));
         let certificate_chain = chain.into_iter().map(|certificate| certificate.to_vec()).collect();
         Ok(Response::new(EnrolResponse { certificate_chain }))
     }
+}
+
+/// The answer to a caller who gets no certificate through no fault of its own, with gRPC's own word for when to ask again.
+fn not_now(retry_after: Option<Duration>) -> Status {
+    let mut status = Status::unavailable("no certificate can be issued now");
+    if let Some(after) = retry_after {
+        let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        status.metadata_mut().insert("grpc-retry-pushback-ms", after_ms.into());
+    }
+    status
 }

@@ -104,7 +104,8 @@ async fn start(
     }
     let none = Overrides::none();
     let config = ServerConfig::parse(&configs::server(listed), "server.yaml", scratch, &none)?;
-    let server = Server::start(config, None, shutdown.clone()).await?;
+    let issuer = crate::issuer::open(&config).await?;
+    let server = Server::start(config, issuer, None, shutdown.clone()).await?;
     let address = server.address();
     let admin = server.admin_address().ok_or("the server has no admin listener")?;
     tasks.spawn(server.run());

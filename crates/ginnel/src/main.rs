@@ -6,6 +6,8 @@ mod args;
 mod cmd;
 #[cfg(all(feature = "server", feature = "agent", feature = "client"))]
 mod demo;
+#[cfg(feature = "server")]
+mod issuer;
 
 use std::error::Error;
 use std::io::Write;
@@ -64,7 +66,7 @@ fn report(error: &(dyn Error + 'static)) {
     say(&text);
 }
 
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     // If standard error is gone, the exit code has to do.
     let _ = std::io::stderr().write_all(text.as_bytes());
 }

@@ -12,13 +12,10 @@ use ginnel_core::principal::{Name, Role, TrustDomain};
 use ginnel_core::target::DnsName;
 use serde_json::json;
 
+use super::issuer::IssuerSection;
 use super::{Admin, loadable};
 use crate::finding::{Collector, Place, suggestion};
 use crate::shape::{self, Fields, Located, Text, located, object};
-
-/// Shortest and longest lifetime of a certificate. Below two seconds a renewal cannot be finished in time; more than a
-/// week would let somebody who was removed come back after a restart.
-const CERTIFICATE_LIFETIME: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(7 * 24 * 3600));
 
 /// What the operator of a server says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,15 +64,6 @@ pub struct Identity {
     pub public_keys: Vec<PathBuf>,
 }
 
-/// The embedded issuer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IssuerSection {
-    /// Where it keeps its keys and certificates.
-    pub directory: PathBuf,
-    /// How long the certificates hold that it signs.
-    pub certificate_lifetime: Duration,
-}
-
 loadable!(ServerConfig);
 
 pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
@@ -107,7 +95,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
             "targets": ["gitlab.acme.internal:443", "gitlab.acme.internal:22"],
         }]))
         .required(shape::list(object(rule)));
-    let issuer = fields.field("issuer", "What signs certificates.").required(object(issuer));
+    let issuer = fields.field("issuer", "What signs certificates.").required(object(super::issuer::declaration));
     let enrolment = fields.field("enrolment", "How certificates are asked for.").required(object(super::enrolment));
     let audit = fields.field("audit", "The record of who reached what.").required(object(audit));
 
@@ -152,26 +140,6 @@ fn server(fields: &mut Fields<'_, '_>) -> Option<ServerSection> {
         admin: admin?,
         shutdown_grace: shutdown_grace?,
     })
-}
-
-fn issuer(fields: &mut Fields<'_, '_>) -> Option<IssuerSection> {
-    let directory =
-        fields.field("embedded", "An authority of our own, in files.").required(object(directory_of_issuer));
-    let certificate_lifetime = fields
-        .field("certificateLifetime", "How long a certificate holds, from 2s to 7d. Renewal comes long before the end.")
-        .default("24h", shape::duration(CERTIFICATE_LIFETIME.0, CERTIFICATE_LIFETIME.1));
-    Some(IssuerSection { directory: directory?, certificate_lifetime: certificate_lifetime? })
-}
-
-fn directory_of_issuer(fields: &mut Fields<'_, '_>) -> Option<PathBuf> {
-    fields
-        .field(
-            "directory",
-            "Directory of the authority's keys, created at first start. The roots that agents and clients need are written \
-             there as server-root.pem, agent-root.pem and client-root.pem.",
-        )
-        .example("/var/lib/ginnel/ca")
-        .required(shape::file())
 }
 
 fn audit(fields: &mut Fields<'_, '_>) -> Option<PathBuf> {

@@ -34,6 +34,16 @@ impl<'a, 'c> Fields<'a, 'c> {
         }
     }
 
+    /// Reports a section that has not exactly one of these settings, which were declared as choices.
+    pub fn exactly_one(&mut self, names: &[&str]) {
+        let given: Vec<_> = names.iter().copied().filter(|name| self.has(name)).collect();
+        match given.as_slice() {
+            [] => self.report(format!("one of {} is required", names.join(", ")), None),
+            [_] => {}
+            more => self.report(format!("has {}, of which only one can be", more.join(" and ")), None),
+        }
+    }
+
     /// Reports what is wrong with the section as a whole; ignored when it is only described.
     pub fn report(&mut self, message: impl Into<String>, hint: impl Into<Option<String>>) {
         match &mut self.pass {
@@ -89,6 +99,12 @@ impl FieldBuilder<'_, '_, '_> {
         self.take(&shape, Presence::Default(text))
     }
 
+    /// One of several settings of the section of which exactly one must be there; [`Fields::exactly_one`] says so to people. The
+    /// example shows one of them, the others need [`Self::example_off`].
+    pub fn choice<S: Shape>(self, shape: S) -> Option<S::Value> {
+        self.take(&shape, Presence::Choice)
+    }
+
     fn take<S: Shape>(self, shape: &S, presence: Presence) -> Option<S::Value> {
         let Self { fields, name, doc, example } = self;
         match &mut fields.pass {
@@ -102,7 +118,7 @@ impl FieldBuilder<'_, '_, '_> {
                 let value = match (map.and_then(|map| map.entry(name)), presence) {
                     (Some(entry), _) => shape.decode(&entry.node, &entry.place, context),
                     (None, Presence::Required) => shape.absent(place, context),
-                    (None, Presence::Optional) => None,
+                    (None, Presence::Optional | Presence::Choice) => None,
                     (None, Presence::Default(text)) => {
                         let scalar = Scalar { text: text.to_owned(), style: Style::Given };
                         let node = Node { place: Place::Whole, value: Value::Scalar(scalar) };

@@ -6,7 +6,7 @@ use ginnel_core::lanes::Bounds;
 use ginnel_core::principal::Role;
 
 use super::{AGENT, CLIENT, ROLES, SERVER, findings, good};
-use crate::{AgentConfig, ClientConfig, LoadError, Overrides, Place, ServerConfig};
+use crate::{AgentConfig, ClientConfig, IssuerKind, LoadError, Overrides, Place, ServerConfig};
 
 /// A file with one part replaced, and everything that must be found in it.
 type Case = (&'static str, &'static str, &'static str);
@@ -31,7 +31,7 @@ fn reads_good_files() {
     assert_eq!(server.identities[0].public_keys, [base_dir.join("agent.pub.pem")]);
     assert_eq!(server.identities[1].public_keys, [Path::new("/keys/frontend.pub.pem")]);
     assert_eq!(server.rules[0].targets[0].to_string(), "gitlab.acme.internal:443");
-    assert_eq!(server.issuer.directory, base_dir.join("ca"));
+    assert_eq!(server.issuer.kind, IssuerKind::Embedded { directory: base_dir.join("ca") });
     assert_eq!(server.issuer.certificate_lifetime, Duration::from_secs(24 * 3600));
     assert_eq!(server.audit_directory, base_dir.join("audit"));
 
@@ -104,13 +104,45 @@ fn finds_all_that_is_wrong_with_a_server() {
                  f.yaml:8:42: rules[1].agents[0]: \"x y\": a name has 1 to 63 characters from a-z, 0-9 and -, and does not begin or end with -\n\
                  f.yaml:8:48: rules[1]: unknown setting \"target\"\n  hint: did you mean targets?",
             ),
+        ],
+    );
+}
+
+#[test]
+fn finds_all_that_is_wrong_with_an_issuer() {
+    assert_findings(
+        Role::Server,
+        &[
             (
                 "issuer: {embedded: {directory: ca}}\naudit: {file: {directory: audit}}\n",
                 "issuer: {certificateLifetime: 1s}\nenrolment: {audience: ''}\n",
                 "f.yaml:1:1: audit.file.directory: is required\n\
-                 f.yaml:8:1: issuer.embedded.directory: is required\n\
+                 f.yaml:8:1: issuer: one of embedded, cas is required\n\
                  f.yaml:8:31: issuer.certificateLifetime: \"1s\" is not between 2s and 7d\n\
                  f.yaml:9:23: enrolment.audience: \"\": a text is not empty",
+            ),
+            (
+                "issuer: {",
+                "issuer: {cas: {}, ",
+                "f.yaml:8:1: issuer: has embedded and cas, of which only one can be\n\
+                 f.yaml:8:10: issuer.cas.pools.server: is required\n\
+                 f.yaml:8:10: issuer.cas.pools.agent: is required\n\
+                 f.yaml:8:10: issuer.cas.pools.client: is required\n\
+                 f.yaml:8:10: issuer.cas.tier: is required",
+            ),
+            (
+                "issuer: {embedded: {directory: ca}}",
+                concat!(
+                    "issuer: {cas: {tier: gold, endpoint: 'http://cas.example', pools: {server: projects/p/locations/l/caPools/x, ",
+                    "agent: projects/p/locations/l/caPools/x, client: x}}}",
+                ),
+                "f.yaml:8:22: issuer.cas.tier: \"gold\" is none of devops, enterprise\n\
+                 f.yaml:8:38: issuer.cas.endpoint: \"http://cas.example\": an endpoint is written https://HOST or https://HOST:PORT; \
+                   http:// only with an address of loopback\n\
+                 f.yaml:8:117: issuer.cas.pools.agent: projects/p/locations/l/caPools/x is already used at line 8, column 76\n  \
+                   hint: make a pool for each role: a certificate's pool is what tells its role\n\
+                 f.yaml:8:159: issuer.cas.pools.client: \"x\": the name of a CA pool is written \
+                   projects/PROJECT/locations/LOCATION/caPools/POOL",
             ),
             (
                 "issuer: {",

@@ -1,3 +1,4 @@
+use ginnel_core::principal::Role;
 use serde_json::{Value as Json, json};
 
 use super::{ROLES, findings, good};
@@ -47,6 +48,10 @@ fn satisfies(value: &Json, schema: &Json) -> bool {
         }),
         "required" => {
             argument.as_array().into_iter().flatten().all(|key| value.get(key.as_str().expect("a key")).is_some())
+        }
+        "oneOf" => {
+            let fitting = argument.as_array().expect("a list").iter().filter(|choice| satisfies(value, choice));
+            fitting.count() == 1
         }
         "items" => value.as_array().is_none_or(|items| items.iter().all(|item| satisfies(item, argument))),
         "minimum" => value.as_u64().is_none_or(|number| number >= argument.as_u64().expect("a number")),
@@ -106,7 +111,40 @@ fn shows_all(value: &Json, schema: &Json) -> bool {
 #[test]
 fn every_example_shows_every_setting() {
     for role in ROLES {
-        assert!(shows_all(&read(&switched_on(&example(role))), &schema(role)), "{role}");
+        assert!(shows_all(&read(&with_every_choice(&example(role))), &schema(role)), "{role}");
+    }
+}
+
+/// The text with everything switched on, choices that exclude each other as well.
+fn with_every_choice(text: &str) -> String {
+    switched_on(&text.replace("##", "#"))
+}
+
+/// Leaves the choice of this number in every section that has choices, or the last one; returns the most choices of any section.
+fn choose(value: &mut Json, schema: &Json, number: usize) -> usize {
+    let Some(object) = value.as_object_mut() else { return 1 };
+    let choices: Vec<_> = schema["oneOf"].as_array().into_iter().flatten().collect();
+    let names: Vec<_> = choices.iter().filter_map(|choice| choice["required"][0].as_str()).collect();
+    let kept = names.get(number).or(names.last());
+    object.retain(|key, _| !names.contains(&key.as_str()) || kept == Some(&key.as_str()));
+    let below = object.iter_mut().map(|(key, value)| choose(value, &schema["properties"][key], number));
+    below.max().unwrap_or(1).max(names.len())
+}
+
+#[test]
+fn every_choice_of_an_example_passes_check_and_schema() {
+    for role in ROLES {
+        let (all, schema) = (read(&with_every_choice(&example(role))), schema(role));
+        let most = choose(&mut all.clone(), &schema, 0);
+        assert!(most >= 2 || role != Role::Server, "{role}");
+        assert_eq!(satisfies(&all, &schema), most == 1, "{role}");
+        for number in 0..most {
+            let mut chosen = all.clone();
+            choose(&mut chosen, &schema, number);
+            // JSON is YAML.
+            assert_eq!(findings(role, &chosen.to_string(), &Overrides::none()), "", "{role}, choice {number}");
+            assert!(satisfies(&chosen, &schema), "{role}, choice {number}");
+        }
     }
 }
 
@@ -128,7 +166,7 @@ fn schema_and_loader_agree_on_missing_and_unknown_settings() {
             assert!(!satisfies(&broken, &schema), "{role} without {key}");
             // JSON is YAML, so the same value can be read as a file.
             assert!(
-                findings(role, &broken.to_string(), &Overrides::none()).contains(": is required"),
+                findings(role, &broken.to_string(), &Overrides::none()).contains("is required"),
                 "{role} without {key}"
             );
         }

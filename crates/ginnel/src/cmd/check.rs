@@ -31,7 +31,7 @@ pub(super) async fn run(args: Check) -> Result<Outcome, Failure> {
             }
             let read = ginnel_config::ServerConfig::load(&args.config, &overrides)?;
             report.pass("config", config);
-            server::check(&read, &mut report);
+            server::check(&read, &mut report).await;
         }
         #[cfg(feature = "agent")]
         Role::Agent => {

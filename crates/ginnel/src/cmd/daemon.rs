@@ -38,8 +38,9 @@ pub(super) async fn server(daemon: Daemon) -> Result<Outcome, Failure> {
     // Before it is read: a change that comes during the start is taken up once it is over.
     let seen = Seen::now([daemon.config]);
     let config = source.load()?;
-    let server =
-        ginnel_server::app::Server::start(config, Some((source, seen)), shutdown()).await.map_err(Failure::failed)?;
+    let issuer = crate::issuer::open(&config).await.map_err(Failure::failed)?;
+    let started = ginnel_server::app::Server::start(config, issuer, Some((source, seen)), shutdown()).await;
+    let server = started.map_err(Failure::failed)?;
     server.run().await;
     Ok(Outcome::Yes)
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::SystemTime;
 
-use ginnel_config::ServerConfig;
+use ginnel_config::{IssuerKind, ServerConfig};
 use ginnel_core::audit::Timestamp;
 use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
@@ -25,16 +25,34 @@ const KEY_BYTES_MAX: usize = 16 << 10;
 /// Seconds since 1970 of 2025-01-01: before that no clock is right that runs this program.
 const EARLIEST_SECONDS: u64 = 1_735_689_600;
 
-pub(super) fn check(config: &ServerConfig, report: &mut Report) {
-    let roots = issuer(&config.issuer.directory, report);
+pub(super) async fn check(config: &ServerConfig, report: &mut Report) {
+    let roots = match &config.issuer.kind {
+        IssuerKind::Embedded { directory } => embedded(directory, report),
+        IssuerKind::Cas(_) => opened(config, report).await,
+    };
     audit(&config.audit_directory, report);
     keys(config, report);
     listen(config.server.listen, report);
     clock(&roots, SystemTime::now(), report);
 }
 
+/// Opens an issuer that leaves nothing behind when it is opened. Gives its roots.
+async fn opened(config: &ServerConfig, report: &mut Report) -> Vec<Facts> {
+    match crate::issuer::open(config).await {
+        Ok(issuer) => {
+            let roots = [Role::Server, Role::Agent, Role::Client].map(|role| issuer.roots(role));
+            report.pass("issuer", "it answers, and has roots for server, agent and client");
+            roots.iter().flat_map(Roots::certificates).filter_map(Facts::read).collect()
+        }
+        Err(error) => {
+            report.fail("issuer", Chain(&error).to_string(), "mend what it says; the server does not start without it");
+            Vec::new()
+        }
+    }
+}
+
 /// Looks without creating anything. Gives the roots that are there.
-fn issuer(directory: &Path, report: &mut Report) -> Vec<Facts> {
+fn embedded(directory: &Path, report: &mut Report) -> Vec<Facts> {
     let shown = directory.display();
     let mode = match fs::metadata(directory) {
         Err(error) if error.kind() == ErrorKind::NotFound => {

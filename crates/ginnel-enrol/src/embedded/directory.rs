@@ -18,7 +18,7 @@ use rustls_pki_types::pem::SectionKind;
 use x509_parser::prelude::{ASN1Time, FromDer as _, GeneralName, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::files::{exists, lock, make_directory, put, remove};
+use super::files::{exists, lock, make_directory, put, remove, unfinished};
 use super::record::{self, Record};
 use super::{
     AUTHORITY_LIFETIME, Authority, AuthorityKey, BACKDATED, authority_name, authority_params, authority_uri, date,
@@ -190,8 +190,10 @@ pub(super) fn finish(directory: &Path, role: Role, record: &Record) -> Result<()
     // One more than there are: its key may be there, and the record that it was made for is not.
     for number in (1..=record.newest.saturating_add(1)).filter(|number| !kept.contains(number)) {
         let path = key_path(directory, role, number);
-        if exists(&path)? {
-            remove(&path)?;
+        for path in [unfinished(&path), path] {
+            if exists(&path)? {
+                remove(&path)?;
+            }
         }
     }
     Ok(())

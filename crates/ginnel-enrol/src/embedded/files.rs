@@ -4,10 +4,17 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use ginnel_identity::file::{self, FileError};
 
 use super::directory::OpenError;
+
+/// How long another process may be in the directory: a step takes milliseconds, and a disk that is busy some more.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
+
+/// How often it is looked whether it has left.
+const LOCK_LOOK: Duration = Duration::from_millis(5);
 
 /// Makes the directory if it is missing, and checks that nobody else can look into it.
 pub(super) fn make_directory(directory: &Path) -> Result<(), OpenError> {
@@ -46,10 +53,14 @@ pub(super) fn lock(directory: &Path) -> Result<File, OpenError> {
         .mode(0o600)
         .open(&path)
         .map_err(FileError::io("create", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Busy { path: directory.to_owned() }),
-        Err(TryLockError::Error(source)) => Err(FileError::io("lock", &path)(source).into()),
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if began.elapsed() < LOCK_WAIT => std::thread::sleep(LOCK_LOOK),
+            Err(TryLockError::WouldBlock) => return Err(OpenError::Busy { path: directory.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(FileError::io("lock", &path)(source).into()),
+        }
     }
 }
 
@@ -60,9 +71,7 @@ pub(super) fn exists(path: &Path) -> Result<bool, FileError> {
 /// Puts a file of this content in place, of what may be there before too. It is either whole or not there, also after a power cut. Called with
 /// the lock held.
 pub(super) fn put(directory: &Path, path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
-    let mut unfinished = path.as_os_str().to_owned();
-    unfinished.push(".unfinished");
-    let unfinished = PathBuf::from(unfinished);
+    let unfinished = unfinished(path);
     remove(&unfinished)?;
     interruption(&unfinished)?;
     file::create(&unfinished, content, mode)?;
@@ -70,6 +79,13 @@ pub(super) fn put(directory: &Path, path: &Path, content: &[u8], mode: u32) -> R
     fs::rename(&unfinished, path).map_err(FileError::io("create", path))?;
     interruption(path)?;
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(FileError::io("write", directory))
+}
+
+/// Where a file lies until it is whole.
+pub(super) fn unfinished(path: &Path) -> PathBuf {
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".unfinished");
+    PathBuf::from(unfinished)
 }
 
 /// Removes a file that may be there.

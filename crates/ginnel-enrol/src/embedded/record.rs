@@ -48,13 +48,15 @@ pub(super) struct Root {
     pub(super) certificate: String,
 }
 
-/// A pair of roots of which one leads to the other: the newer one, unless the older one is what is kept.
+/// One root of a pair, with what leads from each to the other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Crossed {
     pub(super) root: Root,
-    /// The certificate of the newer root's key, signed by the older root, in PEM.
+    /// The newer root's key, signed by the older root, in PEM.
     pub(super) cross: String,
+    /// The older root's key, signed by the newer root, in PEM.
+    pub(super) back: String,
 }
 
 /// When the last certificate that a root has signed expires.
@@ -100,11 +102,12 @@ impl Record {
         }
     }
 
-    /// What is sent with a leaf, so that it is believed by whoever trusts only the root before.
+    /// What is sent with a leaf, so that it is believed by whoever trusts the other root alone: from before, or from when that one signed.
     pub(super) fn cross(&self) -> Option<&str> {
         match &self.phase {
             Phase::Activated { active, .. } => Some(&active.cross),
-            Phase::Settled { .. } | Phase::Prepared { .. } => None,
+            Phase::Prepared { next, given: Some(_), .. } => Some(&next.back),
+            Phase::Settled { .. } | Phase::Prepared { given: None, .. } => None,
         }
     }
 

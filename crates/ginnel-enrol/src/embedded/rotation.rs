@@ -5,6 +5,7 @@
 //! | (settled) | old | old | |
 //! | prepare | old, next | old | |
 //! | activate | next, old | next | the next root's key, signed by the old root |
+//! | (rolled back) | old, next | old | the old root's key, signed by the next root |
 //! | retire | next | next | |
 //!
 //! No step makes a certificate unverifiable for somebody who pins a root that is not retired: activating sends along what leads to the old
@@ -23,7 +24,7 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use super::directory::{self, OpenError};
 use super::files::{check_directory, exists, lock};
 use super::record::{Crossed, Phase, Record, Root, Wait};
-use super::{authority_params, date, serial};
+use super::{AuthorityKey, authority_params, date, purposes, serial};
 
 /// Roots that a role may ever have: with one a month, eighty years. Every number up to it is looked at when the directory is opened.
 const ROOTS_EVER_MAX: u32 = 1000;
@@ -296,11 +297,11 @@ impl Taking<'_> {
             }
             (Phase::Activated { active, outgoing, given }, Step::Retire) => {
                 self.may_leave(&outgoing, Some(given))?;
-                let Crossed { root, cross } = active;
-                Phase::Settled { active: root, retired: Some(Crossed { root: outgoing, cross }) }
+                let Crossed { root, cross, back } = active;
+                Phase::Settled { active: root, retired: Some(Crossed { root: outgoing, cross, back }) }
             }
-            (Phase::Settled { active, retired: Some(Crossed { root: outgoing, cross }) }, Step::Rollback) => {
-                Phase::Activated { active: Crossed { root: active, cross }, outgoing, given: Wait::Unseen }
+            (Phase::Settled { active, retired: Some(Crossed { root: outgoing, cross, back }) }, Step::Rollback) => {
+                Phase::Activated { active: Crossed { root: active, cross, back }, outgoing, given: Wait::Unseen }
             }
             (Phase::Activated { active, outgoing, .. }, Step::Rollback) => {
                 Phase::Prepared { active: outgoing, next: active, given: Some(Wait::Unseen) }
@@ -347,21 +348,40 @@ impl Taking<'_> {
         let old_key = directory::read_key(&directory::key_path(directory, role, active.number))?;
         let key = directory::make_key(directory, &directory::key_path(directory, role, number))?;
         let certificate = directory::make_root(role, &key, &trust_domain, now)?;
-        let mut params = authority_params(role, &key, &trust_domain);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.use_authority_key_identifier_extension = true;
         let new = super::record::der(&certificate).ok_or_else(malformed)?;
         let (_, new) = X509Certificate::from_der(&new).map_err(|_| malformed())?;
-        // What the old root vouches for ends with it.
+        // What one vouches for ends with either.
         let ends = new.validity().not_after.timestamp().min(old.validity().not_after.timestamp());
+        let vouching = Vouching { role, trust_domain, begins: new.validity().not_before.timestamp(), ends };
+        let cross = vouching.sign(&key, &old_key)?;
+        let back = vouching.sign(&old_key, &key)?;
+        Ok(Crossed { root: Root { number, certificate }, cross, back })
+    }
+}
+
+/// What one CA of a role says of another.
+struct Vouching {
+    role: Role,
+    trust_domain: TrustDomain,
+    begins: i64,
+    ends: i64,
+}
+
+impl Vouching {
+    /// Lets the CA with the key `by` vouch for the one with the key `of`; gives PEM.
+    fn sign(&self, of: &AuthorityKey, by: &AuthorityKey) -> Result<String, OpenError> {
         let moment = |seconds: i64| u64::try_from(seconds).ok().and_then(date).ok_or(OpenError::Clock);
-        params.not_before = moment(new.validity().not_before.timestamp())?;
-        params.not_after = moment(ends)?;
+        let mut params = authority_params(self.role, of, &self.trust_domain);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        // Verifiers ask every certificate below the root for the purpose.
+        params.extended_key_usages = purposes(self.role);
+        params.use_authority_key_identifier_extension = true;
+        params.not_before = moment(self.begins)?;
+        params.not_after = moment(self.ends)?;
         params.serial_number = Some(SerialNumber::from_slice(&serial().ok_or(OpenError::Generate)?));
-        let issuer = rcgen::Issuer::new(authority_params(role, &old_key, &trust_domain), old_key);
-        let cross = params.signed_by(&key, &issuer).map_err(OpenError::Sign)?;
-        let cross = pem::encode("CERTIFICATE", cross.der()).to_string();
-        Ok(Crossed { root: Root { number, certificate }, cross })
+        let issuer = rcgen::Issuer::new(authority_params(self.role, by, &self.trust_domain), by);
+        let certificate = params.signed_by(of, &issuer).map_err(OpenError::Sign)?;
+        Ok(pem::encode("CERTIFICATE", certificate.der()).to_string())
     }
 }
 

@@ -12,6 +12,8 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use super::*;
 use crate::testing::{NOW, at, principal};
 
+mod rotation;
+
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const ROLES: [Role; 3] = [Role::Server, Role::Agent, Role::Client];
 
@@ -310,12 +312,7 @@ fn its_certificates_work_where_they_belong_and_nowhere_else() {
             assert_eq!(as_server.is_ok(), shown.leaf().principal.role == Role::Server, "{name}: {as_server:?}");
         }
     }
-    let meant = agent.leaf().principal.clone();
-    let config = inner_client(&issuer.roots(Role::Agent), &meant, &client).expect("a configuration");
-    let accepts = inner_server(&issuer.roots(Role::Client), &agent).expect("a configuration");
-    let initiator = ClientConnection::new(config, inner_server_name()).expect("a client");
-    let responder = ServerConnection::new(accepts).expect("a server");
-    assert_eq!(handshake(initiator.into(), responder.into()), Ok(()));
+    assert_eq!(inner_by(&ROLES.map(|role| issuer.roots(role)), &agent, &client), Ok(()));
 }
 
 /// The real time, for tests with handshakes.
@@ -325,17 +322,28 @@ fn clock() -> u64 {
 
 /// A handshake of the outer TLS, in which both ends trust this issuer.
 fn outer(issuer: &EmbeddedIssuer, server: &Identity, client: &Identity, name: &str) -> Result<(), rustls::Error> {
-    let trust = OuterTrust {
-        agent: issuer.roots(Role::Agent),
-        client: issuer.roots(Role::Client),
-        server: Some(issuer.roots(Role::Server)),
-    };
+    outer_by(&ROLES.map(|role| issuer.roots(role)), server, client, name)
+}
+
+/// The same by these roots of server, agent and client.
+fn outer_by(roots: &[Roots; 3], server: &Identity, client: &Identity, name: &str) -> Result<(), rustls::Error> {
+    let [of_server, of_agent, of_client] = roots.clone();
+    let trust = OuterTrust { agent: of_agent, client: of_client, server: Some(of_server.clone()) };
     let current = CurrentIdentity::new();
     current.set(server.clone());
     let accepts = outer_server(&current, trust).expect("a configuration");
-    let config = outer_client(&issuer.roots(Role::Server), Some(client)).expect("a configuration");
+    let config = outer_client(&of_server, Some(client)).expect("a configuration");
     let client = ClientConnection::new(config, server_name(name).expect("a name")).expect("a client");
     handshake(client.into(), ServerConnection::new(accepts).expect("a server").into())
+}
+
+/// A handshake of the inner TLS by these roots.
+fn inner_by(roots: &[Roots; 3], agent: &Identity, client: &Identity) -> Result<(), rustls::Error> {
+    let [_, of_agent, of_client] = roots;
+    let config = inner_client(of_agent, &agent.leaf().principal, client).expect("a configuration");
+    let accepts = inner_server(of_client, agent).expect("a configuration");
+    let initiator = ClientConnection::new(config, inner_server_name()).expect("a client");
+    handshake(initiator.into(), ServerConnection::new(accepts).expect("a server").into())
 }
 
 fn handshake(mut client: Connection, mut server: Connection) -> Result<(), rustls::Error> {

@@ -19,7 +19,7 @@ use crate::rules::{Rules, enrol_identities};
 
 /// How long the connections of an identity that is gone stay open, so that both sides of its sessions hear the reason. The last byte of a
 /// session is over long before.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+pub(crate) const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Names that are given of each kind of change; more of them are counted.
 const NAMES_MAX: usize = 20;

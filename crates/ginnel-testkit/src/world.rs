@@ -44,6 +44,7 @@ pub struct WorldBuilder {
     grace: String,
     listen: IpAddr,
     agents_in: Option<PathBuf>,
+    own_roots: bool,
 }
 
 impl WorldBuilder {
@@ -130,6 +131,13 @@ impl WorldBuilder {
         self
     }
 
+    /// Gives every agent and the client copies of the roots of their own, in [`World::roots_of`], which change only if the test changes them.
+    #[must_use]
+    pub fn own_roots(mut self) -> Self {
+        self.own_roots = true;
+        self
+    }
+
     /// Puts the agents at the far end of `link`. The rest has to be started at the near end, with [`block_on`](crate::link::Namespace::block_on).
     #[must_use]
     pub fn across(mut self, link: &Link) -> Self {
@@ -170,15 +178,15 @@ impl WorldBuilder {
 
         let mut agents = Vec::new();
         for index in 0..self.agents {
-            agents.push(daemon(
-                &self.binary,
-                Part::Agent(index),
-                dir.path(),
-                &[socket_setting(index)],
-                self.agents_in.as_deref(),
-            )?);
+            let part = Part::Agent(index);
+            let mut settings = vec![socket_setting(index)];
+            if self.own_roots {
+                settings.extend(files::own_roots(dir.path(), part)?);
+            }
+            agents.push(daemon(&self.binary, part, dir.path(), &settings, self.agents_in.as_deref())?);
         }
-        let client = daemon(&self.binary, Part::Client, dir.path(), &[], None)?;
+        let own_roots = if self.own_roots { files::own_roots(dir.path(), Part::Client)? } else { Vec::new() };
+        let client = daemon(&self.binary, Part::Client, dir.path(), &own_roots, None)?;
         let proxy = listening(&client, "proxy", 0).await?;
         let mut forwards = Vec::new();
         for index in 0..self.forwards.len() {
@@ -236,6 +244,7 @@ impl World {
             grace: "0s".to_owned(),
             listen: Ipv4Addr::LOCALHOST.into(),
             agents_in: None,
+            own_roots: false,
         }
     }
 
@@ -354,6 +363,11 @@ impl World {
             Part::Agent(index) => format!("agent-{index}.sock"),
             Part::Client => "client.sock".to_owned(),
         })
+    }
+
+    /// Where the roots of `part` lie in a world of [`WorldBuilder::own_roots`].
+    pub fn roots_of(&self, part: Part) -> PathBuf {
+        files::roots_of(self.dir.path(), part)
     }
 
     /// Changes the configuration file of a role, `server`, `agent` or `client`, in one step.

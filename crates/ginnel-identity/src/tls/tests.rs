@@ -16,6 +16,7 @@ use crate::testing::{Authority, NOW, Profile};
 mod inner;
 mod outer;
 mod resume;
+mod table;
 
 /// A clock that stands still.
 #[derive(Debug)]

@@ -29,6 +29,32 @@ fn a_new_certificate_of_the_agent_starts_with_a_full_handshake() {
 }
 
 #[test]
+fn a_ticket_does_not_outlive_the_trust_in_its_issuer() {
+    let world = World::new();
+    let (client, agent) = (world.identity(Role::Client), world.identity(Role::Agent));
+    for loses in [Role::Client, Role::Agent] {
+        let (agents, clients) = (CurrentRoots::from(world.agent.roots()), CurrentRoots::from(world.client.roots()));
+        let ends = Ends {
+            initiators: Initiators::new(&agents, &client).expect("a client's end"),
+            responder: Responder::new(&clients, &agent).expect("an agent's end"),
+            instance: InstanceId::random(&mut SystemRandom),
+            world: World::new(),
+        };
+        let at = Moment::first();
+        assert_eq!(ends.ride(at), Ok(Handshake::Full));
+        assert_eq!(ends.ride(at), Ok(Handshake::Resumed));
+        // The file of roots changes, at the one end or the other.
+        let next = Authority::new("the next").roots();
+        let changed = if loses == Role::Client { &clients } else { &agents };
+        changed.set(next);
+        assert!(ends.ride(at).is_err(), "{loses} resumed");
+        assert!(ends.ride(at).is_err(), "{loses} is not believed in a full handshake either");
+        changed.set(if loses == Role::Client { world.client.roots() } else { world.agent.roots() });
+        assert_eq!(ends.ride(at), Ok(Handshake::Full), "{loses} is believed again");
+    }
+}
+
+#[test]
 fn a_handshake_that_began_before_the_agents_certificate_was_replaced_leaves_nothing() {
     let ends = Ends::new();
     let at = Moment::first();

@@ -12,7 +12,7 @@
 //! root, and a root whose certificates may still be shown is not taken out of trust unless that is asked for. A key is deleted only when no step
 //! leads back to it. Decision 10 in `docs/decisions` has the reasons.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ginnel_core::principal::{Role, TrustDomain};
@@ -77,6 +77,8 @@ pub struct RootStanding {
     pub not_after: SystemTime,
     /// SHA-256 of the certificate in hexadecimal digits.
     pub sha256: String,
+    /// Where its key lies.
+    pub key: PathBuf,
 }
 
 /// When the root that does not sign may leave.
@@ -113,7 +115,7 @@ pub enum StepError {
     #[error("{} holds no CA of the {role} role; a server makes the directory when it starts for the first time", path.display())]
     NoAuthority {
         /// Which directory.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Whose CA.
         role: Role,
     },
@@ -217,7 +219,7 @@ fn instead(state: State, step: Step) -> &'static str {
 pub fn standing(directory: &Path, role: Role) -> Result<Standing, StepError> {
     check_directory(directory)?;
     let record = known(directory, role)?;
-    Standing::of(role, &record).ok_or_else(|| malformed(directory, role).into())
+    Standing::of(directory, role, &record).ok_or_else(|| malformed(directory, role).into())
 }
 
 /// Takes one step. It is taken as a whole or not at all, and a running server takes it up when it reads the directory again.
@@ -247,7 +249,7 @@ pub fn take(
     }
     directory::write(directory, role, &after)?;
     directory::finish(directory, role, &after)?;
-    Standing::of(role, &after).ok_or_else(|| malformed(directory, role).into())
+    Standing::of(directory, role, &after).ok_or_else(|| malformed(directory, role).into())
 }
 
 /// Publishes what `after` trusts, in the words of a record that still knows all roots.
@@ -411,7 +413,7 @@ fn leaving(given: Option<Wait>) -> Leaving {
 }
 
 impl Standing {
-    fn of(role: Role, record: &Record) -> Option<Self> {
+    fn of(directory: &Path, role: Role, record: &Record) -> Option<Self> {
         let (uses, leaving): (Vec<_>, _) = match &record.phase {
             Phase::Settled { retired: None, .. } => (vec![Use::Active], None),
             Phase::Settled { retired: Some(_), .. } => (vec![Use::Active, Use::Retired], None),
@@ -419,7 +421,7 @@ impl Standing {
             Phase::Activated { given, .. } => (vec![Use::Active, Use::Outgoing], Some(leaving(Some(*given)))),
         };
         let roots = record.kept().into_iter().zip(uses);
-        let roots: Option<Vec<_>> = roots.map(|(root, used)| RootStanding::of(root, used)).collect();
+        let roots: Option<Vec<_>> = roots.map(|(root, used)| RootStanding::of(directory, role, root, used)).collect();
         Some(Self { role, state: state(&record.phase), roots: roots?, leaving })
     }
 
@@ -484,11 +486,12 @@ impl Standing {
 }
 
 impl RootStanding {
-    fn of(root: &Root, used: Use) -> Option<Self> {
+    fn of(directory: &Path, role: Role, root: &Root, used: Use) -> Option<Self> {
         let der = root.der()?;
         let (_, certificate) = X509Certificate::from_der(&der).ok()?;
         let end = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
         let not_after = UNIX_EPOCH + Duration::from_secs(end);
-        Some(Self { number: root.number, used, not_after, sha256: hex(&sha256(&der)) })
+        let key = directory::key_path(directory, role, root.number);
+        Some(Self { number: root.number, used, not_after, sha256: hex(&sha256(&der)), key })
     }
 }

@@ -32,13 +32,13 @@ fn certify(world: &World, principal: &str, email: &str) -> Result<Identity> {
 
 /// Whether the server ends the connection before it answers a call on it.
 async fn is_turned_away(world: &World, identity: &Identity) -> Result<()> {
-    let answered = async {
+    let answered = Box::pin(async {
         let peer = Peer::connect(world, Some(identity)).await?;
         let mut call = peer.call("/ginnel.v1.ClientLink/Roster").await?;
         call.say(&v1::RosterRequest { hello: Some(Peer::hello(Peer::instance())) })?;
         call.end()?;
         call.hear::<v1::RosterMessage>().await
-    };
+    });
     let answered = within("the connection to end", SOON, answered).await?;
     ensure!(answered.is_err(), "it was answered: {answered:?}");
     Ok(())
@@ -126,5 +126,27 @@ async fn a_certificate_that_nobody_issued_never_gets_to_http() -> Result<()> {
     call.end()?;
     ensure!(call.hear::<v1::RosterMessage>().await.is_err(), "a stranger was given the roster");
     bystander.exchange().await?;
+    world.finish(&[])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_machine_trusts_besides_is_not_asked() -> Result<()> {
+    let world = world().target("127.0.0.1:9").start().await?;
+    let directory = world.directory();
+    // The machine's own list has the root of the server, and the role's file has another one.
+    let mut config: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(directory.join("client.yaml"))?)?;
+    for (root, code) in [("ca/server-root.pem", "PASS"), ("ca/client-root.pem", "FAIL")] {
+        config["trust"]["server"] = root.into();
+        let variant = directory.join("variant.yaml");
+        std::fs::write(&variant, config.to_string())?;
+        let mut check = world.ginnel();
+        check.args(["check", "client", "--json", "--config"]).arg(variant);
+        check.env("SSL_CERT_FILE", directory.join("ca/server-root.pem"));
+        let output = check.output().await?;
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let steps = report["steps"].as_array().or(report.as_array()).context("steps")?;
+        let tls = steps.iter().find(|step| step["step"] == "tls").context("the step")?;
+        ensure!(tls["result"] == code, "{root}: {tls}");
+    }
     world.finish(&[])
 }

@@ -29,6 +29,9 @@ const SOON: Duration = Duration::from_secs(60);
 const LASTING: usize = 4;
 const PACE: Duration = Duration::from_millis(25);
 
+/// Who open short sessions, one after the other.
+const DIALLERS: usize = 4;
+
 /// Between the end of one short session and the next dial.
 const BETWEEN_DIALS: Duration = Duration::from_millis(5);
 
@@ -59,20 +62,22 @@ impl Load {
                 Ok(())
             }));
         }
-        let (ending, proxy, target, counted) =
-            (stop.clone(), world.proxy_addr(), target.to_owned(), Arc::clone(&dials));
-        tasks.push(tokio::spawn(async move {
-            while !ending.is_cancelled() {
-                let number = counted.fetch_add(1, Ordering::Relaxed);
-                let dial = async {
-                    let mut session = proxy::connect(proxy, &target).await?.opened()?.stream;
-                    exchange(&mut session, number).await
-                };
-                dial.await.with_context(|| format!("dial {number}"))?;
-                sleep(BETWEEN_DIALS).await;
-            }
-            Ok(())
-        }));
+        for _ in 0..DIALLERS {
+            let (stop, proxy, target, dials) =
+                (stop.clone(), world.proxy_addr(), target.to_owned(), Arc::clone(&dials));
+            tasks.push(tokio::spawn(async move {
+                while !stop.is_cancelled() {
+                    let number = dials.fetch_add(1, Ordering::Relaxed);
+                    let dial = async {
+                        let mut session = proxy::connect(proxy, &target).await?.opened()?.stream;
+                        exchange(&mut session, number).await
+                    };
+                    dial.await.with_context(|| format!("dial {number}"))?;
+                    sleep(BETWEEN_DIALS).await;
+                }
+                Ok(())
+            }));
+        }
         Self { stop, tasks, dials }
     }
 

@@ -154,7 +154,7 @@ fn a_ticket_is_good_at_the_process_that_gave_it_only() {
     let at = Moment::first();
     ends.ride(at).expect("verified");
     // Another process of the same agent answers, as if it were the one that was picked.
-    let other = Responder::new(&ends.world.client.roots(), &ends.world.identity(Role::Agent)).expect("an agent's end");
+    let other = Responder::new(ends.world.client.roots(), &ends.world.identity(Role::Agent)).expect("an agent's end");
     let done = ends.begin_at(&other, at).finish().expect("verified");
     assert_eq!(done.client.handshake, Handshake::Full);
     // Towards another process there are none to begin with.

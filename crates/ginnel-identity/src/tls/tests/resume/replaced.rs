@@ -9,7 +9,7 @@ fn a_new_certificate_of_the_agent_starts_with_a_full_handshake() {
     ends.ride(at).expect("verified");
     let renewed = ends.world.identity(Role::Agent);
     assert!(!ends.responder.is_of(&renewed));
-    let new = Responder::new(&ends.world.client.roots(), &renewed).expect("an agent's end");
+    let new = Responder::new(ends.world.client.roots(), &renewed).expect("an agent's end");
     assert!(new.is_of(&renewed));
     ends.responder.close();
     assert_eq!(ends.responder.count(), 0);
@@ -74,7 +74,7 @@ fn a_new_certificate_of_the_client_starts_with_a_full_handshake() {
     assert!(!ends.initiators.is_of(&renewed));
     ends.initiators.close();
     assert_eq!(ends.initiators.count(), 0);
-    let new = Initiators::new(&ends.world.agent.roots(), &renewed).expect("a client's end");
+    let new = Initiators::new(ends.world.agent.roots(), &renewed).expect("a client's end");
     assert!(new.is_of(&renewed));
     for expected in [Handshake::Full, Handshake::Resumed] {
         let initiating = new.initiate(&principal(Role::Agent), ends.instance, at.monotonic).expect("an agent");

@@ -16,7 +16,7 @@ use ginnel_identity::key::sha256;
 use ginnel_identity::proof::Credential;
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::{Responder, TlsError};
-use ginnel_identity::trust::{Roots, TrustError};
+use ginnel_identity::trust::{RootsFile, TrustError};
 use ginnel_net::congestion::{CongestionError, try_out};
 use ginnel_net::connect::Endpoint;
 use ginnel_net::inner::Handshakes;
@@ -66,7 +66,8 @@ pub(crate) struct Owner {
     allow: RwLock<Arc<AllowList>>,
     /// One reload at a time: an older file must not come into force after a newer one.
     pub(crate) reloading: Mutex<()>,
-    pub(crate) client_roots: Roots,
+    pub(crate) server_roots: RootsFile,
+    pub(crate) client_roots: RootsFile,
     /// Where the agent itself listens: nothing of it is a target.
     pub(crate) own_listeners: Vec<SocketAddr>,
     pub(crate) ledger: Ledger,
@@ -99,7 +100,7 @@ impl Owner {
         if let Some(same) = current.as_ref().filter(|responder| responder.is_of(identity)) {
             return Ok(Arc::clone(same));
         }
-        let new = Arc::new(Responder::new(&self.client_roots, identity)?);
+        let new = Arc::new(Responder::new(self.client_roots.roots(), identity)?);
         if !is_first {
             // A further connection that comes up while the certificate is replaced: it is as good as retired, and answers in full.
             new.close();
@@ -147,6 +148,10 @@ impl Agent {
     ) -> Result<Self, StartError> {
         let progress = Progress::default();
         let admin = Admin::open(config.admin.listen, config.admin.socket.clone()).await?;
+        let trust = [config.trust.server.clone(), config.trust.client.clone()];
+        let source = source.map(|(source, config_file)| (source, config_file.and(Seen::now(trust))));
+        let server_roots = RootsFile::open(&config.trust.server)?;
+        let client_roots = RootsFile::open(&config.trust.client)?;
         let upstream = Upstream {
             endpoint: Endpoint {
                 host: config.server.address.host().to_owned(),
@@ -156,7 +161,7 @@ impl Agent {
                 congestion: config.server.congestion_control.clone(),
                 budget: Budget::default(),
             },
-            server_roots: Roots::read(&config.trust.server)?,
+            server_roots: server_roots.roots().clone(),
             credential,
             audience: config.enrolment_audience,
             progress: progress.clone(),
@@ -178,7 +183,8 @@ impl Agent {
             ledger: Ledger::new(Role::Agent),
             progress,
             started: Timestamp::from(SystemTime::now()),
-            client_roots: Roots::read(&config.trust.client)?,
+            server_roots,
+            client_roots,
             inner_tls_disabled: config.danger_disable_inner_tls,
             responder: Mutex::default(),
             handshakes: Handshakes::default(),
@@ -204,8 +210,11 @@ impl Agent {
         let Self { upstream, link, owner, source, admin, grace } = self;
         let (source, read) = source.unzip();
         let files = source.as_ref().zip(read).map(|(source, read)| {
-            let file = source.path().to_owned();
-            Files { read, named: Box::new(move || vec![file.clone()]) }
+            let (file, owner) = (source.path().to_owned(), Arc::clone(&owner));
+            Files {
+                read,
+                named: Box::new(move || vec![file.clone(), owner.server_roots.path(), owner.client_roots.path()]),
+            }
         });
         let view = Arc::new(View { owner, upstream: Arc::clone(&upstream), source, shutdown: shutdown.clone() });
         let beside = AbortOnDropHandle::new(tokio::spawn(beside(admin, view, files, shutdown.clone())));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::future::{Future, ready};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
@@ -12,7 +13,9 @@ use ginnel_core::audit::Timestamp;
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::RequestId;
 use ginnel_core::principal::Role;
+use ginnel_core::report::Chain;
 use ginnel_core::status::{Request, Status, Verdict};
+use ginnel_identity::trust::Roots;
 use ginnel_net::upstream::Upstream;
 use ginnel_ops::admin::{Observed, Question, Which};
 use ginnel_ops::ledger::Parties;
@@ -86,13 +89,19 @@ impl Observed for View {
 }
 
 impl View {
-    /// Reads the allow-list again, puts it into force, and ends the sessions that it does not permit.
+    /// Reads the allow-list and the trusted roots again, puts them into force, and ends the sessions that the list does not permit. Roots count
+    /// for handshakes: who was verified stays.
     fn try_reload(&self) -> Result<String, Fault> {
         let source = self.source.as_ref().ok_or("this agent was started without a configuration file")?;
         let config = source.load().map_err(|error| Fault { whole: error.whole(), logged: error.without_quotes() })?;
+        let read = |path: &Path| Roots::read(path).map_err(|error| Chain(&error).to_string());
+        let trust = &config.trust;
+        let (server_roots, client_roots) = (read(&trust.server)?, read(&trust.client)?);
         let before = self.owner.allow();
         let after = Arc::new(AllowList::new(config.allow));
         let mut lines = changes(&before, &after);
+        lines.extend(self.owner.server_roots.replace(&trust.server, server_roots, "server"));
+        lines.extend(self.owner.client_roots.replace(&trust.client, client_roots, "clients"));
         self.owner.replace(Arc::clone(&after));
         let ended = self.owner.ledger.end_where(|parties| self.objection(&after, parties));
         if ended > 0 {
@@ -102,7 +111,7 @@ impl View {
             });
         }
         if lines.is_empty() {
-            lines.push("the allow-list has not changed; everything else takes a restart".to_owned());
+            lines.push("allow-list and roots have not changed; everything else takes a restart".to_owned());
         }
         lines.push(format!("allow-list {} is in force", self.owner.in_force.config().version));
         Ok(lines.join("\n"))

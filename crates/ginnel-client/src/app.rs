@@ -12,7 +12,7 @@ use ginnel_core::id::InstanceId;
 use ginnel_core::target::Target;
 use ginnel_identity::proof::Credential;
 use ginnel_identity::random::SystemRandom;
-use ginnel_identity::trust::{Roots, TrustError};
+use ginnel_identity::trust::{RootsFile, TrustError};
 use ginnel_net::accept::Stops;
 use ginnel_net::congestion::{CongestionError, try_out};
 use ginnel_net::connect::Endpoint;
@@ -69,6 +69,8 @@ pub struct Client {
     sessions: Arc<Sessions>,
     draining: CancellationToken,
     source: Option<(Source<ClientConfig>, Seen)>,
+    server_roots: RootsFile,
+    agent_roots: RootsFile,
     admin: Admin,
     grace: Duration,
     started: Timestamp,
@@ -77,8 +79,9 @@ pub struct Client {
 }
 
 impl Client {
-    /// Reads the files that the configuration names, and listens. `credential` is the one that the configuration means. `source` is where `config` comes from, with the state of the file before it was read; a reload reads it again and says
-    /// whether it is right, but nothing of a client's configuration changes while it runs.
+    /// Reads the files that the configuration names, and listens. `credential` is the one that the configuration means. `source` is where
+    /// `config` comes from, with the state of the file before it was read; a reload reads it again and says whether it is right. The roots are
+    /// taken up; nothing else of a client's configuration changes while it runs.
     ///
     /// # Errors
     /// [`StartError`] names the file or address.
@@ -88,6 +91,10 @@ impl Client {
         source: Option<(Source<ClientConfig>, Seen)>,
     ) -> Result<Self, StartError> {
         let admin = Admin::open(config.admin.listen, config.admin.socket.clone()).await?;
+        let trust = [config.trust.server.clone(), config.trust.agent.clone()];
+        let source = source.map(|(source, config_file)| (source, config_file.and(Seen::now(trust))));
+        let server_roots = RootsFile::open(&config.trust.server)?;
+        let agent_roots = RootsFile::open(&config.trust.agent)?;
         let (progress, draining) = (Progress::default(), CancellationToken::new());
         let upstream = Upstream {
             endpoint: Endpoint {
@@ -98,7 +105,7 @@ impl Client {
                 congestion: config.server.congestion_control.clone(),
                 budget: Budget::default(),
             },
-            server_roots: Roots::read(&config.trust.server)?,
+            server_roots: server_roots.roots().clone(),
             credential,
             audience: config.enrolment_audience,
             progress: progress.clone(),
@@ -110,8 +117,8 @@ impl Client {
         if config.danger_disable_inner_tls {
             tracing::warn!("inner TLS is switched off: the server can read what sessions carry");
         }
-        let agent_roots = Roots::read(&config.trust.agent)?;
-        let link = ClientLink::new(InstanceId::random(&mut SystemRandom), agent_roots, draining.clone(), progress);
+        let agents = agent_roots.roots().clone();
+        let link = ClientLink::new(InstanceId::random(&mut SystemRandom), agents, draining.clone(), progress);
         let inner_tls = !config.danger_disable_inner_tls;
         let sessions = Arc::new(Sessions::new(&link, inner_tls, draining.clone()));
         let mut proxy = None;
@@ -130,6 +137,8 @@ impl Client {
             sessions,
             draining,
             source,
+            server_roots,
+            agent_roots,
             admin,
             grace: config.shutdown_grace,
             started,
@@ -150,22 +159,27 @@ impl Client {
 
     /// Serves until `shutdown`. Then it accepts nothing new, lets sessions finish within the grace, and ends the rest with a reset.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { upstream, link, sessions, draining, source, admin, grace, started, proxy, forwards } = self;
+        let Self { upstream, link, sessions, draining, source, server_roots, agent_roots, .. } = self;
+        let Self { admin, grace, started, proxy, forwards, .. } = self;
         let (source, read) = source.unzip();
-        let files = source.as_ref().zip(read).map(|(source, read)| {
-            let file = source.path().to_owned();
-            Files { read, named: Box::new(move || vec![file.clone()]) }
-        });
+        let config_file = source.as_ref().map(|source| source.path().to_owned());
         let view = Arc::new(View {
             upstream: Arc::clone(&upstream),
             sessions: Arc::clone(&sessions),
             live: link.live(),
             instance: link.instance(),
             source,
+            server_roots,
+            agent_roots,
             draining: draining.clone(),
             started,
             in_force: InForce::new(String::new(), forwards.len()),
             forwards: forwards.len(),
+        });
+        let files = config_file.zip(read).map(|(file, read)| {
+            let view = Arc::clone(&view);
+            let named = move || vec![file.clone(), view.server_roots.path(), view.agent_roots.path()];
+            Files { read, named: Box::new(named) }
         });
         let beside = AbortOnDropHandle::new(tokio::spawn(beside(admin, view, files, shutdown.clone())));
         let stops = Stops { accepting: draining.clone(), connections: CancellationToken::new() };

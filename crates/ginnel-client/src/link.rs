@@ -13,7 +13,7 @@ use ginnel_core::report::Chain;
 use ginnel_core::roster::Roster;
 use ginnel_identity::certificate::Identity;
 use ginnel_identity::tls::{Initiators, TlsError};
-use ginnel_identity::trust::Roots;
+use ginnel_identity::trust::CurrentRoots;
 use ginnel_net::connect::Connection;
 use ginnel_net::upstream::{Lane, Link, Progress};
 use ginnel_wire::frame::WireError;
@@ -69,7 +69,7 @@ impl Live {
 #[derive(Clone)]
 pub(crate) struct ClientLink {
     instance: InstanceId,
-    agent_roots: Roots,
+    agent_roots: CurrentRoots,
     live: watch::Sender<Option<Live>>,
     /// What begins inner handshakes with the newest certificate; it outlives the connections that use it.
     initiators: Arc<Mutex<Option<Arc<Initiators>>>>,
@@ -83,7 +83,7 @@ pub(crate) struct ClientLink {
 impl ClientLink {
     pub(crate) fn new(
         instance: InstanceId,
-        agent_roots: Roots,
+        agent_roots: CurrentRoots,
         draining: CancellationToken,
         progress: Progress,
     ) -> Self {

@@ -1,6 +1,7 @@
 //! What the client shows of itself, and what its admin socket asks it to do.
 
 use std::future::{Future, ready};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,7 +11,9 @@ use ginnel_core::audit::Timestamp;
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::{InstanceId, RequestId};
 use ginnel_core::principal::Role;
+use ginnel_core::report::Chain;
 use ginnel_core::status::{Peer, Request, Status, Verdict};
+use ginnel_identity::trust::{Roots, RootsFile};
 use ginnel_net::upstream::Upstream;
 use ginnel_ops::admin::{Observed, Question, Which};
 use ginnel_ops::reload::{Fault, InForce};
@@ -29,6 +32,8 @@ pub(crate) struct View {
     pub(crate) live: watch::Receiver<Option<Live>>,
     pub(crate) instance: InstanceId,
     pub(crate) source: Option<Source<ClientConfig>>,
+    pub(crate) server_roots: RootsFile,
+    pub(crate) agent_roots: RootsFile,
     pub(crate) draining: CancellationToken,
     pub(crate) started: Timestamp,
     /// How many forwards there are.
@@ -93,12 +98,22 @@ impl Observed for View {
 }
 
 impl View {
+    /// Reads the trusted roots again; they count for handshakes: who was verified stays.
     fn try_reload(&self) -> Result<String, Fault> {
         let source = self.source.as_ref().ok_or("this client was started without a configuration file")?;
-        match source.load() {
-            Ok(_) => Ok("the file is right; nothing of a client's configuration changes without a restart".to_owned()),
-            Err(error) => Err(Fault { whole: error.whole(), logged: error.without_quotes() }),
+        let config = source.load().map_err(|error| Fault { whole: error.whole(), logged: error.without_quotes() })?;
+        let read = |path: &Path| Roots::read(path).map_err(|error| Chain(&error).to_string());
+        let trust = &config.trust;
+        let (server_roots, agent_roots) = (read(&trust.server)?, read(&trust.agent)?);
+        let mut lines: Vec<_> = self.server_roots.replace(&trust.server, server_roots, "server").into_iter().collect();
+        lines.extend(self.agent_roots.replace(&trust.agent, agent_roots, "agents"));
+        if lines.is_empty() {
+            lines.push(
+                "the file is right; nothing of a client's configuration but its roots changes without a restart"
+                    .to_owned(),
+            );
         }
+        Ok(lines.join("\n"))
     }
 
     /// The agents on the roster.

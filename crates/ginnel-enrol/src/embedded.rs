@@ -1,10 +1,12 @@
-//! The issuer without a cloud: three CAs in a directory, made at the first start.
+//! The issuer without a cloud: three CAs in a directory, made at the first start, each of which can be replaced by another step by step
+//! ([`rotation`]).
 //!
 //! Each role has a CA of its own, so that a certificate of one role finds no path where another is expected. Clocks, files and keys are
 //! the server's own: whoever can read the directory can be anybody.
 
 use std::future::ready;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand::SystemRandom;
@@ -19,12 +21,16 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
 };
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{CertificateDer, ServerName};
 use time::OffsetDateTime;
 
 use crate::issuer::{CertificateRequest, IssueError, Issued, Issuer, Issuing};
 
+pub mod rotation;
+
 mod directory;
+mod files;
+mod record;
 
 #[cfg(test)]
 mod tests;
@@ -44,6 +50,12 @@ const LIFETIME_MIN: Duration = Duration::from_secs(1);
 pub struct EmbeddedIssuer {
     trust_domain: TrustDomain,
     lifetime: Duration,
+    directory: PathBuf,
+    authorities: RwLock<Arc<Authorities>>,
+}
+
+/// The CAs that sign.
+struct Authorities {
     server: Authority,
     agent: Authority,
     client: Authority,
@@ -51,7 +63,12 @@ pub struct EmbeddedIssuer {
 
 /// The CA of one role.
 struct Authority {
+    /// Which of the role's roots it is.
+    number: u32,
     issuer: rcgen::Issuer<'static, AuthorityKey>,
+    /// What leads to the root before, as long as somebody may trust that one alone.
+    cross: Option<CertificateDer<'static>>,
+    /// All that are to be trusted, this one's the first.
     roots: Roots,
     not_before: u64,
     not_after: u64,
@@ -75,8 +92,22 @@ impl EmbeddedIssuer {
         if lifetime < LIFETIME_MIN {
             return Err(OpenError::Lifetime);
         }
-        let [server, agent, client] = directory::open(directory, trust_domain, now)?;
-        Ok(Self { trust_domain: trust_domain.clone(), lifetime, server, agent, client })
+        let authorities = Authorities::open(directory, trust_domain, lifetime, now)?;
+        let authorities = RwLock::new(Arc::new(authorities));
+        Ok(Self { trust_domain: trust_domain.clone(), lifetime, directory: directory.to_owned(), authorities })
+    }
+
+    /// Reads the directory again, in which a root may have been changed, and signs by it from then on. Says what is different.
+    ///
+    /// # Errors
+    /// [`OpenError`]; what was in use stays.
+    pub fn read_again(&self, now: SystemTime) -> Result<Vec<String>, OpenError> {
+        let after = Authorities::open(&self.directory, &self.trust_domain, self.lifetime, now)?;
+        let before = self.authorities();
+        let different = directory::ROLES.into_iter().filter_map(|role| after.of(role).different(before.of(role), role));
+        let different = different.collect();
+        *self.authorities.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
+        Ok(different)
     }
 
     /// Signs a certificate that is valid from now on.
@@ -88,7 +119,8 @@ impl EmbeddedIssuer {
         if request.principal.trust_domain != self.trust_domain {
             return Err(IssueError::TrustDomain { principal: request.principal.clone() });
         }
-        let authority = self.authority(role);
+        let authorities = self.authorities();
+        let authority = authorities.of(role);
         let (not_before, not_after) = authority.validity(role, self.lifetime, now)?;
         let mut params = leaf(&request.principal, &request.email, &request.server_names)?;
         params.not_before = date(not_before).ok_or(IssueError::Authority { role })?;
@@ -98,13 +130,29 @@ impl EmbeddedIssuer {
         let key = SubjectKey(p256_point(&request.spki_der).ok_or(IssueError::Key)?);
         let certificate = params.signed_by(&key, &authority.issuer).map_err(IssueError::Sign)?;
         Ok(Issued {
-            chain: vec![certificate.der().clone()],
+            chain: std::iter::once(certificate.der().clone()).chain(authority.cross.clone()).collect(),
             not_after: UNIX_EPOCH + Duration::from_secs(not_after),
             serial: hex(&serial),
         })
     }
 
-    fn authority(&self, role: Role) -> &Authority {
+    fn authorities(&self) -> Arc<Authorities> {
+        Arc::clone(&self.authorities.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Authorities {
+    fn open(
+        directory: &Path,
+        trust_domain: &TrustDomain,
+        lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<Self, OpenError> {
+        let [server, agent, client] = directory::open(directory, trust_domain, lifetime.as_secs(), now)?;
+        Ok(Self { server, agent, client })
+    }
+
+    fn of(&self, role: Role) -> &Authority {
         match role {
             Role::Server => &self.server,
             Role::Agent => &self.agent,
@@ -118,9 +166,10 @@ impl std::fmt::Debug for EmbeddedIssuer {
         f.debug_struct("EmbeddedIssuer")
             .field("trust_domain", &self.trust_domain)
             .field("lifetime", &self.lifetime)
-            .field("server", &self.server.roots)
-            .field("agent", &self.agent.roots)
-            .field("client", &self.client.roots)
+            .field("directory", &self.directory)
+            .field("server", &self.authorities().server.roots)
+            .field("agent", &self.authorities().agent.roots)
+            .field("client", &self.authorities().client.roots)
             .finish_non_exhaustive()
     }
 }
@@ -131,7 +180,15 @@ impl Issuer for EmbeddedIssuer {
     }
 
     fn roots(&self, role: Role) -> Roots {
-        self.authority(role).roots.clone()
+        self.authorities().of(role).roots.clone()
+    }
+
+    fn reload(&self, now: SystemTime) -> Result<Vec<String>, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.read_again(now)?)
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        directory::ROLES.into_iter().map(|role| directory::record_path(&self.directory, role)).collect()
     }
 }
 
@@ -142,6 +199,16 @@ impl Authority {
         let now = now.ok_or(IssueError::Authority { role })?;
         let not_before = now.saturating_sub(BACKDATED.as_secs()).max(self.not_before);
         Ok((not_before, now.saturating_add(lifetime.as_secs()).min(self.not_after)))
+    }
+
+    /// What is different from before, if anything is.
+    fn different(&self, before: &Self, role: Role) -> Option<String> {
+        let is_same = self.roots.certificates() == before.roots.certificates() && self.cross == before.cross;
+        let trusted = match self.roots.certificates().len() {
+            1 => "1 is trusted".to_owned(),
+            more => format!("{more} are trusted"),
+        };
+        (!is_same).then(|| format!("roots of the {role} role have changed: root {} signs, {trusted}", self.number))
     }
 }
 
@@ -185,8 +252,8 @@ fn authority_params(role: Role, key: &AuthorityKey, trust_domain: &TrustDomain) 
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, authority_name(role, key));
     params.subject_alt_names = uri(&authority_uri(trust_domain)).into_iter().collect();
-    // Nothing but leaves below it.
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    // Leaves below it, and the CA that is to follow, for which it vouches while one is changed for the other.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     params
 }

@@ -1,6 +1,7 @@
 //! What signs certificates.
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
@@ -152,4 +153,17 @@ pub trait Issuer: Send + Sync {
 
     /// The roots that verify the certificates of a role, as they are at the moment: asked whenever TLS settings are made.
     fn roots(&self, role: Role) -> Roots;
+
+    /// Reads again what may have changed while the process runs, all of it or nothing, and says what is different.
+    ///
+    /// # Errors
+    /// What is wrong; what was in use stays.
+    fn reload(&self, _: SystemTime) -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
+        Ok(Vec::new())
+    }
+
+    /// The files whose change asks for that.
+    fn files(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
 }

@@ -34,8 +34,8 @@ pub use ginnel_core::principal::is_email;
 pub use key::{KeyError, KeyPair};
 pub use proof::{Credential, TokenError};
 pub use random::SystemRandom;
-pub use tls::{CurrentIdentity, OuterTrust, TlsError};
-pub use trust::{Roots, TrustError};
+pub use tls::{CurrentIdentity, CurrentTrust, OuterTrust, TlsError};
+pub use trust::{CurrentRoots, Roots, TrustError};
 
 /// Writes bytes as lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {

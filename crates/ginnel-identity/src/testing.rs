@@ -6,10 +6,11 @@ use ginnel_core::principal::Role;
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose as Purpose, IsCa, Issuer, KeyUsagePurpose, SanType, SerialNumber,
+    ExtendedKeyUsagePurpose as Purpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
+use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
 
 use crate::certificate::Identity;
 use crate::key::KeyPair;
@@ -21,6 +22,7 @@ use crate::trust::Roots;
 pub(crate) const NOW: u64 = 1_800_000_000;
 
 pub(crate) struct Authority {
+    name: String,
     pub(crate) certificate: CertificateDer<'static>,
     issuer: Arc<Issuer<'static, KeyPair>>,
 }
@@ -30,7 +32,39 @@ impl Authority {
         let params = authority_params(name);
         let key = KeyPair::generate().expect("a key");
         let certificate = params.self_signed(&key).expect("a certificate").der().clone();
-        Self { certificate, issuer: Arc::new(Issuer::new(params, key)) }
+        Self { name: name.to_owned(), certificate, issuer: Arc::new(Issuer::new(params, key)) }
+    }
+
+    /// An authority that certifies other authorities, too.
+    pub(crate) fn of_authorities(name: &str) -> Self {
+        let mut params = authority_params(name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("a certificate").der().clone();
+        Self { name: name.to_owned(), certificate, issuer: Arc::new(Issuer::new(params, key)) }
+    }
+
+    /// Another authority, which says of itself what this one says, key identifier included.
+    pub(crate) fn impostor(&self) -> Self {
+        let mut params = authority_params(&self.name);
+        let (_, certificate) = X509Certificate::from_der(&self.certificate).expect("a certificate");
+        let identifier = certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(identifier) => Some(identifier.0.to_vec()),
+            _ => None,
+        });
+        params.key_identifier_method = KeyIdMethod::PreSpecified(identifier.expect("a key identifier"));
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("a certificate").der().clone();
+        Self { name: self.name.clone(), certificate, issuer: Arc::new(Issuer::new(params, key)) }
+    }
+
+    /// The certificate of this authority's key, signed by `by`, for every purpose there is.
+    pub(crate) fn vouched_for(&self, by: &Self) -> CertificateDer<'static> {
+        let mut params = authority_params(&self.name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.extended_key_usages =
+            [Role::Server, Role::Agent, Role::Client].map(|role| Profile::of(role).purposes).concat();
+        params.signed_by(self.issuer.key(), &by.issuer).expect("a certificate").der().clone()
     }
 
     /// A certificate of its own issued by this authority, leaf by its constraints, which then issues all the same.
@@ -39,7 +73,7 @@ impl Authority {
         let mut params = profile.params();
         params.distinguished_name = subject(name);
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate").der().clone();
-        Self { certificate, issuer: Arc::new(Issuer::new(params, key)) }
+        Self { name: name.to_owned(), certificate, issuer: Arc::new(Issuer::new(params, key)) }
     }
 
     pub(crate) fn pem(&self) -> String {

@@ -26,7 +26,7 @@ use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVeri
 use rustls_pki_types::{CertificateDer, ServerName};
 
 use crate::certificate::{CertificateError, Identity, Leaf};
-use crate::trust::Roots;
+use crate::trust::{CurrentRoots, Roots};
 
 mod current;
 mod probe;
@@ -37,7 +37,7 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
-pub use current::CurrentIdentity;
+pub use current::{CurrentIdentity, CurrentTrust};
 pub use probe::{Facts, Probe, is_for, is_signed_by, probing_client};
 pub use proxy::proxy_client;
 pub use resume::{Handshake, Initiating, Initiators, Responder, Responding, Verified};
@@ -86,12 +86,12 @@ pub struct OuterTrust {
 ///
 /// A client certificate is optional, because enrolment has none; one that is shown must be right, or the handshake fails. Who is at the
 /// other end is what [`peer_leaf`] says. The certificate that the server shows is the one that `identity` holds at that moment; without one
-/// every handshake fails.
+/// every handshake fails. A [`CurrentTrust`] that is changed afterwards counts from the next handshake on.
 ///
 /// # Errors
 /// [`TlsError::Setup`] if rustls refuses the combination.
-pub fn outer_server(identity: &CurrentIdentity, trust: OuterTrust) -> Result<Arc<ServerConfig>, TlsError> {
-    let verifier = verify::OuterClients::new(identity.clone(), trust);
+pub fn outer_server(identity: &CurrentIdentity, trust: impl Into<CurrentTrust>) -> Result<Arc<ServerConfig>, TlsError> {
+    let verifier = verify::OuterClients::new(identity.clone(), trust.into());
     let builder =
         server_builder()?.with_client_cert_verifier(Arc::new(verifier)).with_cert_resolver(Arc::new(identity.clone()));
     Ok(Arc::new(hardened_server(builder, OUTER_ALPN)))
@@ -102,7 +102,7 @@ pub fn outer_server(identity: &CurrentIdentity, trust: OuterTrust) -> Result<Arc
 /// # Errors
 /// [`TlsError`] if the roots cannot be used.
 pub fn outer_client(server: &Roots, identity: Option<&Identity>) -> Result<Arc<ClientConfig>, TlsError> {
-    let builder = client_builder()?.with_webpki_verifier(by_name(server)?);
+    let builder = client_builder()?.dangerous().with_custom_certificate_verifier(by_name(server)?);
     let config = match identity {
         Some(identity) => builder.with_client_cert_resolver(single(identity)),
         None => builder.with_no_client_auth(),
@@ -116,19 +116,23 @@ pub fn outer_client(server: &Roots, identity: Option<&Identity>) -> Result<Arc<C
 ///
 /// # Errors
 /// [`TlsError::Role`] unless `expected` is an agent and `identity` a client.
-pub fn inner_client(agents: &Roots, expected: &Principal, identity: &Identity) -> Result<Arc<ClientConfig>, TlsError> {
-    inner_client_parts(agents, expected, identity).map(|(config, _)| Arc::new(config))
+pub fn inner_client(
+    agents: impl Into<CurrentRoots>,
+    expected: &Principal,
+    identity: &Identity,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    inner_client_parts(agents.into(), expected, identity).map(|(config, _)| Arc::new(config))
 }
 
 /// The same with the verifier, for whoever has to ask it again.
 fn inner_client_parts(
-    agents: &Roots,
+    agents: CurrentRoots,
     expected: &Principal,
     identity: &Identity,
 ) -> Result<(ClientConfig, Arc<verify::InnerAgent>), TlsError> {
     must_be(Role::Agent, expected.role)?;
     must_be(Role::Client, identity.leaf().principal.role)?;
-    let verifier = Arc::new(verify::InnerAgent::new(agents.clone(), expected.clone()));
+    let verifier = Arc::new(verify::InnerAgent::new(agents, expected.clone()));
     let mut config = ClientConfig::builder_with_provider(inner_provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(TlsError::Setup)?
@@ -143,18 +147,18 @@ fn inner_client_parts(
 ///
 /// # Errors
 /// [`TlsError::Role`] unless `identity` is an agent.
-pub fn inner_server(clients: &Roots, identity: &Identity) -> Result<Arc<ServerConfig>, TlsError> {
-    inner_server_parts(clients, identity).map(|(config, _)| Arc::new(config))
+pub fn inner_server(clients: impl Into<CurrentRoots>, identity: &Identity) -> Result<Arc<ServerConfig>, TlsError> {
+    inner_server_parts(clients.into(), identity).map(|(config, _)| Arc::new(config))
 }
 
 /// The same with the verifier, for whoever has to ask it again.
 fn inner_server_parts(
-    clients: &Roots,
+    clients: CurrentRoots,
     identity: &Identity,
 ) -> Result<(ServerConfig, Arc<verify::InnerClients>), TlsError> {
     must_be(Role::Agent, identity.leaf().principal.role)?;
     let trust_domain = identity.leaf().principal.trust_domain.clone();
-    let verifier = Arc::new(verify::InnerClients::new(clients.clone(), trust_domain));
+    let verifier = Arc::new(verify::InnerClients::new(clients, trust_domain));
     let config = ServerConfig::builder_with_provider(inner_provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(TlsError::Setup)?
@@ -201,9 +205,14 @@ fn server_builder() -> Result<ConfigBuilder<ServerConfig, WantsVerifier>, TlsErr
 }
 
 /// The ordinary verifier: these roots, and the name that was meant.
-fn by_name(roots: &Roots) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
+fn ordinary(roots: &Roots) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
     let store = RootCertStore { roots: roots.anchors().to_vec() };
     WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider()).build().map_err(TlsError::Verifier)
+}
+
+/// The same with the bound on chains that holds among ourselves.
+fn by_name(roots: &Roots) -> Result<Arc<verify::ByName>, TlsError> {
+    ordinary(roots).map(verify::ByName::new).map(Arc::new)
 }
 
 /// The same for inner TLS, whose handshakes are many. Their key schedule is a good part of them, and CPUs have SHA-256 built in, but not SHA-384.

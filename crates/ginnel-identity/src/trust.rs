@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls_pki_types::pem::SectionKind;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
@@ -131,6 +131,78 @@ impl fmt::Debug for Roots {
     }
 }
 
+/// The roots that a process believes at this moment, changed when their file is. Clones share it.
+#[derive(Clone, Debug)]
+pub struct CurrentRoots(Arc<RwLock<Roots>>);
+
+impl CurrentRoots {
+    /// The roots that are believed now.
+    pub fn now(&self) -> Roots {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Believes these from the next handshake on, and says whether they are others than before; connections that exist stay.
+    pub fn set(&self, roots: Roots) -> bool {
+        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let is_other = current.certificates() != roots.certificates();
+        *current = roots;
+        is_other
+    }
+}
+
+/// A file of roots that is read again while the process runs.
+#[derive(Debug)]
+pub struct RootsFile {
+    path: RwLock<PathBuf>,
+    roots: CurrentRoots,
+}
+
+impl RootsFile {
+    /// Reads it for the first time.
+    ///
+    /// # Errors
+    /// Those of [`Roots::read`].
+    pub fn open(path: &Path) -> Result<Self, TrustError> {
+        Ok(Self { path: RwLock::new(path.to_owned()), roots: Roots::read(path)?.into() })
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> PathBuf {
+        self.path.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What it says, which changes with it.
+    pub fn roots(&self) -> &CurrentRoots {
+        &self.roots
+    }
+
+    /// Puts what was read from `path` into force, for good; says so if it is something else than before.
+    pub fn replace(&self, path: &Path, roots: Roots, whose: &str) -> Option<String> {
+        path.clone_into(&mut self.path.write().unwrap_or_else(PoisonError::into_inner));
+        let count = roots.certificates().len();
+        let are = if count == 1 { "1 is".to_owned() } else { format!("{count} are") };
+        self.roots.set(roots).then(|| format!("roots of the {whose} have changed: {are} trusted"))
+    }
+}
+
+impl From<Roots> for CurrentRoots {
+    fn from(roots: Roots) -> Self {
+        Self(Arc::new(RwLock::new(roots)))
+    }
+}
+
+impl From<&Roots> for CurrentRoots {
+    fn from(roots: &Roots) -> Self {
+        roots.clone().into()
+    }
+}
+
+impl From<&CurrentRoots> for CurrentRoots {
+    fn from(shared: &CurrentRoots) -> Self {
+        shared.clone()
+    }
+}
+
 /// Checks that a certificate may issue others, and gives its bound on the path below it.
 fn authority(certificate: &CertificateDer<'_>, number: usize) -> Result<Option<usize>, TrustError> {
     let unusable = || TrustError::Unusable { number };
@@ -183,6 +255,16 @@ mod tests {
             let error = Roots::from_pem(text.as_bytes()).expect_err(message);
             assert!(error.to_string().contains(message), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_believed_changes_for_all_who_share_it() {
+        let (old, new) = (Authority::new("old").roots(), Authority::new("new").roots());
+        let current = CurrentRoots::from(&old);
+        let shared = CurrentRoots::from(&current);
+        assert!(!current.set(old), "the same");
+        assert!(current.set(new.clone()), "others");
+        assert_eq!(shared.now().certificates(), new.certificates());
     }
 
     #[test]

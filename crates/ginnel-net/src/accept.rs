@@ -179,6 +179,9 @@ impl Gate {
                 None
             }
             Ok(Err(error)) => {
+                if let Some(wrong) = wrong_certificate(&error) {
+                    tracing::warn!(error = %wrong, "a client certificate was refused");
+                }
                 tracing::debug!(peer = %address, error = %Chain(&error), "TLS handshake failed");
                 None
             }
@@ -188,6 +191,12 @@ impl Gate {
             }
         }
     }
+}
+
+/// What is wrong with the certificate that was shown, if that is why a handshake failed.
+fn wrong_certificate(error: &io::Error) -> Option<&rustls::Error> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    matches!(error, rustls::Error::InvalidCertificate(_)).then_some(error)
 }
 
 async fn converse<A: Admit>(

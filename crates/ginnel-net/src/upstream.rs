@@ -22,7 +22,7 @@ use ginnel_identity::key::KeyPair;
 use ginnel_identity::proof::{Credential, TokenError};
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::outer_client;
-use ginnel_identity::trust::Roots;
+use ginnel_identity::trust::CurrentRoots;
 use ginnel_wire::v1::EnrolRequest;
 use ginnel_wire::v1::enrolment_client::EnrolmentClient;
 use rustls_pki_types::CertificateDer;
@@ -73,7 +73,7 @@ pub struct Upstream {
     /// The server.
     pub endpoint: Endpoint,
     /// Who may answer there.
-    pub server_roots: Roots,
+    pub server_roots: CurrentRoots,
     /// What proves the identity.
     pub credential: Credential,
     /// The audience of enrolment tokens.
@@ -277,7 +277,7 @@ impl Upstream {
     }
 
     async fn bring_up<L: Link>(&self, admitted: &Admitted, link: &L) -> Result<Running, Failure> {
-        let tls = outer_client(&self.server_roots, Some(&admitted.identity))?;
+        let tls = outer_client(&self.server_roots.now(), Some(&admitted.identity))?;
         let connection = self.endpoint.connect(tls).await?;
         let (up, is_up) = oneshot::channel();
         let lane = Lane::new(0, self.progress.load());
@@ -329,7 +329,7 @@ impl Upstream {
             certificate_signing_request: key.csr().map_err(|error| prepare(error.into()))?,
             renews_until: self.progress.renews_until(),
         };
-        let tls = outer_client(&self.server_roots, None).map_err(|error| prepare(error.into()))?;
+        let tls = outer_client(&self.server_roots.now(), None).map_err(|error| prepare(error.into()))?;
         let connection = self.endpoint.connect(tls).await?;
         let origin = connection.origin();
         let answer = EnrolmentClient::with_origin(connection, origin).enrol(request).await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ginnel_core::limits::HELLO_WAIT;
-use ginnel_core::principal::Role;
+use ginnel_core::principal::{Principal, Role};
 use ginnel_net::accept::{Admit, Peer};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::attach::AgentSeat;
 use crate::broker::Broker;
 use crate::enrol::Enrol;
+use crate::reload::LAST_WORDS;
 use crate::roster::ClientSeat;
 use crate::service::Calls;
 
@@ -52,6 +53,16 @@ impl Admit for Admission {
         }
         calls
     }
+}
+
+/// Closes a connection that was called for what another role may do. Its end is told why first, as far as that gets.
+pub(crate) fn turn_away(broker: &Broker, principal: &Principal, closed: &CancellationToken) {
+    tracing::warn!(%principal, cause = "role", "a call that this role may not make: the connection is closed");
+    let closed = closed.clone();
+    broker.tasks.spawn(async move {
+        sleep(LAST_WORDS).await;
+        closed.cancel();
+    });
 }
 
 /// Closes a connection that does not say who is calling: only a hello gives it a lease, and with that an end.

@@ -13,7 +13,7 @@ use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
 use ginnel_enrol::{Enroller, Issuer};
 use ginnel_identity::random::SystemRandom;
-use ginnel_identity::tls::{OuterTrust, outer_server};
+use ginnel_identity::tls::{CurrentTrust, OuterTrust, outer_server};
 use ginnel_keys::{KeySets, Timing};
 use ginnel_net::accept::{Stops, serve};
 use ginnel_net::congestion::choose;
@@ -88,7 +88,11 @@ impl Server {
         let enroller = enroller(&config, now)?;
         let keys = key_sets(&config)?;
         let own = OwnCertificate::default();
-        let tls = outer_server(&own.current, outer_trust(&*issuer)).map_err(while_doing("setting TLS up"))?;
+        let read = read.map(|files| files.and(Seen::now(issuer.files())));
+        // It was read before its files were looked at; what has changed in between is taken up here.
+        issuer.reload(now).map_err(while_doing("reading the issuer again"))?;
+        let trust = CurrentTrust::from(outer_trust(&*issuer));
+        let tls = outer_server(&own.current, &trust).map_err(while_doing("setting TLS up"))?;
         let principal = own::principal(&config.trust_domain, &server_name);
         let (renew_after, issued) = own::renew(&*issuer, &principal, &server_name, &own)
             .await
@@ -132,6 +136,7 @@ impl Server {
             enrolled: EnrolledKeys::default(),
             own,
             issuer,
+            trust,
             tasks: TaskTracker::new(),
             shutdown,
             cut: CancellationToken::new(),
@@ -192,15 +197,16 @@ impl Server {
 }
 
 /// Who is believed at the outer TLS, by the issuer's roots of the moment.
-fn outer_trust(issuer: &dyn Issuer) -> OuterTrust {
+pub(crate) fn outer_trust(issuer: &dyn Issuer) -> OuterTrust {
     OuterTrust { agent: issuer.roots(Role::Agent), client: issuer.roots(Role::Client), server: None }
 }
 
-/// The configuration, and the keys that it names.
+/// The configuration, the keys that it names, and what the issuer reads.
 fn files(broker: &Arc<Broker>, read: Seen) -> Option<Files> {
     let path = broker.source.as_ref()?.path().to_owned();
     let broker = Arc::clone(broker);
-    let named = move || std::iter::once(path.clone()).chain(broker.rules.now().files()).collect();
+    let rest = move || broker.rules.now().files().into_iter().chain(broker.issuer.files());
+    let named = move || std::iter::once(path.clone()).chain(rest()).collect();
     Some(Files { read, named: Box::new(named) })
 }
 

@@ -19,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::admit::turn_away;
 use crate::broker::Broker;
 use crate::connections::Registered;
 use crate::directory::{AgentLink, Carrier, Facts};
@@ -52,6 +53,11 @@ impl AgentSeat {
 
     pub(crate) fn has_said_hello(&self) -> bool {
         self.link.get().is_some()
+    }
+
+    /// Closes the connection, on which somebody called for what another role may do.
+    pub(crate) fn turn_away(&self) {
+        turn_away(&self.broker, &self.leaf.principal, &self.closed);
     }
 
     /// Takes a call that wants to take a session up.

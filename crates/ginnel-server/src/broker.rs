@@ -11,6 +11,7 @@ use ginnel_core::principal::{Principal, TrustDomain};
 use ginnel_core::report::Chain;
 use ginnel_core::status::Enrolments;
 use ginnel_enrol::{Denied, Issuer};
+use ginnel_identity::tls::CurrentTrust;
 use ginnel_keys::KeySets;
 use ginnel_ops::audit::AuditLog;
 use ginnel_ops::ledger::Ledger;
@@ -53,6 +54,8 @@ pub(crate) struct Broker {
     pub(crate) enrolled: EnrolledKeys,
     pub(crate) own: OwnCertificate,
     pub(crate) issuer: Arc<dyn Issuer>,
+    /// Whose certificates are accepted, by the roots that the issuer has.
+    pub(crate) trust: CurrentTrust,
     /// Every session and every standing stream.
     pub(crate) tasks: TaskTracker,
     /// The server is on its way out: nothing new, what runs may finish.

@@ -13,6 +13,7 @@ use ginnel_identity::certificate::Identity;
 use ginnel_identity::key::KeyPair;
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::CurrentIdentity;
+use tokio::sync::Notify;
 
 use crate::broker::Broker;
 
@@ -35,6 +36,8 @@ pub(crate) enum OwnError {
 pub(crate) struct OwnCertificate {
     pub(crate) current: CurrentIdentity,
     state: Mutex<(Renewals, Option<Failure>)>,
+    /// It is to be renewed although it is not time.
+    early: Notify,
 }
 
 impl OwnCertificate {
@@ -48,6 +51,11 @@ impl OwnCertificate {
         let mut state = self.lock();
         state.0.failed += 1;
         state.1 = Some(Failure { time: Timestamp::from(SystemTime::now()), error });
+    }
+
+    /// Lets it be renewed at once, because its issuer's root is another.
+    pub(crate) fn renew_soon(&self) {
+        self.early.notify_one();
     }
 
     /// How renewals went, and why the last one failed, if it did.
@@ -113,6 +121,7 @@ pub(crate) async fn keep(broker: Arc<Broker>, server_name: String, first: Durati
         tokio::select! {
             () = broker.cut.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
+            () = broker.own.early.notified() => {}
         }
         wait = match renew(broker.issuer.as_ref(), &principal, &server_name, &broker.own).await {
             Ok((next, event)) => {

@@ -13,12 +13,13 @@ use ginnel_ops::reload::Fault;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::app::outer_trust;
 use crate::broker::Broker;
 use crate::rules::{Rules, enrol_identities};
 
 /// How long the connections of an identity that is gone stay open, so that both sides of its sessions hear the reason. The last byte of a
 /// session is over long before.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+pub(crate) const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Names that are given of each kind of change; more of them are counted.
 const NAMES_MAX: usize = 20;
@@ -49,6 +50,15 @@ impl Broker {
             .enroller
             .with_identities(identities, SystemTime::now())
             .map_err(|error| Chain(&error).to_string())?;
+        // Last of what can fail: the issuer takes what it reads into use by itself.
+        let roots = self.issuer.reload(SystemTime::now());
+        let roots = roots.map_err(|error| format!("reading the issuer again: {}", Chain(&*error)))?;
+        if !roots.is_empty() {
+            self.trust.set(outer_trust(&*self.issuer));
+            self.own.renew_soon();
+            tracing::info!(changed = roots.join("; "), "the issuer's roots have changed");
+        }
+        changes.extend(roots);
         let after = Arc::new(Rules::new(config, enroller));
         self.rules.replace(Arc::clone(&after));
         let accounts = after.accounts_at_google();

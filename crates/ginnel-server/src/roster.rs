@@ -21,6 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use crate::admit::turn_away;
 use crate::broker::Broker;
 use crate::connections::Registered;
 use crate::directory::{Facts, Process as Listed};
@@ -54,6 +55,11 @@ impl ClientSeat {
         let registered = broker.connections.register(&leaf, closed.clone());
         let budget = broker.budget.for_connection();
         Self { broker, peer, client, closed, leaf, budget, process: OnceLock::new(), _registered: registered }
+    }
+
+    /// Closes the connection, on which somebody called for what another role may do.
+    pub(crate) fn turn_away(&self) {
+        turn_away(&self.broker, &self.leaf.principal, &self.closed);
     }
 
     /// Cancelled when the lease of the client's process ended; `None` before its first message.

@@ -55,9 +55,19 @@ impl Answer for Calls {
             }
             Self::Agent(_, service) if call.path().starts_with(path::AGENT_SERVICE) => call.answer(service.clone()),
             Self::Client(_, service) if call.path().starts_with(path::CLIENT_SERVICE) => call.answer(service.clone()),
-            Self::Anonymous(_) | Self::Agent(..) | Self::Client(..) => {
-                call.refuse(&Status::permission_denied("this connection may not call that"));
+            Self::Agent(seat, _) if call.path().starts_with(path::CLIENT_SERVICE) => {
+                refuse(call);
+                seat.turn_away();
             }
+            Self::Client(seat, _) if call.path().starts_with(path::AGENT_SERVICE) => {
+                refuse(call);
+                seat.turn_away();
+            }
+            Self::Anonymous(_) | Self::Agent(..) | Self::Client(..) => refuse(call),
         }
     }
+}
+
+fn refuse(call: Call) {
+    call.refuse(&Status::permission_denied("this connection may not call that"));
 }

@@ -110,6 +110,12 @@ impl Peer {
         Ok(Call { send, answer: Some(answer), received: None, decoder: Decoder::new(MESSAGE_MAX) })
     }
 
+    /// Waits until the connection has ended.
+    pub async fn closed(&mut self) {
+        // However it ended.
+        let _ = (&mut self.connection).await;
+    }
+
     /// The first message of a standing stream, as the process `instance` of software from before `earlyBytes`, so that a session's first bytes
     /// come on its own stream.
     pub fn hello(instance: InstanceId) -> v1::Hello {

@@ -172,7 +172,7 @@ impl Relay {
     /// # Errors
     /// If the client does not accept it.
     pub async fn play_agent(&self, call: Call, principal: &str) -> Result<TlsStream<DuplexStream>> {
-        let tls = inner_server(&self.issuer.roots(Role::Client), &self.certify(principal)?)?;
+        let tls = inner_server(self.issuer.roots(Role::Client), &self.certify(principal)?)?;
         let accepting = TlsAcceptor::from(tls).accept(call.into_stream());
         Ok(within("a handshake with the client", SOON, accepting).await??.into())
     }
@@ -182,7 +182,7 @@ impl Relay {
     /// # Errors
     /// If the agent is not the one of this world.
     pub async fn play_client(&self, call: Call, principal: &str) -> Result<TlsStream<DuplexStream>> {
-        let tls = inner_client(&self.issuer.roots(Role::Agent), &AGENT.parse()?, &self.certify(principal)?)?;
+        let tls = inner_client(self.issuer.roots(Role::Agent), &AGENT.parse()?, &self.certify(principal)?)?;
         let connecting = TlsConnector::from(tls).connect(inner_server_name(), call.into_stream());
         Ok(within("a handshake with the agent", SOON, connecting).await??.into())
     }

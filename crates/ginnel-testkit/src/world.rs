@@ -51,6 +51,7 @@ pub struct WorldBuilder {
     listen: IpAddr,
     agents_in: Option<PathBuf>,
     issued_by: Option<Issuing>,
+    own_roots: bool,
 }
 
 /// An issuer that is not the embedded one.
@@ -168,6 +169,13 @@ impl WorldBuilder {
         self
     }
 
+    /// Gives every agent and the client copies of the roots of their own, in [`World::roots_of`], which change only if the test changes them.
+    #[must_use]
+    pub fn own_roots(mut self) -> Self {
+        self.own_roots = true;
+        self
+    }
+
     /// Puts the agents at the far end of `link`. The rest has to be started at the near end, with [`block_on`](crate::link::Namespace::block_on).
     #[must_use]
     pub fn across(mut self, link: &Link) -> Self {
@@ -225,16 +233,15 @@ impl WorldBuilder {
 
         let mut agents = Vec::new();
         for index in 0..self.agents {
-            agents.push(daemon(
-                &self.binary,
-                Part::Agent(index),
-                dir.path(),
-                &[socket_setting(index)],
-                self.agents_in.as_deref(),
-                &[],
-            )?);
+            let part = Part::Agent(index);
+            let mut settings = vec![socket_setting(index)];
+            if self.own_roots {
+                settings.extend(files::own_roots(dir.path(), part)?);
+            }
+            agents.push(daemon(&self.binary, part, dir.path(), &settings, self.agents_in.as_deref(), &[])?);
         }
-        let client = daemon(&self.binary, Part::Client, dir.path(), &[], None, &self.client_environment)?;
+        let own_roots = if self.own_roots { files::own_roots(dir.path(), Part::Client)? } else { Vec::new() };
+        let client = daemon(&self.binary, Part::Client, dir.path(), &own_roots, None, &self.client_environment)?;
         let proxy = listening(&client, "proxy", 0).await?;
         let mut forwards = Vec::new();
         for index in 0..self.forwards.len() {
@@ -302,6 +309,7 @@ impl World {
             listen: Ipv4Addr::LOCALHOST.into(),
             agents_in: None,
             issued_by: None,
+            own_roots: false,
         }
     }
 
@@ -425,6 +433,11 @@ impl World {
             Part::Agent(index) => format!("agent-{index}.sock"),
             Part::Client => "client.sock".to_owned(),
         })
+    }
+
+    /// Where the roots of `part` lie in a world of [`WorldBuilder::own_roots`].
+    pub fn roots_of(&self, part: Part) -> PathBuf {
+        files::roots_of(self.dir.path(), part)
     }
 
     /// Changes the configuration file of a role, `server`, `agent` or `client`, in one step.

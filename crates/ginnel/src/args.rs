@@ -1,6 +1,8 @@
 //! The command line.
 
 pub(crate) mod check;
+#[cfg(feature = "server")]
+pub(crate) mod issuer;
 pub(crate) mod operate;
 
 use std::path::PathBuf;
@@ -62,6 +64,10 @@ pub(crate) enum Command {
     /// Make service-account keys
     #[command(subcommand)]
     Credentials(Credentials),
+    /// Change the roots of a server's embedded issuer, step by step
+    #[cfg(feature = "server")]
+    #[command(subcommand)]
+    Issuer(issuer::Issuer),
     /// Read the audit log
     #[command(subcommand)]
     Audit(Audit),

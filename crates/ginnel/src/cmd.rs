@@ -22,6 +22,8 @@ mod connect;
 mod credentials;
 mod daemon;
 mod explain;
+#[cfg(feature = "server")]
+mod issuer;
 mod policy;
 mod reload;
 mod sessions;
@@ -88,6 +90,8 @@ pub(crate) fn run(args: Args) -> Result<Outcome, Failure> {
         }
         Command::Config(config) => config::run(config),
         Command::Credentials(credentials) => credentials::run(credentials),
+        #[cfg(feature = "server")]
+        Command::Issuer(issuer) => issuer::run(issuer),
         Command::Audit(audit) => audit::run(audit),
         Command::Check(check) => {
             let _log = log("ginnel-check", &args.log, "error")?;

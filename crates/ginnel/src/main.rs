@@ -68,7 +68,7 @@ fn report(error: &(dyn Error + 'static)) {
     say(&text);
 }
 
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     // If standard error is gone, the exit code has to do.
     let _ = std::io::stderr().write_all(text.as_bytes());
 }

@@ -1,11 +1,9 @@
 //! The embedded issuer's directory: how it is made, finished, checked and never replaced.
 //!
 //! All keys are written before the first root. So a directory with any root is one that may be trusted by somebody, where a missing key
-//! is a loss; one without a root never was, and is finished.
+//! is a loss; one without a root never was, and is finished. Of each role there is a [`Record`]; what an interrupted change has left beside it
+//! is put right whenever the directory is opened.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -20,6 +18,8 @@ use rustls_pki_types::pem::SectionKind;
 use x509_parser::prelude::{ASN1Time, FromDer as _, GeneralName, X509Certificate};
 use zeroize::Zeroizing;
 
+use super::files::{exists, lock, make_directory, put, remove, unfinished};
+use super::record::{self, Record};
 use super::{
     AUTHORITY_LIFETIME, Authority, AuthorityKey, BACKDATED, authority_name, authority_params, authority_uri, date,
     seconds, serial,
@@ -27,6 +27,9 @@ use super::{
 
 /// A P-256 key has 241 bytes in PEM.
 const KEY_FILE_BYTES_MAX: usize = 16 * 1024;
+
+/// Three certificates of ours have 3 KiB in PEM.
+const RECORD_BYTES_MAX: usize = 64 * 1024;
 
 /// Why the issuer's directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +84,12 @@ pub enum OpenError {
         /// Which path.
         path: PathBuf,
     },
+    /// The environment: what is written down about the roots cannot be read.
+    #[error("{} is not a record of roots", path.display())]
+    Record {
+        /// Which file.
+        path: PathBuf,
+    },
     /// The environment: a root cannot be read.
     #[error(transparent)]
     Root(#[from] TrustError),
@@ -95,146 +104,194 @@ pub enum OpenError {
     },
 }
 
-const ROLES: [Role; 3] = [Role::Server, Role::Agent, Role::Client];
+/// The roles that have CAs.
+pub(super) const ROLES: [Role; 3] = [Role::Server, Role::Agent, Role::Client];
 
-/// Opens the directory, and makes or finishes it where it is safe to; gives the CAs of server, agent and client.
-pub(super) fn open(directory: &Path, trust_domain: &TrustDomain, now: SystemTime) -> Result<[Authority; 3], OpenError> {
-    prepare(directory)?;
+/// Opens the directory, and makes or finishes it where it is safe to; gives the CAs of server, agent and client, which are to give
+/// certificates of this lifetime.
+pub(super) fn open(
+    directory: &Path,
+    trust_domain: &TrustDomain,
+    lifetime_s: u64,
+    now: SystemTime,
+) -> Result<[Authority; 3], OpenError> {
+    make_directory(directory)?;
     // Held until everything was read: of two servers that start at once, one makes the directory.
     let _lock = lock(directory)?;
     make_missing_keys(directory)?;
-    let [server, agent, client] = ROLES.map(|role| {
-        let key = read_key(&key_path(directory, role))?;
-        let path = root_path(directory, role);
-        if !exists(&path)? {
-            make_root(role, &key, trust_domain, now, directory)?;
+    let [server, agent, client]: [Result<_, OpenError>; 3] = ROLES.map(|role| {
+        if !exists(&record_path(directory, role))? && !exists(&root_path(directory, role))? {
+            let key = read_key(&key_path(directory, role, 1))?;
+            let root = make_root(role, &key, trust_domain, now)?;
+            put(directory, &root_path(directory, role), root.as_bytes(), 0o644)?;
         }
-        read_authority(role, key, trust_domain, &path)
+        let record = record(directory, role)?;
+        let read = match &record {
+            Some(record) => record.clone(),
+            None => first(directory, role, Some(lifetime_s))?,
+        };
+        let authority = authority(directory, role, trust_domain, &read)?;
+        let taken_up = read.taken_up(lifetime_s, seconds(now).ok_or(OpenError::Clock)?);
+        if record.as_ref() != Some(&taken_up) {
+            write(directory, role, &taken_up)?;
+        }
+        finish(directory, role, &taken_up)?;
+        Ok(authority)
     });
     Ok([server?, agent?, client?])
 }
 
-fn key_path(directory: &Path, role: Role) -> PathBuf {
-    directory.join(format!("{role}-ca.key.pem"))
+/// Where the key of a root lies. That of the first has no number, because most roles never have another.
+pub(super) fn key_path(directory: &Path, role: Role, number: u32) -> PathBuf {
+    directory.join(if number == 1 { format!("{role}-ca.key.pem") } else { format!("{role}-ca-{number}.key.pem") })
 }
 
-fn root_path(directory: &Path, role: Role) -> PathBuf {
+pub(super) fn root_path(directory: &Path, role: Role) -> PathBuf {
     directory.join(format!("{role}-root.pem"))
 }
 
-fn prepare(directory: &Path) -> Result<(), OpenError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .or_else(|source| {
-            // Something else of that name is told below.
-            if source.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(source) }
-        })
-        .map_err(FileError::io("create", directory))?;
-    let metadata = fs::metadata(directory).map_err(FileError::io("read", directory))?;
-    if !metadata.is_dir() {
-        return Err(OpenError::NotADirectory { path: directory.to_owned() });
+pub(super) fn record_path(directory: &Path, role: Role) -> PathBuf {
+    directory.join(record::file_name(role))
+}
+
+/// What is written down about a role, if anything is.
+pub(super) fn record(directory: &Path, role: Role) -> Result<Option<Record>, OpenError> {
+    let path = record_path(directory, role);
+    if !exists(&path)? {
+        return Ok(None);
     }
-    let mode = metadata.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(OpenError::Mode { path: directory.to_owned(), mode });
+    let text = file::read_public(&path, RECORD_BYTES_MAX)?;
+    serde_json::from_slice(&text).map(Some).map_err(|_| OpenError::Record { path })
+}
+
+/// What is to be written down about a role that has one root, and had no other.
+pub(super) fn first(directory: &Path, role: Role, lifetime_s: Option<u64>) -> Result<Record, OpenError> {
+    let path = root_path(directory, role);
+    let roots = Roots::read(&path)?;
+    match roots.certificates() {
+        [_] => Ok(Record::first(roots.to_pem(), lifetime_s)),
+        // Who made a second one has written it down.
+        _ => Err(OpenError::Mismatch { path }),
+    }
+}
+
+/// Puts a record into the place of the one before: the moment at which a step is taken.
+pub(super) fn write(directory: &Path, role: Role, record: &Record) -> Result<(), OpenError> {
+    let path = record_path(directory, role);
+    let mut text = serde_json::to_vec_pretty(record).map_err(|_| OpenError::Record { path: path.clone() })?;
+    text.push(b'\n');
+    Ok(put(directory, &path, &text, 0o600)?)
+}
+
+/// Does what follows from a record, and what an interruption may have left undone.
+pub(super) fn finish(directory: &Path, role: Role, record: &Record) -> Result<(), OpenError> {
+    publish(directory, role, record)?;
+    let kept: Vec<_> = record.kept().iter().map(|root| root.number).collect();
+    // One more than there are: its key may be there, and the record that it was made for is not.
+    for number in (1..=record.newest.saturating_add(1)).filter(|number| !kept.contains(number)) {
+        let path = key_path(directory, role, number);
+        for path in [unfinished(&path), path] {
+            if exists(&path)? {
+                remove(&path)?;
+            }
+        }
     }
     Ok(())
 }
 
-fn lock(directory: &Path) -> Result<File, OpenError> {
-    let path = directory.join("lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(FileError::io("create", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Busy { path: directory.to_owned() }),
-        Err(TryLockError::Error(source)) => Err(FileError::io("lock", &path)(source).into()),
+/// Brings the public file into line. One that holds a root which is not this role's is somebody's mistake, and stays.
+pub(super) fn publish(directory: &Path, role: Role, record: &Record) -> Result<(), OpenError> {
+    let path = root_path(directory, role);
+    let wanted = record.public();
+    if exists(&path)? {
+        let there = Roots::read(&path)?;
+        let known: Vec<_> = record.kept().iter().filter_map(|root| root.der()).collect();
+        if there.certificates().iter().any(|root| !known.contains(root)) {
+            return Err(OpenError::Mismatch { path });
+        }
+        if there.to_pem() == wanted {
+            return Ok(());
+        }
     }
-}
-
-fn exists(path: &Path) -> Result<bool, FileError> {
-    path.try_exists().map_err(FileError::io("read", path))
+    Ok(put(directory, &path, wanted.as_bytes(), 0o644)?)
 }
 
 fn make_missing_keys(directory: &Path) -> Result<(), OpenError> {
     let mut missing = Vec::new();
     let mut may_be_trusted = false;
     for role in ROLES {
-        may_be_trusted |= exists(&root_path(directory, role))?;
-        let path = key_path(directory, role);
-        if !exists(&path)? {
-            missing.push(path);
+        let record = record(directory, role)?;
+        may_be_trusted |= record.is_some() || exists(&root_path(directory, role))?;
+        let numbers = record.map_or(vec![1], |record| record.kept().iter().map(|root| root.number).collect());
+        for number in numbers {
+            let path = key_path(directory, role, number);
+            if !exists(&path)? {
+                missing.push(path);
+            }
         }
     }
     for path in missing {
         if may_be_trusted {
             return Err(OpenError::KeyMissing { path });
         }
-        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(|_| OpenError::Generate)?;
-        let pkcs8 = key.to_pkcs8v1().map_err(|_| OpenError::Generate)?;
-        create_atomically(directory, &path, pem::encode("PRIVATE KEY", pkcs8.as_ref()).as_bytes(), 0o600)?;
+        make_key(directory, &path)?;
     }
     Ok(())
 }
 
-/// Creates a file that is either whole or not there, also after a power cut. Called with the lock held and only for what does not exist.
-fn create_atomically(directory: &Path, path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
-    let mut unfinished = path.as_os_str().to_owned();
-    unfinished.push(".unfinished");
-    let unfinished = PathBuf::from(unfinished);
-    match fs::remove_file(&unfinished) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(FileError::io("remove", &unfinished)(error)),
-    }
-    file::create(&unfinished, content, mode)?;
-    fs::rename(&unfinished, path).map_err(FileError::io("create", path))?;
-    File::open(directory).and_then(|directory| directory.sync_all()).map_err(FileError::io("write", directory))
+/// Makes a key and its file.
+pub(super) fn make_key(directory: &Path, path: &Path) -> Result<AuthorityKey, OpenError> {
+    let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(|_| OpenError::Generate)?;
+    let pkcs8 = key.to_pkcs8v1().map_err(|_| OpenError::Generate)?;
+    put(directory, path, pem::encode("PRIVATE KEY", pkcs8.as_ref()).as_bytes(), 0o600)?;
+    Ok(AuthorityKey(key))
 }
 
-fn read_key(path: &Path) -> Result<AuthorityKey, OpenError> {
+pub(super) fn read_key(path: &Path) -> Result<AuthorityKey, OpenError> {
     let wrong = || OpenError::Key { path: path.to_owned() };
     let text = file::read_private(path, KEY_FILE_BYTES_MAX)?;
     let der = pem::decode_one(&text, SectionKind::PrivateKey).map(Zeroizing::new).ok_or_else(wrong)?;
     EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &der).map(AuthorityKey).map_err(|_| wrong())
 }
 
-fn make_root(
+/// Makes the root of a key, in PEM.
+pub(super) fn make_root(
     role: Role,
     key: &AuthorityKey,
     trust_domain: &TrustDomain,
     now: SystemTime,
-    directory: &Path,
-) -> Result<(), OpenError> {
+) -> Result<String, OpenError> {
     let now = seconds(now).ok_or(OpenError::Clock)?;
     let mut params = authority_params(role, key, trust_domain);
     params.not_before = date(now.saturating_sub(BACKDATED.as_secs())).ok_or(OpenError::Clock)?;
     params.not_after = date(now.saturating_add(AUTHORITY_LIFETIME.as_secs())).ok_or(OpenError::Clock)?;
     params.serial_number = Some(SerialNumber::from_slice(&serial().ok_or(OpenError::Generate)?));
     let root = params.self_signed(key).map_err(OpenError::Sign)?;
-    let text = pem::encode("CERTIFICATE", root.der());
-    create_atomically(directory, &root_path(directory, role), text.as_bytes(), 0o644)?;
-    Ok(())
+    Ok(pem::encode("CERTIFICATE", root.der()).to_string())
 }
 
-fn read_authority(
+/// The CA that a record says signs, after all of its keys and roots have been found to belong together.
+fn authority(
+    directory: &Path,
     role: Role,
-    key: AuthorityKey,
     trust_domain: &TrustDomain,
-    path: &Path,
+    record: &Record,
 ) -> Result<Authority, OpenError> {
-    let roots = Roots::read(path)?;
-    let [root] = roots.certificates() else { return Err(OpenError::Mismatch { path: path.to_owned() }) };
-    let (not_before, not_after) = check_root(root, role, &key, trust_domain, path)?;
-    let params = authority_params(role, &key, trust_domain);
-    Ok(Authority { issuer: rcgen::Issuer::new(params, key), roots, not_before, not_after })
+    let path = root_path(directory, role);
+    let malformed = || OpenError::Record { path: record_path(directory, role) };
+    let mut active = None;
+    for root in record.kept() {
+        let key = read_key(&key_path(directory, role, root.number))?;
+        let (not_before, not_after) = check_root(&root.der().ok_or_else(malformed)?, role, &key, trust_domain, &path)?;
+        if root == record.active() {
+            let params = authority_params(role, &key, trust_domain);
+            active = Some((rcgen::Issuer::new(params, key), not_before, not_after));
+        }
+    }
+    let (issuer, not_before, not_after) = active.ok_or_else(malformed)?;
+    let cross = record.cross().map(|text| record::der(text).ok_or_else(malformed)).transpose()?;
+    let roots = Roots::from_pem(record.public().as_bytes())?;
+    Ok(Authority { number: record.active().number, issuer, cross, roots, not_before, not_after })
 }
 
 /// Checks that a root is this CA's, and gives its validity.

@@ -12,6 +12,8 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use super::*;
 use crate::testing::{NOW, at, principal};
 
+mod rotation;
+
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const ROLES: [Role; 3] = [Role::Server, Role::Agent, Role::Client];
 
@@ -78,18 +80,18 @@ fn makes_the_directory_once() {
     assert_ne!(first.roots(Role::Agent).certificates(), first.roots(Role::Client).certificates());
     let left: Vec<_> =
         fs::read_dir(&world.directory).expect("entries").map(|entry| entry.expect("an entry").file_name()).collect();
-    assert_eq!(left.len(), 7, "three keys, three roots, the lock: {left:?}");
+    assert_eq!(left.len(), 10, "three keys, three roots, three records, the lock: {left:?}");
 }
 
 #[test]
-fn roots_are_cas_for_leaves_alone() {
+fn roots_are_cas_for_leaves_and_for_the_root_that_follows() {
     let world = World::new();
     let issuer = world.open(NOW).expect("opened");
     for role in ROLES {
         let roots = issuer.roots(role);
         let (_, root) = X509Certificate::from_der(&roots.certificates()[0]).expect("a certificate");
         let constraints = root.basic_constraints().expect("well-formed").expect("constraints");
-        assert!(constraints.critical && constraints.value.ca && constraints.value.path_len_constraint == Some(0));
+        assert!(constraints.critical && constraints.value.ca && constraints.value.path_len_constraint == Some(1));
         let usage = root.key_usage().expect("well-formed").expect("usage");
         assert!(usage.critical && usage.value.key_cert_sign() && !usage.value.digital_signature());
         let years =
@@ -197,9 +199,11 @@ fn finishes_an_interrupted_first_start() {
     world.open(NOW).expect("opened");
     let key = fs::read(world.path("server-ca.key.pem")).expect("read");
     // Before the last key was written: no root is there, and a file was left unfinished.
-    for name in ["server-root.pem", "agent-root.pem", "client-root.pem", "client-ca.key.pem"] {
-        fs::remove_file(world.path(name)).expect("removed");
+    for role in ROLES {
+        fs::remove_file(world.path(&format!("{role}-root.pem"))).expect("removed");
+        fs::remove_file(world.path(&format!("{role}-ca.json"))).expect("removed");
     }
+    fs::remove_file(world.path("client-ca.key.pem")).expect("removed");
     fs::write(world.path("client-ca.key.pem.unfinished"), "half").expect("written");
     world.open(NOW).expect("finished");
     assert_eq!(fs::read(world.path("server-ca.key.pem")).expect("read"), key, "what was there is kept");
@@ -212,6 +216,11 @@ fn makes_a_lost_root_again_from_its_key() {
     let now = clock();
     let before = world.open(now).expect("opened");
     fs::remove_file(world.path("agent-root.pem")).expect("removed");
+    let after = world.open(now + 5).expect("opened");
+    assert_eq!(after.roots(Role::Agent).certificates(), before.roots(Role::Agent).certificates(), "it is written down");
+    for name in ["agent-root.pem", "agent-ca.json"] {
+        fs::remove_file(world.path(name)).expect("removed");
+    }
     let after = world.open(now + 10).expect("opened");
     assert_ne!(after.roots(Role::Agent).certificates(), before.roots(Role::Agent).certificates());
     // Whoever trusts either root accepts the certificates of both.
@@ -304,12 +313,7 @@ fn its_certificates_work_where_they_belong_and_nowhere_else() {
             assert_eq!(as_server.is_ok(), shown.leaf().principal.role == Role::Server, "{name}: {as_server:?}");
         }
     }
-    let meant = agent.leaf().principal.clone();
-    let config = inner_client(&issuer.roots(Role::Agent), &meant, &client).expect("a configuration");
-    let accepts = inner_server(&issuer.roots(Role::Client), &agent).expect("a configuration");
-    let initiator = ClientConnection::new(config, inner_server_name()).expect("a client");
-    let responder = ServerConnection::new(accepts).expect("a server");
-    assert_eq!(handshake(initiator.into(), responder.into()), Ok(()));
+    assert_eq!(inner_by(&ROLES.map(|role| issuer.roots(role)), &agent, &client), Ok(()));
 }
 
 /// The real time, for tests with handshakes.
@@ -319,17 +323,28 @@ fn clock() -> u64 {
 
 /// A handshake of the outer TLS, in which both ends trust this issuer.
 fn outer(issuer: &EmbeddedIssuer, server: &Identity, client: &Identity, name: &str) -> Result<(), rustls::Error> {
-    let trust = OuterTrust {
-        agent: issuer.roots(Role::Agent),
-        client: issuer.roots(Role::Client),
-        server: Some(issuer.roots(Role::Server)),
-    };
+    outer_by(&ROLES.map(|role| issuer.roots(role)), server, client, name)
+}
+
+/// The same by these roots of server, agent and client.
+fn outer_by(roots: &[Roots; 3], server: &Identity, client: &Identity, name: &str) -> Result<(), rustls::Error> {
+    let [of_server, of_agent, of_client] = roots.clone();
+    let trust = OuterTrust { agent: of_agent, client: of_client, server: Some(of_server.clone()) };
     let current = CurrentIdentity::new();
     current.set(server.clone());
     let accepts = outer_server(&current, trust).expect("a configuration");
-    let config = outer_client(&issuer.roots(Role::Server), Some(client)).expect("a configuration");
+    let config = outer_client(&of_server, Some(client)).expect("a configuration");
     let client = ClientConnection::new(config, server_name(name).expect("a name")).expect("a client");
     handshake(client.into(), ServerConnection::new(accepts).expect("a server").into())
+}
+
+/// A handshake of the inner TLS by these roots.
+fn inner_by(roots: &[Roots; 3], agent: &Identity, client: &Identity) -> Result<(), rustls::Error> {
+    let [_, of_agent, of_client] = roots;
+    let config = inner_client(of_agent, &agent.leaf().principal, client).expect("a configuration");
+    let accepts = inner_server(of_client, agent).expect("a configuration");
+    let initiator = ClientConnection::new(config, inner_server_name()).expect("a client");
+    handshake(initiator.into(), ServerConnection::new(accepts).expect("a server").into())
 }
 
 fn handshake(mut client: Connection, mut server: Connection) -> Result<(), rustls::Error> {

@@ -1,4 +1,4 @@
-//! The identity that a process has now, swapped at renewal.
+//! The identity that a process has now, swapped at renewal, and whom a server believes now.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -8,6 +8,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use crate::certificate::Identity;
+use crate::tls::OuterTrust;
 
 /// Holds the identity that new handshakes use; connections that exist keep theirs. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -47,5 +48,33 @@ impl ResolvesClientCert for CurrentIdentity {
 
     fn has_certs(&self) -> bool {
         self.get().is_some()
+    }
+}
+
+/// Whose certificates a server accepts at this moment, changed with the issuer's roots. Clones share it.
+#[derive(Clone, Debug)]
+pub struct CurrentTrust(Arc<RwLock<OuterTrust>>);
+
+impl CurrentTrust {
+    /// Accepts by these roots from the next handshake on; connections that exist stay.
+    pub fn set(&self, trust: OuterTrust) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = trust;
+    }
+
+    /// Whose are accepted.
+    pub fn now(&self) -> OuterTrust {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl From<OuterTrust> for CurrentTrust {
+    fn from(trust: OuterTrust) -> Self {
+        Self(Arc::new(RwLock::new(trust)))
+    }
+}
+
+impl From<&CurrentTrust> for CurrentTrust {
+    fn from(shared: &CurrentTrust) -> Self {
+        shared.clone()
     }
 }

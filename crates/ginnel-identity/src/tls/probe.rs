@@ -3,14 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-use super::verify::{Algorithms, only_tls13, tls13_signatures};
+use super::verify::{Algorithms, ByName, only_tls13, tls13_signatures};
 use super::{OUTER_ALPN, TlsError, by_name, client_builder, hardened_client, provider};
 use crate::hex;
 use crate::key::sha256;
@@ -26,7 +25,7 @@ const NAMES_MAX: usize = 8;
 #[derive(Debug)]
 pub struct Probe {
     algorithms: Algorithms,
-    verifier: Arc<WebPkiServerVerifier>,
+    verifier: Arc<ByName>,
     seen: Mutex<Vec<CertificateDer<'static>>>,
 }
 

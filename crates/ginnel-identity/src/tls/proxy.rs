@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 
-use super::{TlsError, by_name, client_builder, hardened_client};
+use super::{TlsError, client_builder, hardened_client, ordinary};
 use crate::trust::Roots;
 
 /// Application protocol spoken with a proxy: CONNECT is asked in HTTP/1.1.
@@ -16,6 +16,6 @@ const PROXY_ALPN: &[u8] = b"http/1.1";
 /// # Errors
 /// [`TlsError`] if the roots cannot be used.
 pub fn proxy_client(roots: &Roots) -> Result<Arc<ClientConfig>, TlsError> {
-    let config = client_builder()?.with_webpki_verifier(by_name(roots)?).with_no_client_auth();
+    let config = client_builder()?.with_webpki_verifier(ordinary(roots)?).with_no_client_auth();
     Ok(Arc::new(hardened_client(config, PROXY_ALPN)))
 }

@@ -16,6 +16,7 @@ use crate::testing::{Authority, NOW, Profile};
 mod inner;
 mod outer;
 mod resume;
+mod table;
 
 /// A clock that stands still.
 #[derive(Debug)]
@@ -92,14 +93,14 @@ impl World {
         // A right identity makes the configuration; what is shown is the one under test.
         let expected = "spiffe://acme.example/agent/one".parse().expect("a principal");
         let config =
-            inner_client(&self.agent.roots(), &expected, &self.identity(Role::Client)).expect("a configuration");
+            inner_client(self.agent.roots(), &expected, &self.identity(Role::Client)).expect("a configuration");
         let mut config = Arc::unwrap_or_clone(config);
         config.client_auth_cert_resolver = single(identity);
         Arc::new(config)
     }
 
     fn inner_server(&self, identity: &Identity) -> Arc<ServerConfig> {
-        let config = inner_server(&self.client.roots(), &self.identity(Role::Agent)).expect("a configuration");
+        let config = inner_server(self.client.roots(), &self.identity(Role::Agent)).expect("a configuration");
         let mut config = Arc::unwrap_or_clone(config);
         config.cert_resolver = single(identity);
         Arc::new(config)

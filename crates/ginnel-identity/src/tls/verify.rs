@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ginnel_core::principal::{Principal, Role, TrustDomain};
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -12,16 +13,16 @@ use webpki::{EndEntityCert, KeyUsage};
 
 use crate::certificate::Leaf;
 use crate::oid::{CLIENT_AUTH_DER, INNER_INITIATOR_DER, INNER_RESPONDER_DER, SERVER_AUTH_DER};
-use crate::tls::{CurrentIdentity, OuterTrust, provider};
-use crate::trust::Roots;
+use crate::tls::{CurrentIdentity, CurrentTrust, provider};
+use crate::trust::{CurrentRoots, Roots};
 
 mod proven;
 
 use proven::Proven;
 
-/// Certificates that a peer may send beside its leaf. The issuing CAs are the anchors, so none is needed; a few are tolerated for a CA that
-/// is being changed, and path building stays cheap.
-const INTERMEDIATES_MAX: usize = 4;
+/// Certificates that a peer may send beside its leaf. The issuing CAs are the anchors, so that none is needed, and one leads from a new root
+/// to the one that it replaces; the other is for an issuing CA below a root of somebody else's. Path building stays cheap.
+const INTERMEDIATES_MAX: usize = 2;
 
 /// Why a certificate that leads to an anchor is refused all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -98,9 +99,7 @@ impl Algorithms {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
-        if intermediates.len() > INTERMEDIATES_MAX {
-            return Err(refused(Mismatch::Length));
-        }
+        short_enough(intermediates)?;
         let certificate = EndEntityCert::try_from(end_entity).map_err(tls_error)?;
         let usage = KeyUsage::required(purpose);
         let proven: Vec<_> = self.proven.iter().map(|proven| proven as &dyn SignatureVerificationAlgorithm).collect();
@@ -157,24 +156,54 @@ pub fn leads_to(
     purposes.into_iter().try_for_each(|purpose| algorithms.path(roots, purpose, leaf, more, at))
 }
 
+/// Verifies who answers as the server: in the stock way, by the name that was meant.
+#[derive(Debug)]
+pub(super) struct ByName {
+    ordinary: Arc<WebPkiServerVerifier>,
+    algorithms: Algorithms,
+}
+
+impl ByName {
+    pub(super) fn new(ordinary: Arc<WebPkiServerVerifier>) -> Self {
+        Self { ordinary, algorithms: Algorithms::new() }
+    }
+}
+
+impl ServerCertVerifier for ByName {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        short_enough(intermediates)?;
+        self.ordinary.verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
+    }
+
+    tls13_signatures!();
+}
+
 /// Verifies who connects to a server: by the anchors of each role, which must be the role that the certificate's URI names.
 #[derive(Debug)]
 pub(super) struct OuterClients {
     algorithms: Algorithms,
     identity: CurrentIdentity,
-    trust: OuterTrust,
+    trust: CurrentTrust,
 }
 
 impl OuterClients {
-    pub(super) fn new(identity: CurrentIdentity, trust: OuterTrust) -> Self {
+    pub(super) fn new(identity: CurrentIdentity, trust: CurrentTrust) -> Self {
         Self { algorithms: Algorithms::new(), identity, trust }
     }
 
     fn verify(&self, leaf: &CertificateDer<'_>, more: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
+        let trust = self.trust.now();
         let anchors = [
-            (Role::Agent, Some(&self.trust.agent)),
-            (Role::Client, Some(&self.trust.client)),
-            (Role::Server, self.trust.server.as_ref()),
+            (Role::Agent, Some(&trust.agent)),
+            (Role::Client, Some(&trust.client)),
+            (Role::Server, trust.server.as_ref()),
         ];
         let mut verified_as = Vec::new();
         let mut error = Error::InvalidCertificate(CertificateError::UnknownIssuer);
@@ -228,12 +257,12 @@ impl ClientCertVerifier for OuterClients {
 #[derive(Debug)]
 pub(super) struct InnerClients {
     algorithms: Algorithms,
-    clients: Roots,
+    clients: CurrentRoots,
     trust_domain: TrustDomain,
 }
 
 impl InnerClients {
-    pub(super) fn new(clients: Roots, trust_domain: TrustDomain) -> Self {
+    pub(super) fn new(clients: CurrentRoots, trust_domain: TrustDomain) -> Self {
         Self { algorithms: Algorithms::remembering(), clients, trust_domain }
     }
 }
@@ -253,7 +282,7 @@ impl ClientCertVerifier for InnerClients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.algorithms.path(&self.clients, INNER_INITIATOR_DER, end_entity, intermediates, now)?;
+        self.algorithms.path(&self.clients.now(), INNER_INITIATOR_DER, end_entity, intermediates, now)?;
         let leaf = parse(end_entity)?;
         if leaf.principal.role != Role::Client {
             return Err(refused(Mismatch::Role));
@@ -271,12 +300,12 @@ impl ClientCertVerifier for InnerClients {
 #[derive(Debug)]
 pub(super) struct InnerAgent {
     algorithms: Algorithms,
-    agents: Roots,
+    agents: CurrentRoots,
     expected: Principal,
 }
 
 impl InnerAgent {
-    pub(super) fn new(agents: Roots, expected: Principal) -> Self {
+    pub(super) fn new(agents: CurrentRoots, expected: Principal) -> Self {
         Self { algorithms: Algorithms::remembering(), agents, expected }
     }
 }
@@ -290,7 +319,7 @@ impl ServerCertVerifier for InnerAgent {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.algorithms.path(&self.agents, INNER_RESPONDER_DER, end_entity, intermediates, now)?;
+        self.algorithms.path(&self.agents.now(), INNER_RESPONDER_DER, end_entity, intermediates, now)?;
         if parse(end_entity)?.principal != self.expected {
             return Err(refused(Mismatch::Principal));
         }
@@ -298,6 +327,10 @@ impl ServerCertVerifier for InnerAgent {
     }
 
     tls13_signatures!();
+}
+
+fn short_enough(intermediates: &[CertificateDer<'_>]) -> Result<(), Error> {
+    if intermediates.len() > INTERMEDIATES_MAX { Err(refused(Mismatch::Length)) } else { Ok(()) }
 }
 
 pub(super) fn parse(certificate: &CertificateDer<'_>) -> Result<Leaf, Error> {

@@ -5,9 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::future::pending;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ginnel_core::backoff::Backoff;
@@ -18,7 +16,7 @@ use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Identity;
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::outer_client;
-use rustls::ClientConfig;
+use ginnel_identity::trust::CurrentRoots;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -62,7 +60,7 @@ enum End {
 /// What is needed to open a lane.
 struct Means<L> {
     endpoint: Endpoint,
-    tls: Arc<ClientConfig>,
+    server_roots: CurrentRoots,
     identity: Identity,
     link: L,
 }
@@ -84,19 +82,11 @@ impl Lanes {
 
     /// Keeps as many lanes as load asks for, with this certificate, while the first lane has it as well. Dropping it leaves them as they are.
     pub(super) async fn tend<L: Link>(&mut self, upstream: &Upstream, identity: &Identity, link: &L) -> Infallible {
-        let tls = match outer_client(&upstream.server_roots, Some(identity)) {
-            Ok(tls) => tls,
-            Err(error) => {
-                // The first lane was connected with the same, so that this is not to be expected.
-                tracing::error!(error = %Chain(&error), "could not set TLS up for more connections");
-                return pending().await;
-            }
-        };
         self.use_certificate(&identity.leaf().serial);
         loop {
             let again = self.adjust(link.is_stopping(), || Means {
                 endpoint: upstream.endpoint.clone(),
-                tls: Arc::clone(&tls),
+                server_roots: upstream.server_roots.clone(),
                 identity: identity.clone(),
                 link: link.clone(),
             });
@@ -197,8 +187,12 @@ impl Lanes {
 impl<L: Link> Means<L> {
     /// Opens a lane and works on it until it is of no more use.
     async fn work(self, lane: Lane) -> (Lane, End) {
-        let Self { endpoint, tls, identity, link } = self;
+        let Self { endpoint, server_roots, identity, link } = self;
         let work = Work::begin(&lane);
+        let tls = match outer_client(&server_roots.now(), Some(&identity)) {
+            Ok(tls) => tls,
+            Err(error) => return (lane, End::NeverUp(error.into())),
+        };
         let connection = tokio::select! {
             biased;
             () = lane.retired() => return (lane, End::GivenUp),

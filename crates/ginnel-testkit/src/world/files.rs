@@ -3,13 +3,13 @@
 //! The configurations are written as JSON, which is YAML as well and needs no care with quotes.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::command::{command, succeed};
-use crate::world::WorldBuilder;
+use crate::world::{Part, WorldBuilder};
 
 pub(super) const AGENT: &str = "agent";
 pub(super) const CLIENT: &str = "client";
@@ -95,6 +95,29 @@ pub(super) fn client(dir: &Path, world: &WorldBuilder, server: SocketAddr) -> Re
         config["dangerDisableInnerTls"] = json!(true);
     }
     write(dir, CLIENT, &config)
+}
+
+pub(super) fn roots_of(dir: &Path, part: Part) -> PathBuf {
+    dir.join(match part {
+        Part::Server => "ca".to_owned(),
+        Part::Agent(index) => format!("roots-agent-{index}"),
+        Part::Client => "roots-client".to_owned(),
+    })
+}
+
+/// Copies the roots as they are for an agent or client, and gives the settings that point to the copies.
+pub(super) fn own_roots(dir: &Path, part: Part) -> Result<Vec<String>> {
+    let copies = roots_of(dir, part);
+    std::fs::create_dir(&copies)?;
+    let peer = if part == Part::Client { AGENT } else { CLIENT };
+    ["server", peer]
+        .into_iter()
+        .map(|role| {
+            let file = format!("{role}-root.pem");
+            std::fs::copy(dir.join("ca").join(&file), copies.join(&file)).context("copying a root")?;
+            Ok(format!("trust.{role}={}", copies.join(&file).display()))
+        })
+        .collect()
 }
 
 fn write(dir: &Path, role: &str, config: &Value) -> Result<()> {

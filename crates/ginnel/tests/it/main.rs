@@ -29,6 +29,8 @@ mod relay;
 mod reload;
 mod renewal;
 mod resumption;
+mod roles;
+mod roots;
 mod secrecy;
 mod soak;
 mod transcript;

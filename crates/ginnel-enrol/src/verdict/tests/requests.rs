@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use ginnel_identity::KeyPair;
-use rcgen::{CertificateParams, DnType, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
+use rcgen::{CertificateParams, DnType, DnValue, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
 use serde_json::json;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer as _;
@@ -29,10 +29,23 @@ fn judge_csr(csr: &[u8]) -> Result<Admitted, Denied> {
 
 #[test]
 fn ignores_the_subject_of_a_request() {
-    let csr = foreign(&rcgen::PKCS_ECDSA_P256_SHA256, |params| {
-        params.distinguished_name.push(DnType::CommonName, "server\0x")
-    });
-    assert_eq!(judge_csr(&csr).expect("admitted").principal, principal(Role::Agent, "one"));
+    let bmp = rcgen::string::BmpString::try_from("server".to_owned()).expect("a BMPString");
+    let names = [
+        DnValue::Utf8String("server\0x".to_owned()),
+        DnValue::Utf8String("spiffe://acme.example/client/one".to_owned()),
+        DnValue::Utf8String(String::new()),
+        DnValue::BmpString(bmp),
+        DnValue::Utf8String("x".repeat(64 * 1024)),
+    ];
+    for name in names {
+        let csr = foreign(&rcgen::PKCS_ECDSA_P256_SHA256, |params| {
+            params.distinguished_name.push(DnType::CommonName, name.clone());
+        });
+        match judge_csr(&csr) {
+            Ok(admitted) => assert_eq!(admitted.principal, principal(Role::Agent, "one")),
+            Err(denied) => assert!(matches!(denied, Denied::Csr | Denied::Size), "{denied:?}"),
+        }
+    }
 }
 
 #[test]
@@ -40,7 +53,24 @@ fn refuses_requests_that_ask_for_something() {
     let p256 = &rcgen::PKCS_ECDSA_P256_SHA256;
     let dns = rcgen::SanType::DnsName("tunnel.acme.example".try_into().expect("ASCII"));
     let uri = rcgen::SanType::URI("spiffe://acme.example/server/one".try_into().expect("ASCII"));
+    let name = |text: &str| text.try_into().expect("ASCII");
+    let names = [
+        rcgen::SanType::DnsName(name("*")),
+        rcgen::SanType::DnsName(name("*.acme.example")),
+        rcgen::SanType::IpAddress(std::net::Ipv4Addr::LOCALHOST.into()),
+        rcgen::SanType::OtherName((vec![1, 2, 3], "x".into())),
+        rcgen::SanType::Rfc822Name(name("client@acme.example")),
+        rcgen::SanType::URI(name("spiffe://acme.example/agent/two")),
+    ];
+    for san in names {
+        assert_eq!(judge_csr(&foreign(p256, |params| params.subject_alt_names = vec![san])), Err(Denied::Csr));
+    }
     let cases = [
+        foreign(p256, |params| params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0))),
+        // Name constraints, which say that everything is permitted.
+        foreign(p256, |params| {
+            params.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 30], vec![0x30, 0])]
+        }),
         foreign(p256, |params| params.subject_alt_names = vec![dns]),
         foreign(p256, |params| params.subject_alt_names = vec![uri]),
         foreign(p256, |params| params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained)),

@@ -20,11 +20,11 @@ use super::{AGENTS_MAX, Handshake, Life, Verified, handshake, no_ticket, remaini
 use crate::certificate::Identity;
 use crate::tls::verify::{InnerAgent, parse};
 use crate::tls::{TlsError, inner_client_parts, inner_server_name, must_be};
-use crate::trust::Roots;
+use crate::trust::CurrentRoots;
 
 /// Begins inner handshakes with one certificate of the client's, towards any agent.
 pub struct Initiators {
-    roots: Roots,
+    roots: CurrentRoots,
     identity: Identity,
     agents: Mutex<Agents>,
 }
@@ -69,13 +69,13 @@ struct State {
 }
 
 impl Initiators {
-    /// Sets it up for agents whose certificates these roots issue.
+    /// Sets it up for agents whose certificates these roots issue. Roots that change count from the next handshake on, resumed or not.
     ///
     /// # Errors
     /// [`TlsError::Role`] unless `identity` is a client.
-    pub fn new(agents: &Roots, identity: &Identity) -> Result<Self, TlsError> {
+    pub fn new(agents: impl Into<CurrentRoots>, identity: &Identity) -> Result<Self, TlsError> {
         must_be(Role::Client, identity.leaf().principal.role)?;
-        Ok(Self { roots: agents.clone(), identity: identity.clone(), agents: Mutex::default() })
+        Ok(Self { roots: agents.into(), identity: identity.clone(), agents: Mutex::default() })
     }
 
     /// Whether it shows this very certificate.
@@ -134,8 +134,8 @@ impl Agents {
 }
 
 impl Agent {
-    fn new(roots: &Roots, agent: &Principal, identity: &Identity, is_closed: bool) -> Result<Self, TlsError> {
-        let (config, verifier) = inner_client_parts(roots, agent, identity)?;
+    fn new(roots: &CurrentRoots, agent: &Principal, identity: &Identity, is_closed: bool) -> Result<Self, TlsError> {
+        let (config, verifier) = inner_client_parts(roots.clone(), agent, identity)?;
         let stock = Arc::new(Stock::default());
         if is_closed {
             stock.close();

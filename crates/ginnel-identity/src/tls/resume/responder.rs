@@ -15,7 +15,7 @@ use super::{GIVEN_MAX, Handshake, Life, Verified, handshake, no_ticket, remainin
 use crate::certificate::Identity;
 use crate::tls::verify::{InnerClients, Mismatch, parse, refused};
 use crate::tls::{TlsError, inner_server_parts};
-use crate::trust::Roots;
+use crate::trust::CurrentRoots;
 
 /// Answers the inner handshakes of clients with one certificate of the agent's.
 #[derive(Debug)]
@@ -51,12 +51,12 @@ struct State {
 }
 
 impl Responder {
-    /// Sets it up for the clients of the agent's own trust domain.
+    /// Sets it up for the clients of the agent's own trust domain. Roots that change count from the next handshake on, resumed or not.
     ///
     /// # Errors
     /// [`TlsError::Role`] unless `identity` is an agent.
-    pub fn new(clients: &Roots, identity: &Identity) -> Result<Self, TlsError> {
-        let (mut config, verifier) = inner_server_parts(clients, identity)?;
+    pub fn new(clients: impl Into<CurrentRoots>, identity: &Identity) -> Result<Self, TlsError> {
+        let (mut config, verifier) = inner_server_parts(clients.into(), identity)?;
         config.max_tls13_tickets = usize::from(GIVEN_MAX);
         let sha256 = identity.leaf().sha256;
         Ok(Self { config: Arc::new(config), verifier, tickets: Arc::default(), sha256 })

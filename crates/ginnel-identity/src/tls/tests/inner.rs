@@ -79,10 +79,10 @@ fn inner_refuses_wrong_clients() {
 fn inner_ends_belong_to_their_roles() {
     let world = World::new();
     let principal = |role: Role| world.identity(role).leaf().principal.clone();
-    let agent_as_client = inner_client(&world.agent.roots(), &principal(Role::Agent), &world.identity(Role::Agent));
+    let agent_as_client = inner_client(world.agent.roots(), &principal(Role::Agent), &world.identity(Role::Agent));
     assert!(matches!(agent_as_client, Err(TlsError::Role { expected: Role::Client, found: Role::Agent })));
-    let meant_a_server = inner_client(&world.agent.roots(), &principal(Role::Server), &world.identity(Role::Client));
+    let meant_a_server = inner_client(world.agent.roots(), &principal(Role::Server), &world.identity(Role::Client));
     assert!(matches!(meant_a_server, Err(TlsError::Role { expected: Role::Agent, found: Role::Server })));
-    let client_as_server = inner_server(&world.client.roots(), &world.identity(Role::Client));
+    let client_as_server = inner_server(world.client.roots(), &world.identity(Role::Client));
     assert!(matches!(client_as_server, Err(TlsError::Role { expected: Role::Agent, found: Role::Client })));
 }

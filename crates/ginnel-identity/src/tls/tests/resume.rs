@@ -47,8 +47,8 @@ impl Ends {
         let world = World::new();
         let (client, agent) = (world.client.issue(client), world.agent.issue(agent));
         Self {
-            initiators: Initiators::new(&world.agent.roots(), &client).expect("a client's end"),
-            responder: Responder::new(&world.client.roots(), &agent).expect("an agent's end"),
+            initiators: Initiators::new(world.agent.roots(), &client).expect("a client's end"),
+            responder: Responder::new(world.client.roots(), &agent).expect("an agent's end"),
             instance: InstanceId::random(&mut SystemRandom),
             world,
         }
@@ -241,7 +241,7 @@ fn a_setting_without_the_stores_does_not_resume() {
     let ends = Ends::new();
     let world = &ends.world;
     let at = Moment::first();
-    let agent = inner_server(&world.client.roots(), &world.identity(Role::Agent)).expect("a configuration");
+    let agent = inner_server(world.client.roots(), &world.identity(Role::Agent)).expect("a configuration");
     for _ in 0..3 {
         let initiating = ends.initiators.initiate(&principal(Role::Agent), ends.instance, at.monotonic);
         let mut initiating = initiating.expect("an agent");

@@ -31,7 +31,7 @@ pub(super) async fn check(config: ClientConfig, target: Option<&Target>, report:
 }
 
 async fn first_roster(admitted: &Admitted) -> Result<Roster, String> {
-    let tls = outer_client(&admitted.upstream.server_roots, Some(&admitted.identity));
+    let tls = outer_client(&admitted.upstream.server_roots.now(), Some(&admitted.identity));
     let tls = tls.map_err(|error| Chain(&error).to_string())?;
     let connection = admitted.upstream.endpoint.connect(tls).await.map_err(|error| Chain(&error).to_string())?;
     roster(&connection).await.map_err(|error| Chain(&error).to_string())

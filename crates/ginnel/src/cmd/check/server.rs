@@ -12,6 +12,7 @@ use ginnel_core::audit::Timestamp;
 use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
 use ginnel_enrol::PublicKey;
+use ginnel_enrol::embedded::rotation::standing;
 use ginnel_identity::file::read_private;
 use ginnel_identity::tls::Facts;
 use ginnel_identity::trust::Roots;
@@ -79,8 +80,15 @@ fn embedded(directory: &Path, report: &mut Report) -> Vec<Facts> {
     }
     let (mut facts, mut wrong) = (Vec::new(), Vec::new());
     for role in [Role::Server, Role::Agent, Role::Client] {
-        if let Err(error) = read_private(&directory.join(format!("{role}-ca.key.pem")), KEY_BYTES_MAX) {
-            wrong.push(Chain(&error).to_string());
+        let keys = match standing(directory, role) {
+            Ok(standing) => standing.roots.into_iter().map(|root| root.key).collect(),
+            // What is wrong with its roots is told below.
+            Err(_) => vec![directory.join(format!("{role}-ca.key.pem"))],
+        };
+        for key in keys {
+            if let Err(error) = read_private(&key, KEY_BYTES_MAX) {
+                wrong.push(Chain(&error).to_string());
+            }
         }
         match Roots::read(&directory.join(format!("{role}-root.pem"))) {
             Ok(roots) => facts.extend(roots.certificates().iter().filter_map(Facts::read)),

@@ -68,7 +68,7 @@ impl Way<'_> {
         };
         let upstream = Upstream {
             endpoint,
-            server_roots,
+            server_roots: server_roots.into(),
             credential,
             audience: self.audience.to_owned(),
             progress: Progress::default(),

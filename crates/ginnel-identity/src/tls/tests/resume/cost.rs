@@ -32,7 +32,7 @@ fn cost_of_full_and_resumed_handshakes() {
     let (agent, client) = (cold.world.identity(Role::Agent), cold.world.identity(Role::Client));
     let (agent, showing) = (cold.world.inner_server(&agent), cold.world.inner_client(&client));
     let trust_domain = client.leaf().principal.trust_domain.clone();
-    let verifier = verify::InnerClients::new(cold.world.client.roots(), trust_domain);
+    let verifier = verify::InnerClients::new(cold.world.client.roots().into(), trust_domain);
     let clock = UnixTime::since_unix_epoch(Duration::from_secs(NOW));
     let (mut full, mut resumed, mut bare, mut verified, mut parsed) = (0, 0, 0, 0, 0);
     for _ in 0..ROWS {

@@ -4,7 +4,7 @@ use super::*;
 
 /// Who is believed in a handshake that resumes must be whom this verifier believes.
 fn clients(roots: &Roots, trust_domain: &str) -> verify::InnerClients {
-    verify::InnerClients::new(roots.clone(), trust_domain.parse().expect("a trust domain"))
+    verify::InnerClients::new(roots.into(), trust_domain.parse().expect("a trust domain"))
 }
 
 #[test]
@@ -101,19 +101,19 @@ fn the_client_verifies_the_agent_again_when_it_resumes() {
     let cases: [Case; 3] = [
         (
             "another issuer",
-            |_| verify::InnerAgent::new(Authority::new("agent CA").roots(), principal(Role::Agent)),
+            |_| verify::InnerAgent::new(Authority::new("agent CA").roots().into(), principal(Role::Agent)),
             "BadSignature",
         ),
         (
             "the issuer of another role",
-            |world| verify::InnerAgent::new(world.client.roots(), principal(Role::Agent)),
+            |world| verify::InnerAgent::new(world.client.roots().into(), principal(Role::Agent)),
             "UnknownIssuer",
         ),
         (
             "another agent",
             |world| {
                 let two = "spiffe://acme.example/agent/two".parse().expect("a principal");
-                verify::InnerAgent::new(world.agent.roots(), two)
+                verify::InnerAgent::new(world.agent.roots().into(), two)
             },
             "Principal",
         ),
@@ -154,7 +154,7 @@ fn a_ticket_is_good_at_the_process_that_gave_it_only() {
     let at = Moment::first();
     ends.ride(at).expect("verified");
     // Another process of the same agent answers, as if it were the one that was picked.
-    let other = Responder::new(&ends.world.client.roots(), &ends.world.identity(Role::Agent)).expect("an agent's end");
+    let other = Responder::new(ends.world.client.roots(), &ends.world.identity(Role::Agent)).expect("an agent's end");
     let done = ends.begin_at(&other, at).finish().expect("verified");
     assert_eq!(done.client.handshake, Handshake::Full);
     // Towards another process there are none to begin with.

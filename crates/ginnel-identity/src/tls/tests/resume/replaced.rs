@@ -9,7 +9,7 @@ fn a_new_certificate_of_the_agent_starts_with_a_full_handshake() {
     ends.ride(at).expect("verified");
     let renewed = ends.world.identity(Role::Agent);
     assert!(!ends.responder.is_of(&renewed));
-    let new = Responder::new(&ends.world.client.roots(), &renewed).expect("an agent's end");
+    let new = Responder::new(ends.world.client.roots(), &renewed).expect("an agent's end");
     assert!(new.is_of(&renewed));
     ends.responder.close();
     assert_eq!(ends.responder.count(), 0);
@@ -26,6 +26,32 @@ fn a_new_certificate_of_the_agent_starts_with_a_full_handshake() {
         "tickets under the other certificate are gone"
     );
     assert_eq!(kinds(&new), [Handshake::Full, Handshake::Resumed]);
+}
+
+#[test]
+fn a_ticket_does_not_outlive_the_trust_in_its_issuer() {
+    let world = World::new();
+    let (client, agent) = (world.identity(Role::Client), world.identity(Role::Agent));
+    for loses in [Role::Client, Role::Agent] {
+        let (agents, clients) = (CurrentRoots::from(world.agent.roots()), CurrentRoots::from(world.client.roots()));
+        let ends = Ends {
+            initiators: Initiators::new(&agents, &client).expect("a client's end"),
+            responder: Responder::new(&clients, &agent).expect("an agent's end"),
+            instance: InstanceId::random(&mut SystemRandom),
+            world: World::new(),
+        };
+        let at = Moment::first();
+        assert_eq!(ends.ride(at), Ok(Handshake::Full));
+        assert_eq!(ends.ride(at), Ok(Handshake::Resumed));
+        // The file of roots changes, at the one end or the other.
+        let next = Authority::new("the next").roots();
+        let changed = if loses == Role::Client { &clients } else { &agents };
+        changed.set(next);
+        assert!(ends.ride(at).is_err(), "{loses} resumed");
+        assert!(ends.ride(at).is_err(), "{loses} is not believed in a full handshake either");
+        changed.set(if loses == Role::Client { world.client.roots() } else { world.agent.roots() });
+        assert_eq!(ends.ride(at), Ok(Handshake::Full), "{loses} is believed again");
+    }
 }
 
 #[test]
@@ -48,7 +74,7 @@ fn a_new_certificate_of_the_client_starts_with_a_full_handshake() {
     assert!(!ends.initiators.is_of(&renewed));
     ends.initiators.close();
     assert_eq!(ends.initiators.count(), 0);
-    let new = Initiators::new(&ends.world.agent.roots(), &renewed).expect("a client's end");
+    let new = Initiators::new(ends.world.agent.roots(), &renewed).expect("a client's end");
     assert!(new.is_of(&renewed));
     for expected in [Handshake::Full, Handshake::Resumed] {
         let initiating = new.initiate(&principal(Role::Agent), ends.instance, at.monotonic).expect("an agent");

@@ -6,7 +6,7 @@ use super::*;
 fn another(ends: &Ends, name: &str) -> (Initiators, Principal) {
     let uri = format!("spiffe://acme.example/client/{name}");
     let identity = ends.world.client.issue(&Profile { uris: vec![uri], ..Profile::of(Role::Client) });
-    let initiators = Initiators::new(&ends.world.agent.roots(), &identity).expect("a client's end");
+    let initiators = Initiators::new(ends.world.agent.roots(), &identity).expect("a client's end");
     (initiators, identity.leaf().principal.clone())
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ginnel_core::principal::{Principal, Role};
+use ginnel_core::principal::Principal;
 use ginnel_identity::credential::TOKEN_LIFETIME_SECONDS;
 use ginnel_identity::is_email;
 use ginnel_identity::key::sha256;
@@ -82,12 +82,6 @@ pub enum EnrollerError {
     #[error("{principal} must have 1 to {KEYS_PER_IDENTITY_MAX} keys")]
     Keys {
         /// Whose.
-        principal: Principal,
-    },
-    /// A server certifies itself and enrols nowhere.
-    #[error("{principal} is a server, which does not enrol")]
-    Server {
-        /// Which principal.
         principal: Principal,
     },
 }
@@ -212,9 +206,6 @@ impl Enroller {
         let mut known = BTreeMap::new();
         let mut principals = BTreeSet::new();
         for EnrolIdentity { principal, email, keys } in identities {
-            if principal.role == Role::Server {
-                return Err(EnrollerError::Server { principal });
-            }
             if !is_email(&email) {
                 return Err(EnrollerError::Email { principal });
             }

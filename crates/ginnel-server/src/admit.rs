@@ -11,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 use crate::attach::AgentSeat;
 use crate::broker::Broker;
 use crate::enrol::Enrol;
+use crate::forward::Forward;
+use crate::remote::Enrolment;
 use crate::roster::ClientSeat;
 use crate::service::Calls;
 
@@ -24,7 +26,11 @@ impl Admit for Admission {
     fn admit(&self, peer: Peer) -> Option<Calls> {
         let broker = Arc::clone(&self.0);
         let Some(leaf) = peer.leaf else {
-            return Some(Calls::anonymous(Enrol { broker, peer: peer.address }));
+            let peer = peer.address;
+            return Some(match broker.enrolment.clone() {
+                Enrolment::Here(desk) => Calls::anonymous(Enrol { desk, peer }),
+                Enrolment::Elsewhere(remote) => Calls::Forwarding(Forward { broker, remote, peer }),
+            });
         };
         let (principal, email) = (leaf.principal.clone(), leaf.email.clone());
         let calls = match principal.role {

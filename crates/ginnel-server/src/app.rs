@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use ginnel_config::{ServerConfig, ServerSection, Source};
+use ginnel_config::{ServerConfig, ServerIssuer, ServerSection, Source};
 use ginnel_core::audit::{Event, Text, Timestamp};
 use ginnel_core::budget::Budget;
 use ginnel_core::id::InstanceId;
@@ -31,7 +31,9 @@ use crate::admit::Admission;
 use crate::broker::{Broker, Rosters};
 use crate::connections::Connections;
 use crate::directory::InMemory;
-use crate::own::{self, OwnCertificate};
+use crate::enrol::{Admissible, Desk};
+use crate::own::{self, OwnCertificate, Subject};
+use crate::remote::{Enrolment, Remote};
 use crate::rules::{InForceRules, Rules, enrol_identities, key_files};
 use crate::view::View;
 
@@ -47,7 +49,9 @@ pub struct StartError {
     source: Box<dyn Error + Send + Sync>,
 }
 
-fn while_doing<E: Into<Box<dyn Error + Send + Sync>>>(doing: impl Into<String>) -> impl FnOnce(E) -> StartError {
+pub(crate) fn while_doing<E: Into<Box<dyn Error + Send + Sync>>>(
+    doing: impl Into<String>,
+) -> impl FnOnce(E) -> StartError {
     let doing = doing.into();
     move |source| StartError { doing, source: source.into() }
 }
@@ -60,45 +64,54 @@ pub struct Server {
     broker: Arc<Broker>,
     /// How the files were before they were read.
     read: Option<Seen>,
-    server_name: String,
+    certificates: own::Source,
+    subject: Subject,
     renew_after: Duration,
     admin: Admin,
     grace: Duration,
 }
 
 impl Server {
-    /// Opens the audit log and the listeners, and lets the issuer sign the server's own certificate. `source` is where `config` comes from
-    /// and is read again on a reload; without it there are none.
+    /// Opens the audit log and the listeners, and lets the issuer sign the server's own certificate. Where another process enrols there is no
+    /// issuer, and the certificate comes when that process answers. `source` is where `config` comes from and is read again on a reload;
+    /// without it there are none.
     ///
     /// # Errors
     /// [`StartError`] names what could not be had.
     pub async fn start(
         config: ServerConfig,
-        issuer: Arc<dyn Issuer>,
+        issuer: Option<Arc<dyn Issuer>>,
         source: Option<(Source<ServerConfig>, Seen)>,
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
         let now = SystemTime::now();
         let server_id = InstanceId::random(&mut SystemRandom);
-        let server_name = config.server.name.to_string();
+        let subject =
+            Subject { trust_domain: config.trust_domain.clone(), server_name: config.server.name.to_string() };
         let (source, read) = source.unzip();
-        let read = read.map(|config_file| config_file.and(Seen::now(key_files(&config))));
-        let enroller = enroller(&config, now)?;
+        let read = read.map(|config_file| config_file.and(Seen::now(key_files(&config.identities))));
+        let authority = Authority::new(&config, issuer, now)?;
         let own = OwnCertificate::default();
-        let tls = outer_server(&own.current, outer_trust(&*issuer)).map_err(while_doing("setting TLS up"))?;
-        let principal = own::principal(&config.trust_domain, &server_name);
-        let (renew_after, issued) = own::renew(&*issuer, &principal, &server_name, &own)
-            .await
-            .map_err(while_doing("making the server's own certificate"))?;
+        let tls = outer_server(&own.current, authority.trust()).map_err(while_doing("setting TLS up"))?;
+        let certificates = authority.certificates();
+        let (renew_after, issued) = match &authority {
+            Authority::Here(..) => {
+                let made = certificates.renew(&subject, &own).await;
+                let (renew_after, issued) = made.map_err(while_doing("making the server's own certificate"))?;
+                (renew_after, Some(issued))
+            }
+            // It need not be there yet: whoever starts both need not start one before the other.
+            Authority::Elsewhere(_) => (Duration::ZERO, None),
+        };
         let directory = config.audit_directory.as_path();
         let audit = AuditLog::open(directory, server_id)
             .map_err(while_doing(format!("opening the audit log in {}", directory.display())))?;
         let address = config.server.listen;
         let ServerSection { admin, shutdown_grace: grace, congestion_control, .. } = config.server.clone();
-        let trust_domain = config.trust_domain.clone();
-        let rules = Rules::new(config, enroller);
+        let enrolment = authority.enrolment(&config, &audit);
+        let rules = Rules::new(config);
         let started = Event::Started { version: Text::new(software_version()), policy: rules.version.clone() };
-        for event in [started, issued] {
+        for event in [Some(started), issued].into_iter().flatten() {
             let recorded = async { audit.record(event)?.await };
             recorded.await.map_err(while_doing("writing to the audit log"))?;
         }
@@ -112,7 +125,6 @@ impl Server {
         let broker = Broker {
             server_id,
             epoch: epoch(now),
-            trust_domain,
             rules: InForceRules::new(rules),
             source,
             reloading: Mutex::default(),
@@ -123,15 +135,15 @@ impl Server {
             leases: Arc::default(),
             rosters: Rosters::default(),
             audit,
-            enrolments: Mutex::default(),
             own,
-            issuer,
+            enrolment,
             tasks: TaskTracker::new(),
             shutdown,
             cut: CancellationToken::new(),
             started: Timestamp::from(now),
         };
-        Ok(Self { listener, address, tls, broker: Arc::new(broker), read, server_name, renew_after, admin, grace })
+        let broker = Arc::new(broker);
+        Ok(Self { listener, address, tls, broker, read, certificates, subject, renew_after, admin, grace })
     }
 
     /// The address that it listens on; tells the port where the configuration said 0.
@@ -147,12 +159,13 @@ impl Server {
     /// Serves until `shutdown`. Then it accepts nothing new, lets sessions finish within the grace, ends the rest with a reset, and closes
     /// the log.
     pub async fn run(self) {
-        let Self { listener, tls, broker, read, server_name, renew_after, address, admin, grace } = self;
+        let Self { listener, tls, broker, read, certificates, subject, renew_after, address, admin, grace } = self;
         tracing::info!(listener = "server", %address, "listening");
         let files = read.and_then(|read| files(&broker, read));
         let beside = beside(admin, Arc::new(View(Arc::clone(&broker))), files, broker.shutdown.clone());
         let beside = AbortOnDropHandle::new(tokio::spawn(beside));
-        let renewals = own::keep(Arc::clone(&broker), server_name, renew_after);
+        let note = |event| broker.note(event);
+        let renewals = own::keep(&certificates, &subject, &broker.own, renew_after, note, broker.cut.clone());
         // Connections go when sessions have left their records, so they hang on a token of their own.
         let stops = Stops { accepting: broker.shutdown.clone(), connections: CancellationToken::new() };
         let serving = serve(listener, tls, Admission(Arc::clone(&broker)), stops.clone());
@@ -173,19 +186,65 @@ impl Server {
         beside.abort();
         // What is waited for is its last word; that it was aborted is no news.
         let _ = beside.await;
-        let audit = broker.audit.clone();
-        // Closing waits for the disk.
-        match tokio::task::spawn_blocking(move || audit.close()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(error = %Chain(&error), "the audit log did not close well"),
-            Err(error) => tracing::error!(error = %Chain(&error), "the audit log could not be closed"),
-        }
+        close(broker.audit.clone()).await;
     }
 }
 
-/// Who is believed at the outer TLS, by the issuer's roots of the moment.
-fn outer_trust(issuer: &dyn Issuer) -> OuterTrust {
-    OuterTrust { agent: issuer.roots(Role::Agent), client: issuer.roots(Role::Client), server: None }
+/// Closes the audit log, which waits for the disk.
+pub(crate) async fn close(audit: AuditLog) {
+    match tokio::task::spawn_blocking(move || audit.close()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(error = %Chain(&error), "the audit log did not close well"),
+        Err(error) => tracing::error!(error = %Chain(&error), "the audit log could not be closed"),
+    }
+}
+
+/// Where certificates come from, before there is a log to write about it.
+enum Authority {
+    Here(Arc<dyn Issuer>, Box<Enroller>),
+    Elsewhere(Arc<Remote>),
+}
+
+impl Authority {
+    fn new(config: &ServerConfig, issuer: Option<Arc<dyn Issuer>>, now: SystemTime) -> Result<Self, StartError> {
+        match (&config.issuer, issuer) {
+            (ServerIssuer::Elsewhere(remote), _) => {
+                let opened = Remote::open(remote, config);
+                Ok(Self::Elsewhere(Arc::new(
+                    opened.map_err(while_doing("reading what the enrolment elsewhere needs"))?,
+                )))
+            }
+            (ServerIssuer::Here(_), Some(issuer)) => Ok(Self::Here(issuer, Box::new(enroller(config, now)?))),
+            (ServerIssuer::Here(_), None) => Err(while_doing("starting to enrol")("there is no issuer")),
+        }
+    }
+
+    /// Who is believed at the outer TLS, by the issuer's roots of the moment, or those that were given.
+    fn trust(&self) -> OuterTrust {
+        match self {
+            Self::Here(issuer, _) => {
+                OuterTrust { agent: issuer.roots(Role::Agent), client: issuer.roots(Role::Client), server: None }
+            }
+            Self::Elsewhere(remote) => remote.trust(),
+        }
+    }
+
+    fn certificates(&self) -> own::Source {
+        match self {
+            Self::Here(issuer, _) => own::Source::Issuer(Arc::clone(issuer)),
+            Self::Elsewhere(remote) => own::Source::Remote(Arc::clone(remote)),
+        }
+    }
+
+    fn enrolment(self, config: &ServerConfig, audit: &AuditLog) -> Enrolment {
+        match self {
+            Self::Here(issuer, enroller) => {
+                let admissible = Admissible::new(*enroller, &config.trust_domain, &config.identities);
+                Enrolment::Here(Arc::new(Desk::new(issuer, admissible, audit.clone())))
+            }
+            Self::Elsewhere(remote) => Enrolment::Elsewhere(remote),
+        }
+    }
 }
 
 /// The configuration, and the keys that it names.
@@ -197,7 +256,8 @@ fn files(broker: &Arc<Broker>, read: Seen) -> Option<Files> {
 }
 
 fn enroller(config: &ServerConfig, now: SystemTime) -> Result<Enroller, StartError> {
-    let identities = enrol_identities(config).map_err(|(doing, source)| StartError { doing, source })?;
+    let identities = enrol_identities(&config.trust_domain, &config.identities);
+    let identities = identities.map_err(|(doing, source)| StartError { doing, source })?;
     Enroller::new(config.enrolment_audience.clone(), identities, now).map_err(while_doing("reading the identities"))
 }
 

@@ -7,10 +7,8 @@ use ginnel_config::{ServerConfig, Source};
 use ginnel_core::audit::{Event, Timestamp};
 use ginnel_core::budget::Budget;
 use ginnel_core::id::InstanceId;
-use ginnel_core::principal::{Principal, TrustDomain};
+use ginnel_core::principal::Principal;
 use ginnel_core::report::Chain;
-use ginnel_core::status::Enrolments;
-use ginnel_enrol::{Denied, Issuer};
 use ginnel_ops::audit::AuditLog;
 use ginnel_ops::ledger::Ledger;
 use ginnel_wire::hello::{INNER_TLS, LANES, PROTOCOL_VERSION, software_version};
@@ -22,6 +20,7 @@ use crate::connections::Connections;
 use crate::directory::{Directory, Facts};
 use crate::lease::Leases;
 use crate::own::OwnCertificate;
+use crate::remote::Enrolment;
 use crate::rules::InForceRules;
 
 /// What every connection shares.
@@ -29,7 +28,6 @@ pub(crate) struct Broker {
     pub(crate) server_id: InstanceId,
     /// Milliseconds since 1970 at which this process started.
     pub(crate) epoch: u64,
-    pub(crate) trust_domain: TrustDomain,
     /// What can change while the server runs.
     pub(crate) rules: InForceRules,
     /// One reload at a time: an older file must not come into force after a newer one.
@@ -44,9 +42,9 @@ pub(crate) struct Broker {
     pub(crate) leases: Arc<Leases>,
     pub(crate) rosters: Rosters,
     pub(crate) audit: AuditLog,
-    pub(crate) enrolments: Mutex<Enrolments>,
     pub(crate) own: OwnCertificate,
-    pub(crate) issuer: Arc<dyn Issuer>,
+    /// Tokens for certificates, here or elsewhere.
+    pub(crate) enrolment: Enrolment,
     /// Every session and every standing stream.
     pub(crate) tasks: TaskTracker,
     /// The server is on its way out: nothing new, what runs may finish.
@@ -146,15 +144,6 @@ impl Broker {
             software_version: software_version().to_owned(),
             protocol_version: PROTOCOL_VERSION,
             capabilities: vec![INNER_TLS.to_owned(), LANES.to_owned()],
-        }
-    }
-
-    /// Counts an enrolment.
-    pub(crate) fn enrolment(&self, outcome: Result<(), Denied>) {
-        let mut enrolments = self.enrolments.lock().unwrap_or_else(PoisonError::into_inner);
-        match outcome {
-            Ok(()) => enrolments.issued += 1,
-            Err(denied) => *enrolments.refused.entry(denied.as_str().to_owned()).or_default() += 1,
         }
     }
 

@@ -9,6 +9,9 @@
 //! | `connections` | the open connections of known peers |
 //! | `admit` | what one connection may call |
 //! | `enrol` | tokens for certificates |
+//! | `own` | the server's own certificate |
+//! | `remote`, `forward` | both from another process that enrols |
+//! | [`enrolment`] | that process |
 //! | `attach` | agents' links |
 //! | `directory` | which link belongs to which agent |
 //! | `lease` | how long a certificate carries what depends on it |
@@ -17,6 +20,7 @@
 //! | `middle` | moves frames between the two sides |
 
 pub mod app;
+pub mod enrolment;
 
 mod admit;
 mod attach;
@@ -24,11 +28,13 @@ mod broker;
 mod connections;
 mod directory;
 mod enrol;
+mod forward;
 mod lease;
 mod middle;
 mod open;
 mod own;
 mod reload;
+mod remote;
 mod roster;
 mod rules;
 mod service;

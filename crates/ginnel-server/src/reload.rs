@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use ginnel_config::{Identity, ServerConfig};
 use ginnel_core::audit::{Event, Text};
 use ginnel_core::policy::Rule;
-use ginnel_core::report::Chain;
 use ginnel_ops::reload::Fault;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
-use crate::rules::{Rules, enrol_identities};
+use crate::remote::Enrolment;
+use crate::rules::Rules;
 
 /// How long the connections of an identity that is gone stay open, so that both sides of its sessions hear the reason. The last byte of a
 /// session is over long before.
@@ -44,12 +44,14 @@ impl Broker {
         let mut changes = changes(&before.config, &config);
         // What needs a restart stays as it was, also for the next comparison.
         let config = ServerConfig { identities: config.identities, rules: config.rules, ..before.config.clone() };
-        let identities = enrol_identities(&config).map_err(|(doing, error)| format!("{doing}: {}", Chain(&*error)))?;
-        let enroller = before
-            .enroller
-            .with_identities(identities, SystemTime::now())
-            .map_err(|error| Chain(&error).to_string())?;
-        let after = Arc::new(Rules::new(config, enroller));
+        let admissible = match &self.enrolment {
+            Enrolment::Here(desk) => Some((desk, desk.with_identities(&config.trust_domain, &config.identities)?)),
+            Enrolment::Elsewhere(_) => None,
+        };
+        let after = Arc::new(Rules::new(config));
+        if let Some((desk, admissible)) = admissible {
+            desk.replace(admissible);
+        }
         self.rules.replace(Arc::clone(&after));
         tracing::info!(policy = %after.version, changed = changes.join("; "), "rules replaced");
         // Before the ends that follow from it, so that the record reads in the order of cause and effect.
@@ -98,8 +100,7 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
     let mut lines = Vec::new();
     let name_of_rule = |rule: &Rule| rule.name.clone();
     compare("rules", &before.rules, &after.rules, name_of_rule, &mut lines);
-    let name_of_identity = |identity: &Identity| format!("{} {}", identity.role, identity.name);
-    compare("identities", &before.identities, &after.identities, name_of_identity, &mut lines);
+    compare_identities(&before.identities, &after.identities, &mut lines);
     let ServerConfig { trust_domain, server, identities: _, rules: _, issuer, enrolment_audience, audit_directory } =
         before;
     let restart = [
@@ -109,10 +110,20 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
         ("enrolment", *enrolment_audience != after.enrolment_audience),
         ("audit", *audit_directory != after.audit_directory),
     ];
-    for (section, _) in restart.into_iter().filter(|(_, is_different)| *is_different) {
+    takes_a_restart(&restart, &mut lines);
+    lines
+}
+
+/// What is different among identities.
+pub(crate) fn compare_identities(before: &[Identity], after: &[Identity], lines: &mut Vec<String>) {
+    compare("identities", before, after, |identity| format!("{} {}", identity.role, identity.name), lines);
+}
+
+/// Names the sections that are different and stay as they were.
+pub(crate) fn takes_a_restart(sections: &[(&str, bool)], lines: &mut Vec<String>) {
+    for (section, _) in sections.iter().filter(|(_, is_different)| *is_different) {
         lines.push(format!("{section} has changed, which takes a restart; it stays as it was"));
     }
-    lines
 }
 
 fn compare<T: PartialEq, K: Ord + Display>(

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use aws_lc_rs::digest;
-use ginnel_config::ServerConfig;
+use ginnel_config::{Identity, ServerConfig};
 use ginnel_core::audit::Text;
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::policy::Policy;
-use ginnel_core::principal::Principal;
-use ginnel_enrol::{EnrolIdentity, Enroller, PublicKey};
+use ginnel_core::principal::{Principal, TrustDomain};
+use ginnel_enrol::{EnrolIdentity, PublicKey};
 use ginnel_ops::ledger::Parties;
 use ginnel_ops::reload::InForce;
 
@@ -26,7 +26,6 @@ pub(crate) struct Rules {
     pub(crate) policy: Policy,
     /// The policy's version, as records have it.
     pub(crate) version: Text,
-    pub(crate) enroller: Enroller,
 }
 
 /// The state in force.
@@ -36,14 +35,14 @@ pub(crate) struct InForceRules {
 }
 
 impl Rules {
-    pub(crate) fn new(config: ServerConfig, enroller: Enroller) -> Self {
+    pub(crate) fn new(config: ServerConfig) -> Self {
         let policy = Policy::new(config.rules.clone());
         let version = version(&policy);
         let identities = config.identities.iter().map(|identity| {
             let (trust_domain, name) = (config.trust_domain.clone(), identity.name.clone());
             (Principal { trust_domain, role: identity.role, name }, identity.email.clone())
         });
-        Self { identities: identities.collect(), policy, version, enroller, config }
+        Self { identities: identities.collect(), policy, version, config }
     }
 
     /// Whether somebody with this certificate may be connected.
@@ -71,13 +70,13 @@ impl Rules {
 
     /// The files that these rules were read from, the configuration itself excepted.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
-        key_files(&self.config)
+        key_files(&self.config.identities)
     }
 }
 
-/// The files of keys that a configuration names.
-pub(crate) fn key_files(config: &ServerConfig) -> Vec<PathBuf> {
-    config.identities.iter().flat_map(|identity| identity.public_keys.iter().cloned()).collect()
+/// The files of keys that identities have.
+pub(crate) fn key_files(identities: &[Identity]) -> Vec<PathBuf> {
+    identities.iter().flat_map(|identity| identity.public_keys.iter().cloned()).collect()
 }
 
 impl InForceRules {
@@ -110,17 +109,18 @@ impl InForceRules {
 /// # Errors
 /// Says whose file cannot be used, and why.
 pub(crate) fn enrol_identities(
-    config: &ServerConfig,
+    trust_domain: &TrustDomain,
+    identities: &[Identity],
 ) -> Result<Vec<EnrolIdentity>, (String, Box<dyn std::error::Error + Send + Sync>)> {
-    let mut identities = Vec::new();
-    for identity in &config.identities {
+    let mut enrol = Vec::new();
+    for identity in identities {
         let keys: Result<Vec<_>, _> = identity.public_keys.iter().map(|path| PublicKey::read(path)).collect();
         let keys = keys.map_err(|error| (format!("reading the public key of {}", identity.name), error.into()))?;
         let principal =
-            Principal { trust_domain: config.trust_domain.clone(), role: identity.role, name: identity.name.clone() };
-        identities.push(EnrolIdentity { principal, email: identity.email.clone(), keys });
+            Principal { trust_domain: trust_domain.clone(), role: identity.role, name: identity.name.clone() };
+        enrol.push(EnrolIdentity { principal, email: identity.email.clone(), keys });
     }
-    Ok(identities)
+    Ok(enrol)
 }
 
 /// A version that says the same of the same rules on every server.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use ginnel_config::{AgentConfig, ClientConfig, IssuerKind, Overrides, ServerConfig};
+use ginnel_config::{AgentConfig, ClientConfig, IssuerKind, Overrides, ServerConfig, ServerIssuer};
 use ginnel_core::principal::Role;
 
 const ROLES: [&str; 3] = ["server", "agent", "client"];
@@ -99,7 +99,8 @@ fn each_unit_starts_what_the_program_understands() {
                 let config = ServerConfig::load(&config, &overrides).unwrap();
                 let state = Path::new("/var/lib/ginnel-server");
                 assert!(config.audit_directory.starts_with(state));
-                let IssuerKind::Embedded { directory } = config.issuer.kind else { panic!("{:?}", config.issuer) };
+                let ServerIssuer::Here(issuer) = config.issuer else { panic!("{:?}", config.issuer) };
+                let IssuerKind::Embedded { directory } = issuer.kind else { panic!("{issuer:?}") };
                 assert!(directory.starts_with(state));
                 (config.server.admin.socket, None)
             }

@@ -12,7 +12,7 @@ use ginnel_core::principal::{Name, Role, TrustDomain};
 use ginnel_core::target::DnsName;
 use serde_json::json;
 
-use super::issuer::IssuerSection;
+use super::issuer::ServerIssuer;
 use super::{Admin, loadable};
 use crate::finding::{Collector, Place, suggestion};
 use crate::shape::{self, Fields, Located, Text, located, object};
@@ -28,8 +28,8 @@ pub struct ServerConfig {
     pub identities: Vec<Identity>,
     /// Who may reach what through whom. Names are unique; clients and agents are among the identities.
     pub rules: Vec<Rule>,
-    /// What signs certificates.
-    pub issuer: IssuerSection,
+    /// Where certificates come from.
+    pub issuer: ServerIssuer,
     /// The audience of enrolment tokens.
     pub enrolment_audience: String,
     /// Where the audit log is written.
@@ -56,12 +56,14 @@ pub struct ServerSection {
 pub struct Identity {
     /// The name in the certificate.
     pub name: Name,
-    /// The role in the certificate: agent or client.
+    /// The role in the certificate: agent or client; server only where servers enrol.
     pub role: Role,
     /// The service account.
     pub email: String,
-    /// PEM files of the public keys that may sign its tokens; at least one.
+    /// PEM files of the public keys that may sign its tokens; at least one where it enrols, none at a server that passes enrolments on.
     pub public_keys: Vec<PathBuf>,
+    /// DNS names and addresses that a server's certificate may carry; none for any other role.
+    pub server_names: Vec<String>,
 }
 
 loadable!(ServerConfig);
@@ -87,7 +89,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
                 "publicKeys": ["frontend.pub.pem"],
             },
         ]))
-        .required(shape::list(object(identity)));
+        .required(shape::list(located(object(identity))));
     let rules = fields
         .field("rules", "Who may reach what, and through whom. What no rule allows is refused.")
         .example(json!([{
@@ -95,13 +97,22 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
             "targets": ["gitlab.acme.internal:443", "gitlab.acme.internal:22"],
         }]))
         .required(shape::list(object(rule)));
-    let issuer = fields.field("issuer", "What signs certificates.").required(object(super::issuer::declaration));
+    let issuer = fields.field("issuer", "What signs certificates.").required(located(object(super::issuer::of_server)));
     let enrolment = fields.field("enrolment", "How certificates are asked for.").required(object(super::enrolment));
     let audit = fields.field("audit", "The record of who reached what.").required(object(audit));
 
     fields.check(|findings| {
+        if let (Some(server), Some(issuer)) = (&server, &issuer) {
+            must_have_another_name(server, issuer, findings);
+        }
         if let Some(identities) = &identities {
             check_identities(identities, findings);
+            match issuer.as_ref().map(|issuer| &issuer.value) {
+                Some(ServerIssuer::Elsewhere(_)) => must_have_no_keys(identities, findings),
+                Some(ServerIssuer::Here(_)) => must_have_keys(identities, findings),
+                // Which of the two is meant is not known, and there is a finding about that.
+                None => {}
+            }
             check_rules(rules.as_deref().unwrap_or_default(), identities, findings);
         }
     });
@@ -111,9 +122,9 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
         trust_domain: trust_domain?,
         enrolment_audience: super::audience_or_default(audience, &server.name),
         server,
-        identities: identities?.into_iter().map(IdentityRead::complete).collect::<Option<_>>()?,
+        identities: identities?.into_iter().map(|identity| identity.value.complete()).collect::<Option<_>>()?,
         rules: rules?.into_iter().map(RuleRead::complete).collect::<Option<_>>()?,
-        issuer: issuer?,
+        issuer: issuer?.value,
         audit_directory: audit?,
     })
 }
@@ -142,7 +153,7 @@ fn server(fields: &mut Fields<'_, '_>) -> Option<ServerSection> {
     })
 }
 
-fn audit(fields: &mut Fields<'_, '_>) -> Option<PathBuf> {
+pub(super) fn audit(fields: &mut Fields<'_, '_>) -> Option<PathBuf> {
     fields.field("file", "JSON lines in files.").required(object(directory_of_audit))
 }
 
@@ -157,33 +168,38 @@ fn directory_of_audit(fields: &mut Fields<'_, '_>) -> Option<PathBuf> {
 }
 
 /// An identity in which anything may have been wrong, so that the rest of it is checked all the same.
-struct IdentityRead {
-    name: Option<Located<Name>>,
-    role: Option<Role>,
-    email: Option<Located<String>>,
-    public_keys: Option<Vec<PathBuf>>,
+pub(super) struct IdentityRead {
+    pub(super) name: Option<Located<Name>>,
+    pub(super) role: Option<Role>,
+    pub(super) email: Option<Located<String>>,
+    pub(super) has_public_keys: bool,
+    pub(super) public_keys: Option<Vec<PathBuf>>,
+    pub(super) server_names: Option<Vec<Located<String>>>,
 }
 
 impl IdentityRead {
-    fn complete(self) -> Option<Identity> {
+    pub(super) fn complete(self) -> Option<Identity> {
         Some(Identity {
             name: self.name?.value,
             role: self.role?,
             email: self.email?.value,
-            public_keys: self.public_keys?,
+            public_keys: self.public_keys.unwrap_or_default(),
+            server_names: self.server_names.unwrap_or_default().into_iter().map(|name| name.value).collect(),
         })
     }
 }
 
 fn identity(fields: &mut Fields<'_, '_>) -> Option<IdentityRead> {
+    Some(identity_of(fields, &[("agent", Role::Agent), ("client", Role::Client)]))
+}
+
+/// An identity that has one of these roles.
+pub(super) fn identity_of(fields: &mut Fields<'_, '_>, roles: &'static [(&'static str, Role)]) -> IdentityRead {
     let name = fields
         .field("name", "The name in the certificate, which rules use: a-z, 0-9 and -.")
         .example("acme")
         .required(located(shape::parsed()));
-    let role = fields
-        .field("role", "The role in the certificate.")
-        .example("agent")
-        .required(shape::word(&[("agent", Role::Agent), ("client", Role::Client)]));
+    let role = fields.field("role", "The role in the certificate.").example("agent").required(shape::word(roles));
     let email = fields
         .field("email", "The service account, as its tokens name it. One account is one identity.")
         .example("agent@acme-project.iam.gserviceaccount.com")
@@ -191,11 +207,13 @@ fn identity(fields: &mut Fields<'_, '_>) -> Option<IdentityRead> {
     let public_keys = fields
         .field(
             "publicKeys",
-            "PEM files of the public keys that may sign its tokens; more than one while keys are changed.",
+            "PEM files of the public keys that may sign its tokens; more than one while keys are changed. Required where certificates \
+             are issued, and refused beside issuer.enrolment.",
         )
         .example(vec!["agent.pub.pem"])
-        .required(shape::list_of_some(shape::file()));
-    Some(IdentityRead { name, role, email, public_keys })
+        .optional(shape::list_of_some(shape::file()));
+    let has_public_keys = fields.has("publicKeys");
+    IdentityRead { name, role, email, has_public_keys, public_keys, server_names: None }
 }
 
 /// An e-mail address as service accounts have them: compared byte by byte, so only one spelling is taken.
@@ -259,10 +277,38 @@ fn rule(fields: &mut Fields<'_, '_>) -> Option<RuleRead> {
     Some(RuleRead { name, clients, agents, targets })
 }
 
-fn check_identities(identities: &[IdentityRead], findings: &mut Collector) {
+/// Reports identities that could not prove themselves.
+pub(super) fn must_have_keys(identities: &[Located<IdentityRead>], findings: &mut Collector) {
+    for identity in identities.iter().filter(|identity| !identity.value.has_public_keys) {
+        findings.report(&identity.place, format!("{}.publicKeys", identity.path), "is required", None);
+    }
+}
+
+/// Reports keys that nobody would ask: who took one away would believe to have shut somebody out.
+fn must_have_no_keys(identities: &[Located<IdentityRead>], findings: &mut Collector) {
+    for identity in identities.iter().filter(|identity| identity.value.has_public_keys) {
+        let hint = "remove it here; keys are in the configuration of the process that enrols".to_owned();
+        let path = format!("{}.publicKeys", identity.path);
+        findings.report(&identity.place, path, "means nothing beside issuer.enrolment", hint);
+    }
+}
+
+/// Neither may stand in for the other where names are checked.
+fn must_have_another_name(server: &ServerSection, issuer: &Located<ServerIssuer>, findings: &mut Collector) {
+    if let ServerIssuer::Elsewhere(remote) = &issuer.value
+        && remote.name == server.name
+    {
+        let message = format!("{} is this server's own name", remote.name);
+        let hint =
+            "the process that enrols needs a name of its own, so that neither can stand in for the other".to_owned();
+        findings.report(&issuer.place, format!("{}.enrolment.name", issuer.path), message, hint);
+    }
+}
+
+pub(super) fn check_identities(identities: &[Located<IdentityRead>], findings: &mut Collector) {
     let mut names: BTreeMap<(Role, &Name), &Place> = BTreeMap::new();
     let mut emails: BTreeMap<&str, &Place> = BTreeMap::new();
-    for identity in identities {
+    for identity in identities.iter().map(|identity| &identity.value) {
         if let (Some(role), Some(name)) = (identity.role, &identity.name) {
             match names.get(&(role, &name.value)) {
                 Some(first) => {
@@ -285,7 +331,7 @@ fn check_identities(identities: &[IdentityRead], findings: &mut Collector) {
     }
 }
 
-fn check_rules(rules: &[RuleRead], identities: &[IdentityRead], findings: &mut Collector) {
+fn check_rules(rules: &[RuleRead], identities: &[Located<IdentityRead>], findings: &mut Collector) {
     let clients = names_of(identities, Role::Client);
     let agents = names_of(identities, Role::Agent);
     let mut names: BTreeMap<&Name, &Place> = BTreeMap::new();
@@ -309,9 +355,10 @@ fn check_rules(rules: &[RuleRead], identities: &[IdentityRead], findings: &mut C
 }
 
 /// The names in a role; none if some identity could not be read that may have one of them.
-fn names_of(identities: &[IdentityRead], role: Role) -> Option<BTreeSet<&Name>> {
+fn names_of(identities: &[Located<IdentityRead>], role: Role) -> Option<BTreeSet<&Name>> {
     let mut names = BTreeSet::new();
-    for identity in identities.iter().filter(|identity| identity.role.is_none_or(|its| its == role)) {
+    let identities = identities.iter().map(|identity| &identity.value);
+    for identity in identities.filter(|identity| identity.role.is_none_or(|its| its == role)) {
         names.insert(&identity.name.as_ref()?.value);
     }
     Some(names)

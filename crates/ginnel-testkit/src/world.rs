@@ -13,9 +13,11 @@ use crate::daemon::Daemon;
 use crate::link::Link;
 use crate::wait::{SOON, eventually};
 
+mod apart;
 mod files;
 
-pub(crate) use files::SERVER_NAME;
+pub(crate) use self::apart::Apart;
+pub use self::files::{ENROLMENT_NAME, SERVER_NAME};
 
 /// One of the processes of a world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub enum Part {
     Agent(usize),
     /// The client.
     Client,
+    /// The process that enrols, in a world that has one.
+    Enrolment,
 }
 
 /// What a world should be like; see [`World::builder`].
@@ -44,6 +48,7 @@ pub struct WorldBuilder {
     grace: String,
     listen: IpAddr,
     agents_in: Option<PathBuf>,
+    enrolment_apart: bool,
 }
 
 impl WorldBuilder {
@@ -123,6 +128,13 @@ impl WorldBuilder {
         self
     }
 
+    /// Enrols in a process of its own, to which the server passes enrolments on.
+    #[must_use]
+    pub fn enrolment_apart(mut self) -> Self {
+        self.enrolment_apart = true;
+        self
+    }
+
     /// How long sessions may go on after SIGTERM, such as `10s`; not at all by default.
     #[must_use]
     pub fn grace(mut self, grace: &str) -> Self {
@@ -155,8 +167,9 @@ impl WorldBuilder {
     /// Whatever kept a process from coming up.
     pub async fn start_unready(self) -> Result<World> {
         let dir = tempfile::tempdir()?;
-        files::credentials(&self.binary, dir.path()).await?;
-        files::server(dir.path(), &self)?;
+        files::credentials(&self.binary, dir.path(), self.enrolment_apart).await?;
+        let enrolment = if self.enrolment_apart { Some(apart::start(&self, dir.path()).await?) } else { None };
+        files::server(dir.path(), &self, enrolment.as_ref().map(|enrolment| enrolment.address))?;
         let server = daemon(&self.binary, Part::Server, dir.path(), &[], None)?;
         let server_address = listening(&server, "server", 0).await?;
         let (agent_leg, client_leg) = if self.relayed {
@@ -196,6 +209,7 @@ impl WorldBuilder {
             forwards,
             agent_leg,
             client_leg,
+            enrolment,
             dir,
         })
     }
@@ -216,6 +230,7 @@ pub struct World {
     forwards: Vec<SocketAddr>,
     agent_leg: Option<Cutter>,
     client_leg: Option<Cutter>,
+    pub(crate) enrolment: Option<Apart>,
     dir: TempDir,
 }
 
@@ -236,6 +251,7 @@ impl World {
             grace: "0s".to_owned(),
             listen: Ipv4Addr::LOCALHOST.into(),
             agents_in: None,
+            enrolment_apart: false,
         }
     }
 
@@ -287,6 +303,7 @@ impl World {
             Part::Server => &mut self.server,
             Part::Agent(index) => self.agents.get_mut(index).with_context(|| format!("no agent {index}"))?,
             Part::Client => &mut self.client,
+            Part::Enrolment => &mut self.enrolment.as_mut().context("nobody enrols apart")?.daemon,
         })
     }
 
@@ -307,17 +324,19 @@ impl World {
             Part::Server => vec![format!("server.listen={}", self.server_address)],
             Part::Client => vec![format!("listen.proxy={}", self.proxy)],
             Part::Agent(index) => vec![socket_setting(index)],
+            Part::Enrolment => vec![format!("server.listen={}", self.enrolment_addr()?)],
         };
         let old = self.part(part)?;
         old.kill().await?;
         old.check()?;
         let inside = match part {
-            Part::Server | Part::Client => None,
+            Part::Server | Part::Client | Part::Enrolment => None,
             Part::Agent(_) => self.agents_in.as_deref(),
         };
         let started = daemon(&self.binary, part, self.dir.path(), &settings, inside)?;
         match part {
             Part::Server => drop(listening(&started, "server", 0).await?),
+            Part::Enrolment => drop(listening(&started, "enrolment", 0).await?),
             Part::Client => {
                 listening(&started, "proxy", 0).await?;
                 for (index, forward) in self.forwards.iter_mut().enumerate() {
@@ -353,6 +372,7 @@ impl World {
             Part::Server => "server.sock".to_owned(),
             Part::Agent(index) => format!("agent-{index}.sock"),
             Part::Client => "client.sock".to_owned(),
+            Part::Enrolment => "enrolment/admin.sock".to_owned(),
         })
     }
 
@@ -382,10 +402,7 @@ impl World {
     /// # Errors
     /// If it cannot be read, or a whole line is not JSON.
     pub fn audit(&self) -> Result<Vec<Value>> {
-        let text =
-            std::fs::read_to_string(self.dir.path().join("audit/audit.jsonl")).context("reading the audit log")?;
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        whole.lines().map(|line| serde_json::from_str(line).with_context(|| format!("audit line {line:?}"))).collect()
+        read_audit(&self.dir.path().join("audit"))
     }
 
     /// The audit records of one event so far.
@@ -423,16 +440,26 @@ impl World {
     /// # Errors
     /// What is wrong.
     pub fn finish(mut self, killed: &[Part]) -> Result<()> {
-        let parts = [Part::Server, Part::Client].into_iter().chain((0..self.agents.len()).map(Part::Agent));
+        let apart = self.enrolment.is_some().then_some(Part::Enrolment);
+        let parts =
+            [Part::Server, Part::Client].into_iter().chain((0..self.agents.len()).map(Part::Agent)).chain(apart);
         for part in parts {
             let daemon = self.part(part)?;
             ensure!(killed.contains(&part) || daemon.running(), "{part:?} has ended");
         }
-        for daemon in self.agents.iter_mut().chain([&mut self.server, &mut self.client]) {
+        let enrolment = self.enrolment.as_mut().map(|enrolment| &mut enrolment.daemon);
+        for daemon in self.agents.iter_mut().chain([&mut self.server, &mut self.client]).chain(enrolment) {
             daemon.check()?;
         }
         Ok(())
     }
+}
+
+/// The audit log in a directory so far, without a last line that is still being written.
+fn read_audit(directory: &Path) -> Result<Vec<Value>> {
+    let text = std::fs::read_to_string(directory.join("audit.jsonl")).context("reading the audit log")?;
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(|line| serde_json::from_str(line).with_context(|| format!("audit line {line:?}"))).collect()
 }
 
 /// Agents share a file, and need a socket each.
@@ -446,13 +473,18 @@ fn daemon(binary: &Path, part: Part, dir: &Path, settings: &[String], inside: Op
         Part::Server => ("server", "server".to_owned()),
         Part::Agent(index) => ("agent", format!("agent {index}")),
         Part::Client => ("client", "client".to_owned()),
+        Part::Enrolment => ("enrolment", "enrolment".to_owned()),
+    };
+    let config = match part {
+        Part::Server | Part::Agent(_) | Part::Client => dir.join(format!("{role}.yaml")),
+        Part::Enrolment => dir.join(files::ENROLMENT).join("enrolment.yaml"),
     };
     let mut command = match inside {
         None => crate::command::command(binary, dir),
         Some(namespace) => crate::link::command_inside(namespace, binary, dir),
     };
     command.current_dir(dir);
-    command.arg(role).arg("--config").arg(dir.join(format!("{role}.yaml"))).args(["--log-format", "json"]);
+    command.arg(role).arg("--config").arg(config).args(["--log-format", "json"]);
     for setting in settings {
         command.arg("--set").arg(setting);
     }

@@ -102,17 +102,22 @@ impl Observed for View {
 impl View {
     fn not_ready(&self, agents: &[Peer], certificate: Option<&Certificate>) -> Vec<String> {
         let Self(broker) = self;
+        let certificate_missing = match (certificate, broker.own.renewals().1) {
+            (Some(_), _) => None,
+            (None, None) => Some("the server has no certificate of its own yet".to_owned()),
+            (None, Some(failure)) => Some(format!("the server has no certificate of its own yet: {}", failure.error)),
+        };
         let reasons = [
             (broker.shutdown.is_cancelled(), "the server is draining: it takes nothing new"),
             (!broker.audit.healthy(), "the audit log cannot be written, so nothing new is allowed"),
-            (certificate.is_none(), "the server has no certificate of its own yet: it enrols elsewhere"),
             (
                 certificate.is_some_and(|certificate| certificate.remaining_seconds == 0),
                 "the server's own certificate has expired",
             ),
             (agents.is_empty(), "no agent is connected"),
         ];
-        reasons.into_iter().filter(|(holds, _)| *holds).map(|(_, reason)| reason.to_owned()).collect()
+        let reasons = reasons.into_iter().filter(|(holds, _)| *holds).map(|(_, reason)| reason.to_owned());
+        certificate_missing.into_iter().chain(reasons).collect()
     }
 
     fn agents(&self, now: SystemTime) -> Vec<Peer> {

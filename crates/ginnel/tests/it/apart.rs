@@ -23,6 +23,9 @@ const UNAUTHENTICATED: u32 = 16;
 const PERMISSION_DENIED: u32 = 7;
 const UNAVAILABLE: u32 = 14;
 
+/// Enrolments that are passed on to somebody who does not answer.
+const CALLERS: usize = 150;
+
 /// How long everything may take to carry again after an outage.
 const HEALED: Duration = Duration::from_secs(60);
 
@@ -266,8 +269,44 @@ async fn callers_of_a_server_hear_no_more_than_of_one_that_enrols() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn identities_of_the_process_that_enrols_are_reloaded() -> Result<()> {
-    let world = apart().start().await?;
+async fn a_process_that_enrols_and_hangs_holds_up_callers_and_nobody_else() -> Result<()> {
+    let host = TcpListener::bind("127.0.0.1:0").await?;
+    let mut world = apart().target(host.local_addr()?).start().await?;
+    let mut bystander = Pair::open(&world, &host).await?;
+    world.part(Part::Enrolment)?.pause()?;
+    // More than are passed on at once.
+    let mut callers = Vec::new();
+    for _ in 0..CALLERS {
+        let (_, request) = enrolment(&world, "agent.json")?;
+        let peer = Peer::connect(&world, None).await?;
+        let mut call = peer.call(path::ENROL).await?;
+        call.say(&request)?;
+        call.end()?;
+        callers.push((peer, call));
+    }
+    bystander.exchange().await?;
+    let mut answered = 0;
+    for (_peer, call) in &mut callers {
+        // Those whose turn did not come before their connection was over hear nothing.
+        match call.status().await {
+            Ok(status) => {
+                ensure!(status == UNAVAILABLE, "{status}");
+                answered += 1;
+            }
+            Err(_) => {}
+        }
+    }
+    ensure!(answered > 0, "nobody was answered");
+    bystander.exchange().await?;
+    world.part(Part::Enrolment)?.resume()?;
+    let (key, request) = enrolment(&world, "agent.json")?;
+    enrol_on(&Peer::connect(&world, None).await?, key, &request).await?;
+    world.finish(&[])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_process_that_enrols_reloads_its_identities_and_stops_in_order() -> Result<()> {
+    let mut world = apart().start().await?;
     let path = world.directory().join("enrolment/enrolment.yaml");
     let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
     let identities = config["identities"].as_array_mut().context("identities")?;
@@ -281,7 +320,12 @@ async fn identities_of_the_process_that_enrols_are_reloaded() -> Result<()> {
     ensure!(answer(&world, &request).await? == UNAUTHENTICATED, "an identity that is gone");
     let (_, request) = enrolment(&world, "client.json")?;
     ensure!(answer(&world, &request).await? == 0, "an identity that stays");
-    world.finish(&[])
+
+    let ended = world.part(Part::Enrolment)?.stop().await?;
+    ensure!(ended.success(), "{ended}");
+    let log = world.enrolment_audit_until("the last record", |log| !log.is_empty()).await?;
+    ensure!(log.iter().any(|record| record["event"] == "reloaded"), "{log:?}");
+    world.finish(&[Part::Enrolment])
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,15 +9,16 @@ use std::time::Duration;
 use ginnel_core::congestion::CongestionControl;
 use ginnel_core::lanes::Bounds;
 use ginnel_core::limits::LANES_MAX;
-use ginnel_core::principal::Role;
 use ginnel_core::proxy::ProxySettings;
 use ginnel_core::target::{DnsName, InvalidTarget, Target};
 
+use crate::Daemon;
 use crate::shape::{self, Fields, Text, located, object};
 
 pub(crate) mod agent;
 pub(crate) mod client;
 mod credential;
+pub(crate) mod enrolment;
 pub(crate) mod issuer;
 pub(crate) mod proof;
 pub(crate) mod proxy;
@@ -26,7 +27,10 @@ pub(crate) mod server;
 pub use agent::{AgentConfig, AgentTrust};
 pub use client::{ClientConfig, ClientTrust, Forward, Listen};
 pub use credential::{Credential, WorkloadIdentity, WorkloadMethod};
-pub use issuer::{CaPool, CasIssuer, CasTier, InvalidCaPool, IssuerKind, IssuerSection, PerRole};
+pub use enrolment::{EnrolmentConfig, EnrolmentSection};
+pub use issuer::{
+    CaPool, CasIssuer, CasTier, InvalidCaPool, IssuerKind, IssuerSection, PerRole, RemoteIssuer, ServerIssuer,
+};
 pub use proof::{GoogleSection, OidcIssuer, OidcSubject, PublicKeys, TokenBinding};
 pub use server::{Identity, ServerConfig, ServerSection};
 
@@ -138,9 +142,9 @@ pub struct Admin {
 }
 
 /// The head of an example.
-pub(crate) fn heading(role: Role) -> String {
+pub(crate) fn heading(daemon: Daemon) -> String {
     format!(
-        "Configuration of ginnel {role}.\n\nA line that begins with # and a setting shows what holds without it; remove the # to \
+        "Configuration of ginnel {daemon}.\n\nA line that begins with # and a setting shows what holds without it; remove the # to \
          change it. Lines with ## show another choice: it replaces the one before it. Relative paths start at the directory of this file. Any single value can also be set by a variable \
          (GINNEL_SERVER__NAME is server.name) or by --set server.name=..., which beats the variable."
     )

@@ -235,7 +235,6 @@ fn is_from_kubernetes(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use ginnel_core::principal::Role;
 
     use super::*;
 
@@ -262,7 +261,7 @@ mod tests {
 
     #[test]
     fn takes_no_setting_for_a_variable_of_kubernetes() {
-        for role in [Role::Server, Role::Agent, Role::Client] {
+        for role in crate::Daemon::ALL {
             let Kind::Section(fields) = crate::kind(role) else { panic!("{role}") };
             single_values(&fields, &mut Vec::new(), &mut |path| {
                 let name = Spelling::Variable.write(path);

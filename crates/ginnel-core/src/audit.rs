@@ -88,6 +88,29 @@ pub struct Session {
     pub policy: Text,
 }
 
+/// What came of an enrolment that was passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Forwarded {
+    /// The answer was passed back.
+    Answered,
+    /// The caller was refused.
+    Refused,
+    /// There was no answer: the process that enrols is away, too slow, or cannot issue.
+    Unavailable,
+}
+
+impl Forwarded {
+    /// The word that records and counters have for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Refused => "refused",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "camelCase", rename_all_fields = "camelCase")]
@@ -124,6 +147,9 @@ pub enum Event {
         /// What proved it: a kind of token, and the key or the issuer. `bearer` stands for a token that was bound to nothing.
         #[serde(skip_serializing_if = "Option::is_none")]
         proof: Option<Text>,
+        /// Whose request it was, if the peer says that it only passed it on: a relay's word, proved by nothing.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        forwarded_for: Option<SocketAddr>,
     },
     /// An enrolment was refused. The caller is not told why; this record is.
     EnrolmentRefused {
@@ -134,6 +160,16 @@ pub enum Event {
         email: Option<Text>,
         /// Where the request came from.
         peer: SocketAddr,
+        /// Whose request it was, if the peer says that it only passed it on: a relay's word, proved by nothing.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        forwarded_for: Option<SocketAddr>,
+    },
+    /// An enrolment was passed on, unread, to the process that enrols. That process has the verdict on record.
+    EnrolmentForwarded {
+        /// Where the request came from.
+        peer: SocketAddr,
+        /// What came of it.
+        outcome: Forwarded,
     },
     /// A certificate was issued without an enrolment: the server's own.
     CertificateIssued {
@@ -272,6 +308,7 @@ impl Event {
         "reloaded",
         "enrolled",
         "enrolmentRefused",
+        "enrolmentForwarded",
         "certificateIssued",
         "linkUp",
         "linkDown",
@@ -291,6 +328,7 @@ impl Event {
             Self::Reloaded { .. } => "reloaded",
             Self::Enrolled { .. } => "enrolled",
             Self::EnrolmentRefused { .. } => "enrolmentRefused",
+            Self::EnrolmentForwarded { .. } => "enrolmentForwarded",
             Self::CertificateIssued { .. } => "certificateIssued",
             Self::LinkUp { .. } => "linkUp",
             Self::LinkDown { .. } => "linkDown",
@@ -311,6 +349,10 @@ impl Event {
                 Kind::Permit
             }
             Self::EnrolmentRefused { .. } | Self::Refused { .. } => Kind::Refusal,
+            Self::EnrolmentForwarded { outcome, .. } => match outcome {
+                Forwarded::Answered => Kind::Fact,
+                Forwarded::Refused | Forwarded::Unavailable => Kind::Refusal,
+            },
             Self::LinkUp { .. }
             | Self::LinkDown { .. }
             | Self::ClientUp { .. }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ginnel_core::principal::{Principal, Role};
+use ginnel_core::principal::Principal;
 use ginnel_identity::credential::TOKEN_LIFETIME_SECONDS;
 use ginnel_identity::is_email;
 
@@ -190,12 +190,6 @@ pub enum EnrollerError {
         /// Which issuer.
         issuer: String,
     },
-    /// A server certifies itself and enrols nowhere.
-    #[error("{principal} is a server, which does not enrol")]
-    Server {
-        /// Which principal.
-        principal: Principal,
-    },
 }
 
 /// An enrolment that may have its certificate.
@@ -283,9 +277,6 @@ impl Enroller {
         let mut principals = BTreeSet::new();
         let mut subjects = BTreeMap::new();
         for EnrolIdentity { principal, email, keys, oidc } in identities {
-            if principal.role == Role::Server {
-                return Err(EnrollerError::Server { principal });
-            }
             if !is_email(&email) {
                 return Err(EnrollerError::Email { principal });
             }

@@ -6,6 +6,7 @@
 //!
 //! | connection | who proves what | accepted |
 //! |---|---|---|
+//! | outer, enrolment alone | nothing | everybody |
 //! | outer, server | client certificate optional | clientAuth, by the anchors of the role that its URI names |
 //! | outer, client | `server.name` | serverAuth, by the anchors of the server |
 //! | inner, client | the agent that was meant | inner-responder, by the anchors of the agents, URI equal |
@@ -94,6 +95,15 @@ pub fn outer_server(identity: &CurrentIdentity, trust: impl Into<CurrentTrust>) 
     let verifier = verify::OuterClients::new(identity.clone(), trust.into());
     let builder =
         server_builder()?.with_client_cert_verifier(Arc::new(verifier)).with_cert_resolver(Arc::new(identity.clone()));
+    Ok(Arc::new(hardened_server(builder, OUTER_ALPN)))
+}
+
+/// Sets up the end of a process that only enrols: nobody is asked for a certificate. The one that it shows is as with [`outer_server`].
+///
+/// # Errors
+/// [`TlsError::Setup`] if rustls refuses the combination.
+pub fn outer_server_for_strangers(identity: &CurrentIdentity) -> Result<Arc<ServerConfig>, TlsError> {
+    let builder = server_builder()?.with_no_client_auth().with_cert_resolver(Arc::new(identity.clone()));
     Ok(Arc::new(hardened_server(builder, OUTER_ALPN)))
 }
 

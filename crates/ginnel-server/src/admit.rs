@@ -11,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 use crate::attach::AgentSeat;
 use crate::broker::Broker;
 use crate::enrol::Enrol;
+use crate::forward::Forward;
 use crate::reload::LAST_WORDS;
+use crate::remote::Enrolment;
 use crate::roster::ClientSeat;
 use crate::service::Calls;
 
@@ -25,7 +27,11 @@ impl Admit for Admission {
     fn admit(&self, peer: Peer) -> Option<Calls> {
         let broker = Arc::clone(&self.0);
         let Some(leaf) = peer.leaf else {
-            return Some(Calls::anonymous(Enrol { broker, peer: peer.address }));
+            let peer = peer.address;
+            return Some(match broker.enrolment.clone() {
+                Enrolment::Here(desk) => Calls::anonymous(Enrol { desk, peer }),
+                Enrolment::Elsewhere(remote) => Calls::Forwarding(Forward { broker, remote, peer }),
+            });
         };
         let (principal, email, serial) = (leaf.principal.clone(), leaf.email.clone(), leaf.serial.clone());
         let calls = match principal.role {

@@ -2,16 +2,18 @@
 
 use std::error::Error;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use ginnel_config::{GoogleSection, ServerConfig, ServerSection, Source};
+use ginnel_config::{GoogleSection, OidcIssuer, ServerConfig, ServerIssuer, ServerSection, Source};
 use ginnel_core::audit::{Event, Text, Timestamp};
 use ginnel_core::budget::Budget;
 use ginnel_core::id::InstanceId;
 use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
 use ginnel_enrol::{Enroller, Issuer};
+use ginnel_identity::proof::Credential;
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::{CurrentTrust, OuterTrust, outer_server};
 use ginnel_keys::{KeySets, Timing};
@@ -32,8 +34,10 @@ use crate::admit::Admission;
 use crate::broker::{Broker, Rosters};
 use crate::connections::Connections;
 use crate::directory::InMemory;
-use crate::keys::{self, EnrolledKeys};
-use crate::own::{self, OwnCertificate};
+use crate::enrol::{Admissible, Desk};
+use crate::keys;
+use crate::own::{self, OwnCertificate, Subject};
+use crate::remote::{Enrolment, Remote};
 use crate::rules::{InForceRules, Rules, enrol_identities, key_files, oidc_issuers};
 use crate::view::View;
 
@@ -49,9 +53,29 @@ pub struct StartError {
     source: Box<dyn Error + Send + Sync>,
 }
 
-fn while_doing<E: Into<Box<dyn Error + Send + Sync>>>(doing: impl Into<String>) -> impl FnOnce(E) -> StartError {
+pub(crate) fn while_doing<E: Into<Box<dyn Error + Send + Sync>>>(
+    doing: impl Into<String>,
+) -> impl FnOnce(E) -> StartError {
     let doing = doing.into();
     move |source| StartError { doing, source: source.into() }
+}
+
+/// What certificates come from: what the configuration's `issuer` means, opened.
+pub enum Certifier {
+    /// The issuer of a server that enrols.
+    Issuer(Arc<dyn Issuer>),
+    /// What a server proves itself with where another process enrols.
+    Enrolment(Credential),
+}
+
+impl Certifier {
+    /// The files that the issuer reads.
+    fn files(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Issuer(issuer) => issuer.files(),
+            Self::Enrolment(_) => Vec::new(),
+        }
+    }
 }
 
 /// A server that listens.
@@ -62,51 +86,57 @@ pub struct Server {
     broker: Arc<Broker>,
     /// How the files were before they were read.
     read: Option<Seen>,
-    server_name: String,
+    certificates: own::Source,
+    subject: Subject,
     renew_after: Duration,
     admin: Admin,
     grace: Duration,
 }
 
 impl Server {
-    /// Opens the audit log and the listeners, and lets the issuer sign the server's own certificate. `source` is where `config` comes from
-    /// and is read again on a reload; without it there are none.
+    /// Opens the audit log and the listeners, and lets the issuer sign the server's own certificate. Where another process enrols, the certificate
+    /// comes when that process answers. `source` is where `config` comes from and is read again on a reload;
+    /// without it there are none.
     ///
     /// # Errors
     /// [`StartError`] names what could not be had.
     pub async fn start(
         config: ServerConfig,
-        issuer: Arc<dyn Issuer>,
+        certifier: Certifier,
         source: Option<(Source<ServerConfig>, Seen)>,
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
         let now = SystemTime::now();
         let server_id = InstanceId::random(&mut SystemRandom);
-        let server_name = config.server.name.to_string();
+        let subject =
+            Subject { trust_domain: config.trust_domain.clone(), server_name: config.server.name.to_string() };
         let (source, read) = source.unzip();
-        let read = read.map(|config_file| config_file.and(Seen::now(key_files(&config))));
-        let enroller = enroller(&config, now)?;
-        let keys = key_sets(&config)?;
+        let read = read.map(|config_file| config_file.and(Seen::now(key_files(&config.identities))));
+        let read = read.map(|files| files.and(Seen::now(certifier.files())));
+        let authority = Authority::new(&config, certifier, now)?;
         let own = OwnCertificate::default();
-        let read = read.map(|files| files.and(Seen::now(issuer.files())));
-        // It was read before its files were looked at; what has changed in between is taken up here.
-        issuer.reload(now).map_err(while_doing("reading the issuer again"))?;
-        let trust = CurrentTrust::from(outer_trust(&*issuer));
+        let trust = CurrentTrust::from(authority.trust());
         let tls = outer_server(&own.current, &trust).map_err(while_doing("setting TLS up"))?;
-        let principal = own::principal(&config.trust_domain, &server_name);
-        let (renew_after, issued) = own::renew(&*issuer, &principal, &server_name, &own)
-            .await
-            .map_err(while_doing("making the server's own certificate"))?;
+        let certificates = authority.certificates();
+        let (renew_after, issued) = match &authority {
+            Authority::Here { .. } => {
+                let made = certificates.renew(&subject, &own).await;
+                let (renew_after, issued) = made.map_err(while_doing("making the server's own certificate"))?;
+                (renew_after, Some(issued))
+            }
+            // It need not be there yet: whoever starts both need not start one before the other.
+            Authority::Elsewhere(_) => (Duration::ZERO, None),
+        };
         let directory = config.audit_directory.as_path();
         let audit = AuditLog::open(directory, server_id)
             .map_err(while_doing(format!("opening the audit log in {}", directory.display())))?;
         let address = config.server.listen;
         let ServerSection { admin, shutdown_grace: grace, congestion_control, .. } = config.server.clone();
-        let trust_domain = config.trust_domain.clone();
-        let rules = Rules::new(config, enroller);
-        keys.set_accounts(&rules.accounts_at_google());
+        let tasks = TaskTracker::new();
+        let enrolment = authority.enrolment(&config, &audit, &tasks);
+        let rules = Rules::new(config);
         let started = Event::Started { version: Text::new(software_version()), policy: rules.version.clone() };
-        for event in [started, issued] {
+        for event in [Some(started), issued].into_iter().flatten() {
             let recorded = async { audit.record(event)?.await };
             recorded.await.map_err(while_doing("writing to the audit log"))?;
         }
@@ -120,7 +150,6 @@ impl Server {
         let broker = Broker {
             server_id,
             epoch: epoch(now),
-            trust_domain,
             rules: InForceRules::new(rules),
             source,
             reloading: Mutex::default(),
@@ -131,18 +160,17 @@ impl Server {
             leases: Arc::default(),
             rosters: Rosters::default(),
             audit,
-            enrolments: Mutex::default(),
-            keys,
-            enrolled: EnrolledKeys::default(),
+            enrolled: enrolment.enrolled(),
             own,
-            issuer,
+            enrolment,
             trust,
-            tasks: TaskTracker::new(),
+            tasks,
             shutdown,
             cut: CancellationToken::new(),
             started: Timestamp::from(now),
         };
-        Ok(Self { listener, address, tls, broker: Arc::new(broker), read, server_name, renew_after, admin, grace })
+        let broker = Arc::new(broker);
+        Ok(Self { listener, address, tls, broker, read, certificates, subject, renew_after, admin, grace })
     }
 
     /// The address that it listens on; tells the port where the configuration said 0.
@@ -158,13 +186,19 @@ impl Server {
     /// Serves until `shutdown`. Then it accepts nothing new, lets sessions finish within the grace, ends the rest with a reset, and closes
     /// the log.
     pub async fn run(self) {
-        let Self { listener, tls, broker, read, server_name, renew_after, address, admin, grace } = self;
+        let Self { listener, tls, broker, read, certificates, subject, renew_after, address, admin, grace } = self;
         tracing::info!(listener = "server", %address, "listening");
         let files = read.and_then(|read| files(&broker, read));
         let beside = beside(admin, Arc::new(View(Arc::clone(&broker))), files, broker.shutdown.clone());
         let beside = AbortOnDropHandle::new(tokio::spawn(beside));
-        let renewals = own::keep(Arc::clone(&broker), server_name, renew_after);
-        let watch = AbortOnDropHandle::new(tokio::spawn(keys::watch(Arc::clone(&broker))));
+        let watch = match &broker.enrolment {
+            Enrolment::Here(desk) => {
+                Some(AbortOnDropHandle::new(tokio::spawn(keys::watch(Arc::clone(&broker), Arc::clone(desk)))))
+            }
+            Enrolment::Elsewhere(_) => None,
+        };
+        let note = |event| broker.note(event);
+        let renewals = own::keep(&certificates, &subject, &broker.own, renew_after, note, broker.cut.clone());
         // Connections go when sessions have left their records, so they hang on a token of their own.
         let stops = Stops { accepting: broker.shutdown.clone(), connections: CancellationToken::new() };
         let serving = serve(listener, tls, Admission(Arc::clone(&broker)), stops.clone());
@@ -186,13 +220,7 @@ impl Server {
         beside.abort();
         // What is waited for is its last word; that it was aborted is no news.
         let _ = beside.await;
-        let audit = broker.audit.clone();
-        // Closing waits for the disk.
-        match tokio::task::spawn_blocking(move || audit.close()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(error = %Chain(&error), "the audit log did not close well"),
-            Err(error) => tracing::error!(error = %Chain(&error), "the audit log could not be closed"),
-        }
+        close(broker.audit.clone()).await;
     }
 }
 
@@ -201,26 +229,89 @@ pub(crate) fn outer_trust(issuer: &dyn Issuer) -> OuterTrust {
     OuterTrust { agent: issuer.roots(Role::Agent), client: issuer.roots(Role::Client), server: None }
 }
 
+/// Closes the audit log, which waits for the disk.
+pub(crate) async fn close(audit: AuditLog) {
+    match tokio::task::spawn_blocking(move || audit.close()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(error = %Chain(&error), "the audit log did not close well"),
+        Err(error) => tracing::error!(error = %Chain(&error), "the audit log could not be closed"),
+    }
+}
+
+/// Where certificates come from, before there is a log to write about it.
+enum Authority {
+    Here { issuer: Arc<dyn Issuer>, enroller: Box<Enroller>, keys: KeySets },
+    Elsewhere(Arc<Remote>),
+}
+
+impl Authority {
+    fn new(config: &ServerConfig, certifier: Certifier, now: SystemTime) -> Result<Self, StartError> {
+        match (&config.issuer, certifier) {
+            (ServerIssuer::Elsewhere(remote), Certifier::Enrolment(credential)) => {
+                let opened = Remote::open(remote, config, credential);
+                Ok(Self::Elsewhere(Arc::new(
+                    opened.map_err(while_doing("reading what the enrolment elsewhere needs"))?,
+                )))
+            }
+            (ServerIssuer::Here(_), Certifier::Issuer(issuer)) => {
+                // It was read before its files were looked at; what has changed in between is taken up here.
+                issuer.reload(now).map_err(while_doing("reading the issuer again"))?;
+                let keys = key_sets(&config.google, &config.oidc_issuers)?;
+                Ok(Self::Here { issuer, enroller: Box::new(enroller(config, now)?), keys })
+            }
+            (ServerIssuer::Here(_), Certifier::Enrolment(_)) | (ServerIssuer::Elsewhere(_), Certifier::Issuer(_)) => {
+                Err(while_doing("starting to enrol")("that is not what the configuration says"))
+            }
+        }
+    }
+
+    /// Who is believed at the outer TLS, by the issuer's roots of the moment, or those that were given.
+    fn trust(&self) -> OuterTrust {
+        match self {
+            Self::Here { issuer, .. } => outer_trust(&**issuer),
+            Self::Elsewhere(remote) => remote.trust(),
+        }
+    }
+
+    fn certificates(&self) -> own::Source {
+        match self {
+            Self::Here { issuer, .. } => own::Source::Issuer(Arc::clone(issuer)),
+            Self::Elsewhere(remote) => own::Source::Remote(Arc::clone(remote)),
+        }
+    }
+
+    fn enrolment(self, config: &ServerConfig, audit: &AuditLog, tasks: &TaskTracker) -> Enrolment {
+        match self {
+            Self::Here { issuer, enroller, keys } => {
+                let admissible = Admissible::new(*enroller, &config.trust_domain, &config.identities);
+                Enrolment::Here(Arc::new(Desk::new(issuer, keys, admissible, audit.clone(), tasks.clone())))
+            }
+            Self::Elsewhere(remote) => Enrolment::Elsewhere(remote),
+        }
+    }
+}
+
 /// The configuration, the keys that it names, and what the issuer reads.
 fn files(broker: &Arc<Broker>, read: Seen) -> Option<Files> {
     let path = broker.source.as_ref()?.path().to_owned();
     let broker = Arc::clone(broker);
-    let rest = move || broker.rules.now().files().into_iter().chain(broker.issuer.files());
+    let rest = move || broker.rules.now().files().into_iter().chain(broker.enrolment.files());
     let named = move || std::iter::once(path.clone()).chain(rest()).collect();
     Some(Files { read, named: Box::new(named) })
 }
 
 fn enroller(config: &ServerConfig, now: SystemTime) -> Result<Enroller, StartError> {
-    let identities = enrol_identities(config).map_err(|(doing, source)| StartError { doing, source })?;
-    let (issuers, _) = oidc_issuers(config);
+    let identities = enrol_identities(&config.trust_domain, &config.identities);
+    let identities = identities.map_err(|(doing, source)| StartError { doing, source })?;
+    let (issuers, _) = oidc_issuers(&config.oidc_issuers);
     Enroller::new(config.enrolment_audience.clone(), identities, issuers, now)
         .map_err(while_doing("reading the identities"))
 }
 
 /// The key sets that may be asked for.
-fn key_sets(config: &ServerConfig) -> Result<KeySets, StartError> {
-    let GoogleSection { service_account_keys, id_token_keys, ca_file, keys_fresh_for } = config.google.clone();
-    let (_, issuers) = oidc_issuers(config);
+pub(crate) fn key_sets(google: &GoogleSection, issuers: &[OidcIssuer]) -> Result<KeySets, StartError> {
+    let GoogleSection { service_account_keys, id_token_keys, ca_file, keys_fresh_for } = google.clone();
+    let (_, issuers) = oidc_issuers(issuers);
     let timing = Timing { fresh_for: keys_fresh_for };
     KeySets::new(timing, service_account_keys, id_token_keys, ca_file.as_deref(), issuers)
         .map_err(while_doing("getting ready to fetch public keys"))

@@ -7,12 +7,9 @@ use ginnel_config::{ServerConfig, Source};
 use ginnel_core::audit::{Event, Timestamp};
 use ginnel_core::budget::Budget;
 use ginnel_core::id::InstanceId;
-use ginnel_core::principal::{Principal, TrustDomain};
+use ginnel_core::principal::Principal;
 use ginnel_core::report::Chain;
-use ginnel_core::status::Enrolments;
-use ginnel_enrol::{Denied, Issuer};
 use ginnel_identity::tls::CurrentTrust;
-use ginnel_keys::KeySets;
 use ginnel_ops::audit::AuditLog;
 use ginnel_ops::ledger::Ledger;
 use ginnel_wire::hello::{INNER_TLS, LANES, PROTOCOL_VERSION, software_version};
@@ -25,6 +22,7 @@ use crate::directory::{Directory, Facts};
 use crate::keys::EnrolledKeys;
 use crate::lease::Leases;
 use crate::own::OwnCertificate;
+use crate::remote::Enrolment;
 use crate::rules::InForceRules;
 
 /// What every connection shares.
@@ -32,7 +30,6 @@ pub(crate) struct Broker {
     pub(crate) server_id: InstanceId,
     /// Milliseconds since 1970 at which this process started.
     pub(crate) epoch: u64,
-    pub(crate) trust_domain: TrustDomain,
     /// What can change while the server runs.
     pub(crate) rules: InForceRules,
     /// One reload at a time: an older file must not come into force after a newer one.
@@ -47,14 +44,12 @@ pub(crate) struct Broker {
     pub(crate) leases: Arc<Leases>,
     pub(crate) rosters: Rosters,
     pub(crate) audit: AuditLog,
-    pub(crate) enrolments: Mutex<Enrolments>,
-    /// The public keys that Google and OIDC issuers publish.
-    pub(crate) keys: KeySets,
-    /// Which of them enrolled whom.
-    pub(crate) enrolled: EnrolledKeys,
+    /// Which of the keys at Google enrolled whom, where that is known.
+    pub(crate) enrolled: Arc<EnrolledKeys>,
     pub(crate) own: OwnCertificate,
-    pub(crate) issuer: Arc<dyn Issuer>,
-    /// Whose certificates are accepted, by the roots that the issuer has.
+    /// Tokens for certificates, here or elsewhere.
+    pub(crate) enrolment: Enrolment,
+    /// Whose certificates are accepted.
     pub(crate) trust: CurrentTrust,
     /// Every session and every standing stream.
     pub(crate) tasks: TaskTracker,
@@ -156,21 +151,6 @@ impl Broker {
             protocol_version: PROTOCOL_VERSION,
             capabilities: vec![INNER_TLS.to_owned(), LANES.to_owned()],
         }
-    }
-
-    /// Counts an enrolment.
-    pub(crate) fn enrolment(&self, outcome: Result<(), Denied>) {
-        let mut enrolments = self.enrolments.lock().unwrap_or_else(PoisonError::into_inner);
-        match outcome {
-            Ok(()) => enrolments.issued += 1,
-            Err(denied) => *enrolments.refused.entry(denied.as_str().to_owned()).or_default() += 1,
-        }
-    }
-
-    /// Counts an enrolment that was admitted and got no certificate all the same.
-    pub(crate) fn enrolment_failed(&self, reason: &str) {
-        let mut enrolments = self.enrolments.lock().unwrap_or_else(PoisonError::into_inner);
-        *enrolments.refused.entry(reason.to_owned()).or_default() += 1;
     }
 
     /// Records what has happened already: if that fails, the log itself refuses what comes next.

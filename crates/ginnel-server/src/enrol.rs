@@ -1,74 +1,152 @@
 //! Tokens for certificates. The caller hears one and the same refusal whatever was wrong; the audit log has the reason.
+//!
+//! A [`Desk`] is all of it: who may enrol, what signs, and the record. A server has one, or the process that only enrols.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+use ginnel_config::{Identity, PublicKeys};
 use ginnel_core::audit::{Event, Text, Timestamp};
+use ginnel_core::principal::{Principal, Role, TrustDomain};
 use ginnel_core::report::Chain;
-use ginnel_enrol::{Admitted, CertificateRequest, Issued};
+use ginnel_core::status::Enrolments;
+use ginnel_enrol::{Admitted, CertificateRequest, Denied, Enroller, Issued, Issuer};
+use ginnel_keys::KeySets;
+use ginnel_ops::audit::AuditLog;
 use ginnel_wire::v1::enrolment_server::Enrolment;
 use ginnel_wire::v1::{EnrolRequest, EnrolResponse};
+use tokio_util::task::TaskTracker;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
-use crate::broker::Broker;
+use crate::keys::EnrolledKeys;
+use crate::rules::enrol_identities;
 
-/// The enrolment service of one connection.
-#[derive(Clone)]
-pub(crate) struct Enrol {
-    pub(crate) broker: Arc<Broker>,
-    pub(crate) peer: SocketAddr,
+/// The metadata in which a relay says whose enrolment it passes on. It is recorded as what the relay says, and decides nothing.
+pub(crate) const FORWARDED_FOR: &str = "ginnel-forwarded-for";
+
+/// gRPC's own word for when it is worth asking again.
+pub(crate) const RETRY_AFTER_MS: &str = "grpc-retry-pushback-ms";
+
+/// Who may enrol, and under which names servers among them are reached.
+pub(crate) struct Admissible {
+    pub(crate) enroller: Enroller,
+    /// Of servers alone. A server that has none here gets no certificate.
+    pub(crate) server_names: BTreeMap<Principal, Vec<String>>,
+    /// The service accounts whose keys Google publishes.
+    pub(crate) at_google: BTreeSet<String>,
 }
 
-#[tonic::async_trait]
-impl Enrolment for Enrol {
-    async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolResponse>, Status> {
-        let request = request.into_inner();
-        let now = SystemTime::now();
-        let broker = &self.broker;
-        let rules = broker.rules.now();
-        let verdict = rules.enroller.verdict(&request.token, &request.certificate_signing_request, now, &broker.keys);
-        let admitted = match verdict.await {
-            Ok(admitted) => admitted,
-            Err(denied) => {
-                let reason = Text::new(denied.as_str());
-                tracing::warn!(%reason, "enrolment refused");
-                // What an unverified token claims is nobody's word, and stays out of the record.
-                broker.enrolment(Err(denied));
-                broker.note(Event::EnrolmentRefused { reason, email: None, peer: self.peer });
-                return Err(Status::unauthenticated("enrolment refused"));
-            }
-        };
-        let wanted = CertificateRequest {
-            principal: admitted.principal.clone(),
-            email: admitted.email.clone(),
-            spki_der: admitted.spki_der.clone(),
-            server_names: Vec::new(),
-            renews: renews(request.renews_until),
-        };
-        // Once an issuer was asked, what it signs goes on record, whether or not the caller waits for it.
-        let certified = self.clone().certify(wanted, admitted, now);
-        broker.tasks.spawn(certified).await.unwrap_or_else(|_| Err(not_now(None)))
+impl Admissible {
+    /// Those of `identities`, which `enroller` knows.
+    pub(crate) fn new(enroller: Enroller, trust_domain: &TrustDomain, identities: &[Identity]) -> Self {
+        let servers = identities.iter().filter(|identity| identity.role == Role::Server);
+        let server_names = servers.map(|identity| {
+            let (trust_domain, name) = (trust_domain.clone(), identity.name.clone());
+            (Principal { trust_domain, role: identity.role, name }, identity.server_names.clone())
+        });
+        let at_google = identities.iter().filter(|identity| identity.public_keys == Some(PublicKeys::Google));
+        let at_google = at_google.map(|identity| identity.email.clone()).collect();
+        Self { enroller, server_names: server_names.collect(), at_google }
     }
 }
 
-impl Enrol {
+/// What enrols.
+pub(crate) struct Desk {
+    pub(crate) issuer: Arc<dyn Issuer>,
+    /// The public keys that Google and OIDC issuers publish.
+    pub(crate) keys: KeySets,
+    /// Which of them enrolled whom.
+    pub(crate) enrolled: Arc<EnrolledKeys>,
+    admissible: RwLock<Arc<Admissible>>,
+    audit: AuditLog,
+    counted: Mutex<Enrolments>,
+    /// Enrolments whose issuer was asked: they end after their callers if need be.
+    tasks: TaskTracker,
+}
+
+impl Desk {
+    pub(crate) fn new(
+        issuer: Arc<dyn Issuer>,
+        keys: KeySets,
+        admissible: Admissible,
+        audit: AuditLog,
+        tasks: TaskTracker,
+    ) -> Self {
+        keys.set_accounts(&admissible.at_google);
+        let admissible = RwLock::new(Arc::new(admissible));
+        Self { issuer, keys, enrolled: Arc::default(), admissible, audit, counted: Mutex::default(), tasks }
+    }
+
+    /// Who may enrol at the moment.
+    pub(crate) fn admissible(&self) -> Arc<Admissible> {
+        Arc::clone(&self.admissible.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Lets others enrol from here on.
+    pub(crate) fn replace(&self, admissible: Admissible) {
+        self.keys.set_accounts(&admissible.at_google);
+        self.enrolled.keep(&admissible.at_google);
+        *self.admissible.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(admissible);
+    }
+
+    /// The same with other identities: tokens that were used stay used.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub(crate) fn with_identities(
+        &self,
+        trust_domain: &TrustDomain,
+        identities: &[Identity],
+    ) -> Result<Admissible, String> {
+        let enrol = enrol_identities(trust_domain, identities)
+            .map_err(|(doing, error)| format!("{doing}: {}", Chain(&*error)))?;
+        let enroller = self.admissible().enroller.with_identities(enrol, SystemTime::now());
+        let enroller = enroller.map_err(|error| Chain(&error).to_string())?;
+        Ok(Admissible::new(enroller, trust_domain, identities))
+    }
+
+    /// What came of enrolments so far.
+    pub(crate) fn counted(&self) -> Enrolments {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn enrol(self: &Arc<Self>, request: EnrolRequest, caller: Caller) -> Result<EnrolResponse, Status> {
+        let now = SystemTime::now();
+        let admissible = self.admissible();
+        let verdict =
+            admissible.enroller.verdict(&request.token, &request.certificate_signing_request, now, &self.keys);
+        let admitted = verdict.await.map_err(|denied| self.refuse(denied, caller))?;
+        let wanted = CertificateRequest {
+            server_names: admissible.server_names.get(&admitted.principal).cloned().unwrap_or_default(),
+            principal: admitted.principal.clone(),
+            email: admitted.email.clone(),
+            spki_der: admitted.spki_der.clone(),
+            renews: renews(request.renews_until),
+        };
+        // Once an issuer was asked, what it signs goes on record, whether or not the caller waits for it.
+        let certified = Arc::clone(self).certify(wanted, admitted, caller, now);
+        self.tasks.spawn(certified).await.unwrap_or_else(|_| Err(not_now(None)))
+    }
+
     /// Has a certificate signed and recorded. It ends within the time that the issuer takes at most.
     async fn certify(
-        self,
+        self: Arc<Self>,
         wanted: CertificateRequest,
         admitted: Admitted,
+        caller: Caller,
         now: SystemTime,
-    ) -> Result<Response<EnrolResponse>, Status> {
-        let Self { broker, peer } = self;
-        let issued = broker.issuer.issue(&wanted, now).await.map_err(|error| {
+    ) -> Result<EnrolResponse, Status> {
+        let Caller { peer, forwarded_for } = caller;
+        let issued = self.issuer.issue(&wanted, now).await.map_err(|error| {
             tracing::error!(error = %Chain(&error), "could not issue a certificate");
-            broker.enrolment_failed(error.reason());
-            let (reason, email) = (Text::new(error.reason()), Some(Text::new(wanted.email.as_str())));
-            broker.note(Event::EnrolmentRefused { reason, email, peer });
+            self.count_refused(error.reason());
+            self.note_refused(Text::new(error.reason()), Some(Text::new(wanted.email.as_str())), caller);
             not_now(error.retry_after())
         })?;
-        broker.enrolled.remember(&admitted, &issued, now);
+        self.enrolled.remember(&admitted, &issued, now);
         let Issued { chain, not_after, serial } = issued;
         let event = Event::Enrolled {
             principal: admitted.principal,
@@ -78,16 +156,68 @@ impl Enrol {
             peer,
             spki_sha256: Some(Text::hex(&admitted.spki_sha256)),
             proof: Some(Text::new(admitted.evidence)),
+            forwarded_for,
         };
-        let recorded = async { broker.audit.record(event)?.await };
+        let recorded = async { self.audit.record(event)?.await };
         recorded.await.map_err(|error| {
             tracing::error!(error = %Chain(&error), "could not record an enrolment");
             not_now(None)
         })?;
-        broker.enrolment(Ok(()));
+        self.count().issued += 1;
         let certificate_chain = chain.into_iter().map(|certificate| certificate.to_vec()).collect();
-        Ok(Response::new(EnrolResponse { certificate_chain }))
+        Ok(EnrolResponse { certificate_chain })
     }
+
+    fn refuse(&self, denied: Denied, caller: Caller) -> Status {
+        let reason = Text::new(denied.as_str());
+        tracing::warn!(%reason, "enrolment refused");
+        self.count_refused(denied.as_str());
+        // What an unverified token claims is nobody's word, and stays out of the record.
+        self.note_refused(reason, None, caller);
+        refused()
+    }
+
+    fn count_refused(&self, reason: &str) {
+        *self.count().refused.entry(reason.to_owned()).or_default() += 1;
+    }
+
+    fn note_refused(&self, reason: Text, email: Option<Text>, caller: Caller) {
+        let Caller { peer, forwarded_for } = caller;
+        if let Err(error) = self.audit.record(Event::EnrolmentRefused { reason, email, peer, forwarded_for }) {
+            tracing::error!(error = %Chain(&error), "could not record an event");
+        }
+    }
+
+    fn count(&self) -> std::sync::MutexGuard<'_, Enrolments> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where an enrolment comes from.
+#[derive(Clone, Copy)]
+struct Caller {
+    peer: SocketAddr,
+    forwarded_for: Option<SocketAddr>,
+}
+
+/// The enrolment service of one connection.
+#[derive(Clone)]
+pub(crate) struct Enrol {
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) peer: SocketAddr,
+}
+
+#[tonic::async_trait]
+impl Enrolment for Enrol {
+    async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolResponse>, Status> {
+        let caller = Caller { peer: self.peer, forwarded_for: forwarded_for(request.metadata()) };
+        self.desk.enrol(request.into_inner(), caller).await.map(Response::new)
+    }
+}
+
+/// Whose enrolment the peer says that it passes on. What is no address is passed over: it may be anything.
+fn forwarded_for(metadata: &MetadataMap) -> Option<SocketAddr> {
+    metadata.get(FORWARDED_FOR)?.to_str().ok()?.parse().ok()
 }
 
 /// The end of the certificate that is renewed, as the caller says.
@@ -96,12 +226,41 @@ fn renews(until: u64) -> Option<SystemTime> {
     end.filter(|_| until > 0)
 }
 
-/// The answer to a caller who gets no certificate through no fault of its own, with gRPC's own word for when to ask again.
-fn not_now(retry_after: Option<Duration>) -> Status {
+/// The answer to everybody who may not enrol.
+pub(crate) fn refused() -> Status {
+    Status::unauthenticated("enrolment refused")
+}
+
+/// The answer to a caller who gets no certificate through no fault of its own.
+pub(crate) fn not_now(retry_after: Option<Duration>) -> Status {
     let mut status = Status::unavailable("no certificate can be issued now");
     if let Some(after) = retry_after {
         let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-        status.metadata_mut().insert("grpc-retry-pushback-ms", after_ms.into());
+        status.metadata_mut().insert(RETRY_AFTER_MS, after_ms.into());
     }
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_relay_says_of_its_caller_counts_only_if_it_is_an_address() {
+        let cases = [
+            ("203.0.113.9:40000", Some("203.0.113.9:40000")),
+            ("[fd00::9]:1", Some("[fd00::9]:1")),
+            ("203.0.113.9", None),
+            ("host:1", None),
+            ("203.0.113.9:40000, 10.0.0.1:1", None),
+            ("", None),
+        ];
+        for (said, expected) in cases {
+            let mut metadata = MetadataMap::new();
+            metadata.insert(FORWARDED_FOR, said.parse().unwrap());
+            let expected: Option<SocketAddr> = expected.map(|address| address.parse().unwrap());
+            assert_eq!(forwarded_for(&metadata), expected, "{said}");
+        }
+        assert_eq!(forwarded_for(&MetadataMap::new()), None);
+    }
 }

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::broker::Broker;
+use crate::enrol::Desk;
 
 /// Certificates whose key is remembered, some 200 bytes each: a thousand processes that renew every quarter of an hour for a day. Of more,
 /// those that expire first are forgotten.
@@ -115,20 +116,20 @@ impl EnrolledKeys {
 }
 
 /// Looks at the keys of those who are connected, again and again, and cuts off those whose key is gone.
-pub(crate) async fn watch(broker: Arc<Broker>) {
+pub(crate) async fn watch(broker: Arc<Broker>, desk: Arc<Desk>) {
     loop {
-        sleep(jittered(broker.keys.watch_every())).await;
+        sleep(jittered(desk.keys.watch_every())).await;
         let connected = broker.leases.emails();
-        let accounts = broker.rules.now().accounts_at_google();
+        let accounts = &desk.admissible().at_google;
         let mut looking = JoinSet::new();
-        for email in connected.intersection(&accounts) {
+        for email in connected.intersection(accounts) {
             if looking.len() >= LOOKS_MAX {
                 let _ = looking.join_next().await;
             }
-            let (broker, email) = (Arc::clone(&broker), email.clone());
+            let (desk, email) = (Arc::clone(&desk), email.clone());
             looking.spawn(async move {
-                if let Some(keys) = broker.keys.current(&email).await {
-                    broker.enrolled.see(&email, &keys);
+                if let Some(keys) = desk.keys.current(&email).await {
+                    desk.enrolled.see(&email, &keys);
                 }
             });
         }

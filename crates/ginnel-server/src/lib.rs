@@ -9,6 +9,9 @@
 //! | `connections` | the open connections of known peers |
 //! | `admit` | what one connection may call |
 //! | `enrol` | tokens for certificates |
+//! | `own` | the server's own certificate |
+//! | `remote`, `forward` | both from another process that enrols |
+//! | [`enrolment`] | that process |
 //! | `attach` | agents' links |
 //! | `directory` | which link belongs to which agent |
 //! | `keys` | which key at Google enrolled whom, and cutting off those whose key is gone |
@@ -18,6 +21,7 @@
 //! | `middle` | moves frames between the two sides |
 
 pub mod app;
+pub mod enrolment;
 
 mod admit;
 mod attach;
@@ -25,12 +29,14 @@ mod broker;
 mod connections;
 mod directory;
 mod enrol;
+mod forward;
 mod keys;
 mod lease;
 mod middle;
 mod open;
 mod own;
 mod reload;
+mod remote;
 mod roster;
 mod rules;
 mod service;

@@ -1,34 +1,58 @@
-//! The server's own certificate, which it issues to itself and renews.
+//! The server's own certificate, which it issues to itself or gets where it enrols, and renews.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use ginnel_core::audit::{Event, Text, Timestamp};
-use ginnel_core::principal::{Name, Principal, Role};
+use ginnel_core::backoff::Backoff;
+use ginnel_core::principal::{Name, Principal, Role, TrustDomain};
 use ginnel_core::renewal::renew_after;
 use ginnel_core::report::Chain;
-use ginnel_core::status::{Failure, Renewals};
+use ginnel_core::status::{Certificate, Failure, Renewals};
 use ginnel_enrol::{CertificateRequest, IssueError, Issuer};
 use ginnel_identity::certificate::Identity;
 use ginnel_identity::key::KeyPair;
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::CurrentIdentity;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
-use crate::broker::Broker;
+use crate::remote::{CertifyError, Remote};
 
-/// A failed renewal is tried again after this time; a third of the shortest lifetime that is accepted is about as long.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// No renewal comes sooner after the last one: a third of the shortest lifetime that is accepted is about as long.
+const RENEW_FLOOR: Duration = Duration::from_secs(1);
+
+/// Failed renewals are tried again soon, and then at most so far apart: agents and clients wait for a server whose certificate has expired, and
+/// servers are few.
+const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10));
 
 /// Why the server has no certificate of its own.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OwnError {
+    /// The process that enrols gave none (environment, configuration).
+    #[error("could not get the server's own certificate")]
+    Certify(#[from] CertifyError),
     /// No key could be made, or the issuer's answer is unusable (us).
     #[error("could not make the server's own key or certificate")]
     Identity(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The issuer refused (configuration, environment).
     #[error("could not issue the server's own certificate")]
     Issue(#[source] IssueError),
+}
+
+/// Where the server's own certificate comes from.
+pub(crate) enum Source {
+    /// An issuer of its own.
+    Issuer(Arc<dyn Issuer>),
+    /// The process that enrols.
+    Remote(Arc<Remote>),
+}
+
+/// Whom the certificate is for.
+pub(crate) struct Subject {
+    pub(crate) trust_domain: TrustDomain,
+    /// The name under which it is reached.
+    pub(crate) server_name: String,
 }
 
 /// The server's own certificate, and how its renewals went.
@@ -68,41 +92,66 @@ impl OwnCertificate {
     }
 }
 
-/// Issues a certificate for `server_name` and puts it to use; tells when to renew it.
-pub(crate) async fn renew(
+impl OwnCertificate {
+    /// As a status shows it.
+    pub(crate) fn shown(&self, now: SystemTime) -> Option<Certificate> {
+        let identity = self.current.get()?;
+        let leaf = identity.leaf();
+        Some(Certificate {
+            serial: leaf.serial.clone(),
+            not_after: Timestamp::from(leaf.not_after),
+            remaining_seconds: leaf.not_after.duration_since(now).unwrap_or_default().as_secs(),
+            renewal_failure: self.renewals().1,
+            credential: None,
+        })
+    }
+}
+
+impl Source {
+    /// Gets a certificate and puts it to use; tells when to renew it.
+    pub(crate) async fn renew(&self, subject: &Subject, own: &OwnCertificate) -> Result<(Duration, Event), OwnError> {
+        let (identity, spki_sha256) = match self {
+            Self::Issuer(issuer) => issue(&**issuer, subject, own).await?,
+            Self::Remote(remote) => (remote.certify(&subject.trust_domain, &subject.server_name).await?, None),
+        };
+        let leaf = identity.leaf();
+        let event = Event::CertificateIssued {
+            principal: leaf.principal.clone(),
+            serial: Text::new(&leaf.serial),
+            not_after: Timestamp::from(leaf.not_after),
+            spki_sha256,
+        };
+        let lifetime = leaf.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+        own.current.set(identity);
+        own.renewed();
+        Ok((renew_after(lifetime, &mut SystemRandom).max(RENEW_FLOOR), event))
+    }
+}
+
+async fn issue(
     issuer: &dyn Issuer,
-    principal: &Principal,
-    server_name: &str,
+    subject: &Subject,
     own: &OwnCertificate,
-) -> Result<(Duration, Event), OwnError> {
-    let now = SystemTime::now();
+) -> Result<(Identity, Option<Text>), OwnError> {
+    let Subject { trust_domain, server_name } = subject;
     let unusable = |error: Box<dyn std::error::Error + Send + Sync>| OwnError::Identity(error);
     let key = KeyPair::generate().map_err(|error| unusable(error.into()))?;
     let request = CertificateRequest {
-        principal: principal.clone(),
+        principal: principal(trust_domain, server_name),
         // Names may have underscores, e-mails of service accounts may not.
         email: format!("server@{}", server_name.replace('_', "-")),
         spki_der: key.spki_der().to_vec(),
-        server_names: vec![server_name.to_owned()],
+        server_names: vec![server_name.clone()],
         renews: own.current.get().map(|identity| identity.leaf().not_after),
     };
-    let spki_sha256 = Some(Text::hex(&key.spki_sha256()));
-    let issued = issuer.issue(&request, now).await.map_err(OwnError::Issue)?;
+    let spki_sha256 = Text::hex(&key.spki_sha256());
+    let issued = issuer.issue(&request, SystemTime::now()).await.map_err(OwnError::Issue)?;
     let identity = Identity::new(issued.chain, key).map_err(|error| unusable(error.into()))?;
-    let lifetime = issued.not_after.duration_since(now).unwrap_or_default();
-    own.current.set(identity);
-    own.renewed();
-    let event = Event::CertificateIssued {
-        principal: principal.clone(),
-        serial: Text::new(issued.serial),
-        not_after: Timestamp::from(issued.not_after),
-        spki_sha256,
-    };
-    Ok((renew_after(lifetime, &mut SystemRandom).max(RETRY_AFTER), event))
+    Ok((identity, Some(spki_sha256)))
 }
 
 /// The principal of a server: its name is the first label of `server.name`, which is a legal one.
-pub(crate) fn principal(trust_domain: &ginnel_core::principal::TrustDomain, server_name: &str) -> Principal {
+pub(crate) fn principal(trust_domain: &TrustDomain, server_name: &str) -> Principal {
     let label = server_name.split('.').next().unwrap_or_default().replace('_', "-");
     let name: Result<Name, _> = label.trim_matches('-').parse();
     let fallback = || "server".parse();
@@ -113,25 +162,38 @@ pub(crate) fn principal(trust_domain: &ginnel_core::principal::TrustDomain, serv
     }
 }
 
-/// Renews until shutdown. The certificate in use stays until the next one is there.
-pub(crate) async fn keep(broker: Arc<Broker>, server_name: String, first: Duration) {
-    let principal = principal(&broker.trust_domain, &server_name);
+/// Renews until `stop`, for the first time after `first`. The certificate in use stays until the next one is there.
+pub(crate) async fn keep(
+    source: &Source,
+    subject: &Subject,
+    own: &OwnCertificate,
+    first: Duration,
+    note: impl Fn(Event),
+    stop: CancellationToken,
+) {
     let mut wait = first;
+    let mut retry = RETRY;
     loop {
         tokio::select! {
-            () = broker.cut.cancelled() => return,
+            () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
-            () = broker.own.early.notified() => {}
+            () = own.early.notified() => {}
         }
-        wait = match renew(broker.issuer.as_ref(), &principal, &server_name, &broker.own).await {
+        let renewed = tokio::select! {
+            () = stop.cancelled() => return,
+            renewed = source.renew(subject, own) => renewed,
+        };
+        wait = match renewed {
             Ok((next, event)) => {
-                broker.note(event);
+                tracing::info!("the server's own certificate was renewed");
+                note(event);
+                retry.reset();
                 next
             }
             Err(error) => {
                 tracing::error!(error = %Chain(&error), "could not renew the server's certificate");
-                broker.own.failed(Chain(&error).to_string());
-                RETRY_AFTER
+                own.failed(Chain(&error).to_string());
+                retry.next(&mut SystemRandom)
             }
         };
     }

@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::outer_trust;
 use crate::broker::Broker;
-use crate::rules::{Rules, enrol_identities};
+use crate::remote::Enrolment;
+use crate::rules::Rules;
 
 /// How long the connections of an identity that is gone stay open, so that both sides of its sessions hear the reason. The last byte of a
 /// session is over long before.
@@ -45,25 +46,27 @@ impl Broker {
         let mut changes = changes(&before.config, &config);
         // What needs a restart stays as it was, also for the next comparison.
         let config = ServerConfig { identities: config.identities, rules: config.rules, ..before.config.clone() };
-        let identities = enrol_identities(&config).map_err(|(doing, error)| format!("{doing}: {}", Chain(&*error)))?;
-        let enroller = before
-            .enroller
-            .with_identities(identities, SystemTime::now())
-            .map_err(|error| Chain(&error).to_string())?;
-        // Last of what can fail: the issuer takes what it reads into use by itself.
-        let roots = self.issuer.reload(SystemTime::now());
-        let roots = roots.map_err(|error| format!("reading the issuer again: {}", Chain(&*error)))?;
-        if !roots.is_empty() {
-            self.trust.set(outer_trust(&*self.issuer));
-            self.own.renew_soon();
-            tracing::info!(changed = roots.join("; "), "the issuer's roots have changed");
+        let admissible = match &self.enrolment {
+            Enrolment::Here(desk) => {
+                let admissible = desk.with_identities(&config.trust_domain, &config.identities)?;
+                // Last of what can fail: the issuer takes what it reads into use by itself.
+                let roots = desk.issuer.reload(SystemTime::now());
+                let roots = roots.map_err(|error| format!("reading the issuer again: {}", Chain(&*error)))?;
+                if !roots.is_empty() {
+                    self.trust.set(outer_trust(&*desk.issuer));
+                    self.own.renew_soon();
+                    tracing::info!(changed = roots.join("; "), "the issuer's roots have changed");
+                }
+                changes.extend(roots);
+                Some((desk, admissible))
+            }
+            Enrolment::Elsewhere(_) => None,
+        };
+        let after = Arc::new(Rules::new(config));
+        if let Some((desk, admissible)) = admissible {
+            desk.replace(admissible);
         }
-        changes.extend(roots);
-        let after = Arc::new(Rules::new(config, enroller));
         self.rules.replace(Arc::clone(&after));
-        let accounts = after.accounts_at_google();
-        self.keys.set_accounts(&accounts);
-        self.enrolled.keep(&accounts);
         tracing::info!(policy = %after.version, changed = changes.join("; "), "rules replaced");
         // Before the ends that follow from it, so that the record reads in the order of cause and effect.
         self.note(Event::Reloaded { policy: after.version.clone(), changed: Text::new(changes.join("; ")) });
@@ -111,8 +114,7 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
     let mut lines = Vec::new();
     let name_of_rule = |rule: &Rule| rule.name.clone();
     compare("rules", &before.rules, &after.rules, name_of_rule, &mut lines);
-    let name_of_identity = |identity: &Identity| format!("{} {}", identity.role, identity.name);
-    compare("identities", &before.identities, &after.identities, name_of_identity, &mut lines);
+    compare_identities(&before.identities, &after.identities, &mut lines);
     let ServerConfig {
         trust_domain,
         server,
@@ -133,10 +135,20 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
         ("enrolment", *enrolment_audience != after.enrolment_audience),
         ("audit", *audit_directory != after.audit_directory),
     ];
-    for (section, _) in restart.into_iter().filter(|(_, is_different)| *is_different) {
+    takes_a_restart(&restart, &mut lines);
+    lines
+}
+
+/// What is different among identities.
+pub(crate) fn compare_identities(before: &[Identity], after: &[Identity], lines: &mut Vec<String>) {
+    compare("identities", before, after, |identity| format!("{} {}", identity.role, identity.name), lines);
+}
+
+/// Names the sections that are different and stay as they were.
+pub(crate) fn takes_a_restart(sections: &[(&str, bool)], lines: &mut Vec<String>) {
+    for (section, _) in sections.iter().filter(|(_, is_different)| *is_different) {
         lines.push(format!("{section} has changed, which takes a restart; it stays as it was"));
     }
-    lines
 }
 
 fn compare<T: PartialEq, K: Ord + Display>(

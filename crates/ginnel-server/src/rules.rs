@@ -9,8 +9,8 @@ use ginnel_config::{Identity, PublicKeys, ServerConfig, TokenBinding};
 use ginnel_core::audit::Text;
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::policy::Policy;
-use ginnel_core::principal::Principal;
-use ginnel_enrol::{AccountKeys, Binding, EnrolIdentity, Enroller, OidcIssuer, OidcSubject, PublicKey};
+use ginnel_core::principal::{Principal, TrustDomain};
+use ginnel_enrol::{AccountKeys, Binding, EnrolIdentity, OidcIssuer, OidcSubject, PublicKey};
 use ginnel_keys::IssuerKeys;
 use ginnel_ops::ledger::Parties;
 use ginnel_ops::reload::InForce;
@@ -27,7 +27,6 @@ pub(crate) struct Rules {
     pub(crate) policy: Policy,
     /// The policy's version, as records have it.
     pub(crate) version: Text,
-    pub(crate) enroller: Enroller,
 }
 
 /// The state in force.
@@ -37,14 +36,14 @@ pub(crate) struct InForceRules {
 }
 
 impl Rules {
-    pub(crate) fn new(config: ServerConfig, enroller: Enroller) -> Self {
+    pub(crate) fn new(config: ServerConfig) -> Self {
         let policy = Policy::new(config.rules.clone());
         let version = version(&policy);
         let identities = config.identities.iter().map(|identity| {
             let (trust_domain, name) = (config.trust_domain.clone(), identity.name.clone());
             (Principal { trust_domain, role: identity.role, name }, identity.email.clone())
         });
-        Self { identities: identities.collect(), policy, version, enroller, config }
+        Self { identities: identities.collect(), policy, version, config }
     }
 
     /// Whether somebody with this certificate may be connected.
@@ -70,21 +69,15 @@ impl Rules {
         Some(Refusal::new(Hop::Server, denied))
     }
 
-    /// The service accounts whose keys Google publishes.
-    pub(crate) fn accounts_at_google(&self) -> BTreeSet<String> {
-        let at_google = |identity: &&Identity| identity.public_keys == Some(PublicKeys::Google);
-        self.config.identities.iter().filter(at_google).map(|identity| identity.email.clone()).collect()
-    }
-
     /// The files that these rules were read from, the configuration itself excepted.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
-        key_files(&self.config)
+        key_files(&self.config.identities)
     }
 }
 
-/// The files of keys that a configuration names.
-pub(crate) fn key_files(config: &ServerConfig) -> Vec<PathBuf> {
-    config.identities.iter().flat_map(|identity| identity.key_files().iter().cloned()).collect()
+/// The files of keys that identities have.
+pub(crate) fn key_files(identities: &[Identity]) -> Vec<PathBuf> {
+    identities.iter().flat_map(|identity| identity.key_files().iter().cloned()).collect()
 }
 
 impl InForceRules {
@@ -117,10 +110,11 @@ impl InForceRules {
 /// # Errors
 /// Says whose file cannot be used, and why.
 pub(crate) fn enrol_identities(
-    config: &ServerConfig,
+    trust_domain: &TrustDomain,
+    identities: &[Identity],
 ) -> Result<Vec<EnrolIdentity>, (String, Box<dyn std::error::Error + Send + Sync>)> {
-    let mut identities = Vec::new();
-    for identity in &config.identities {
+    let mut enrol = Vec::new();
+    for identity in identities {
         let keys = match &identity.public_keys {
             None => None,
             Some(PublicKeys::Google) => Some(AccountKeys::AtGoogle { unique_id: identity.unique_id.clone() }),
@@ -136,15 +130,15 @@ pub(crate) fn enrol_identities(
             email_is_checked: oidc.check_email,
         });
         let principal =
-            Principal { trust_domain: config.trust_domain.clone(), role: identity.role, name: identity.name.clone() };
-        identities.push(EnrolIdentity { principal, email: identity.email.clone(), keys, oidc });
+            Principal { trust_domain: trust_domain.clone(), role: identity.role, name: identity.name.clone() };
+        enrol.push(EnrolIdentity { principal, email: identity.email.clone(), keys, oidc });
     }
-    Ok(identities)
+    Ok(enrol)
 }
 
 /// The OIDC issuers whose tokens count, and where their keys are.
-pub(crate) fn oidc_issuers(config: &ServerConfig) -> (Vec<OidcIssuer>, Vec<IssuerKeys>) {
-    let both = config.oidc_issuers.iter().map(|issuer| {
+pub(crate) fn oidc_issuers(issuers: &[ginnel_config::OidcIssuer]) -> (Vec<OidcIssuer>, Vec<IssuerKeys>) {
+    let both = issuers.iter().map(|issuer| {
         let binding = match issuer.binding {
             TokenBinding::Audience => Binding::Audience,
             TokenBinding::Cnf => Binding::Confirmation,

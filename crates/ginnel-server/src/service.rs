@@ -13,12 +13,15 @@ use tonic::Status;
 
 use crate::attach::AgentSeat;
 use crate::enrol::Enrol;
+use crate::forward::Forward;
 use crate::roster::{ClientCalls, ClientSeat};
 
 /// Answers the calls of one connection.
 pub(crate) enum Calls {
     /// No certificate.
     Anonymous(EnrolmentServer<Enrol>),
+    /// No certificate, at a server that passes enrolments on.
+    Forwarding(Forward),
     /// An agent's certificate.
     Agent(Arc<AgentSeat>, AgentLinkServer<AgentSeat>),
     /// A client's certificate.
@@ -47,6 +50,7 @@ impl Answer for Calls {
     fn answer(&self, call: Call) {
         match self {
             Self::Anonymous(service) if call.path() == path::ENROL => call.answer(service.clone()),
+            Self::Forwarding(forward) if call.path() == path::ENROL => call.answer(forward.clone()),
             Self::Agent(seat, _) if call.path() == path::CARRY => {
                 call.carry(|reader, writer| seat.carry(reader, writer))
             }
@@ -63,7 +67,7 @@ impl Answer for Calls {
                 refuse(call);
                 seat.turn_away();
             }
-            Self::Anonymous(_) | Self::Agent(..) | Self::Client(..) => refuse(call),
+            Self::Anonymous(_) | Self::Forwarding(_) | Self::Agent(..) | Self::Client(..) => refuse(call),
         }
     }
 }

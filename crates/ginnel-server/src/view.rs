@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use ginnel_core::audit::Timestamp;
@@ -17,7 +17,6 @@ use ginnel_wire::hello::software_version;
 
 use crate::broker::Broker;
 use crate::directory::{Facts, Process};
-use crate::own;
 
 /// The broker, as its admin listeners see it.
 pub(crate) struct View(pub(crate) Arc<Broker>);
@@ -27,12 +26,11 @@ impl Observed for View {
         let Self(broker) = self;
         let now = SystemTime::now();
         let (agents, clients) = (self.agents(now), self.clients(now));
-        let certificate = self.certificate(now);
+        let certificate = broker.own.shown(now);
         let not_ready = self.not_ready(&agents, certificate.as_ref());
-        let rules = broker.rules.now();
         let mut status = Status {
             role: Role::Server.to_string(),
-            principal: Some(own::principal(&broker.trust_domain, rules.config.server.name.as_str()).to_string()),
+            principal: broker.own.current.get().map(|identity| identity.leaf().principal.to_string()),
             instance: broker.server_id.to_string(),
             version: software_version().to_owned(),
             time: Timestamp::from(now),
@@ -45,7 +43,7 @@ impl Observed for View {
             renewals: broker.own.renewals().0,
             agents,
             clients,
-            enrolments: Some(broker.enrolments.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+            enrolments: Some(broker.enrolment.counted()),
             audit: Some(Audit { healthy: broker.audit.healthy(), waiting: broker.audit.waiting() }),
             ..Status::default()
         };
@@ -104,23 +102,22 @@ impl Observed for View {
 impl View {
     fn not_ready(&self, agents: &[Peer], certificate: Option<&Certificate>) -> Vec<String> {
         let Self(broker) = self;
+        let certificate_missing = match (certificate, broker.own.renewals().1) {
+            (Some(_), _) => None,
+            (None, None) => Some("the server has no certificate of its own yet".to_owned()),
+            (None, Some(failure)) => Some(format!("the server has no certificate of its own yet: {}", failure.error)),
+        };
         let reasons = [
             (broker.shutdown.is_cancelled(), "the server is draining: it takes nothing new"),
             (!broker.audit.healthy(), "the audit log cannot be written, so nothing new is allowed"),
             (
-                certificate.is_none_or(|certificate| certificate.remaining_seconds == 0),
+                certificate.is_some_and(|certificate| certificate.remaining_seconds == 0),
                 "the server's own certificate has expired",
             ),
             (agents.is_empty(), "no agent is connected"),
         ];
-        reasons.into_iter().filter(|(holds, _)| *holds).map(|(_, reason)| reason.to_owned()).collect()
-    }
-
-    fn certificate(&self, now: SystemTime) -> Option<Certificate> {
-        let identity = self.0.own.current.get()?;
-        let leaf = identity.leaf();
-        let renewal_failure = self.0.own.renewals().1;
-        Some(Certificate { renewal_failure, ..certificate(leaf.serial.clone(), leaf.not_after, now) })
+        let reasons = reasons.into_iter().filter(|(holds, _)| *holds).map(|(_, reason)| reason.to_owned());
+        certificate_missing.into_iter().chain(reasons).collect()
     }
 
     fn agents(&self, now: SystemTime) -> Vec<Peer> {

@@ -31,7 +31,7 @@ pub use postgres::Postgres;
 pub use redis::Redis;
 pub use repository::Repository;
 pub use rsyncd::Rsyncd;
-pub use script::Script;
+pub use script::{Foreign, Script};
 pub use sshd::Sshd;
 pub use store::Store;
 pub use tcp::TcpHost;

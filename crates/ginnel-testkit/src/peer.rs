@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
 use crate::wait::{SOON, within};
-use crate::world::{SERVER_NAME, World};
+use crate::world::{ENROLMENT_NAME, SERVER_NAME, World};
 
 /// Longest message that a peer reads.
 const MESSAGE_MAX: usize = 1 << 20;
@@ -68,9 +68,16 @@ pub fn enrolment(world: &World, key_file: &str) -> Result<(KeyPair, v1::EnrolReq
 /// If the server refuses, or a message is not what it should be.
 pub async fn enrol(world: &World, key_file: &str) -> Result<Identity> {
     let (key, request) = enrolment(world, key_file)?;
-    let peer = Peer::connect(world, None).await?;
+    enrol_on(&Peer::connect(world, None).await?, key, &request).await
+}
+
+/// Enrols on a connection without a certificate.
+///
+/// # Errors
+/// If that is refused, or a message is not what it should be.
+pub async fn enrol_on(peer: &Peer, key: KeyPair, request: &v1::EnrolRequest) -> Result<Identity> {
     let mut call = peer.call(path::ENROL).await?;
-    call.say(&request)?;
+    call.say(request)?;
     call.end()?;
     let answer: v1::EnrolResponse = call.hear().await.context("enrolling")?;
     let chain = answer.certificate_chain.into_iter().map(CertificateDer::from).collect();
@@ -83,15 +90,31 @@ impl Peer {
     /// # Errors
     /// If the server does not accept the connection.
     pub async fn connect(world: &World, identity: Option<&Identity>) -> Result<Self> {
-        let roots = Roots::read(&world.directory().join("ca/server-root.pem"))?;
-        within("a connection to the server", SOON, Self::attempt(world.server_addr(), &roots, identity)).await?
+        Self::connect_to(world, (world.server_addr(), SERVER_NAME), identity).await
     }
 
-    async fn attempt(server: SocketAddr, roots: &Roots, identity: Option<&Identity>) -> Result<Self> {
+    /// Connects to the process that enrols apart from the server.
+    ///
+    /// # Errors
+    /// If there is none, or it does not accept the connection.
+    pub async fn connect_to_enrolment(world: &World, identity: Option<&Identity>) -> Result<Self> {
+        Self::connect_to(world, (world.enrolment_addr()?, ENROLMENT_NAME), identity).await
+    }
+
+    /// Connects to an address, where somebody must be that the world's root certifies for this name.
+    ///
+    /// # Errors
+    /// If that is not so, or the connection is not accepted.
+    pub async fn connect_to(world: &World, to: (SocketAddr, &str), identity: Option<&Identity>) -> Result<Self> {
+        let roots = Roots::read(&world.directory().join("ca/server-root.pem"))?;
+        within("a connection to the server", SOON, Self::attempt(to, &roots, identity)).await?
+    }
+
+    async fn attempt((address, name): (SocketAddr, &str), roots: &Roots, identity: Option<&Identity>) -> Result<Self> {
         let tls = outer_client(roots, identity)?;
-        let tcp = TcpStream::connect(server).await?;
+        let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
-        let stream = TlsConnector::from(tls).connect(server_name(SERVER_NAME)?, tcp).await?;
+        let stream = TlsConnector::from(tls).connect(server_name(name)?, tcp).await?;
         let (requests, connection) = h2::client::handshake(stream).await?;
         let connection = tokio::spawn(async move { connection.await.unwrap_or_default() });
         Ok(Self { requests, connection })
@@ -102,10 +125,21 @@ impl Peer {
     /// # Errors
     /// If the connection is gone.
     pub async fn call(&self, path: &str) -> Result<Call> {
-        let request = Request::post(format!("https://{SERVER_NAME}{path}"))
+        self.call_with(path, &[]).await
+    }
+
+    /// Begins a call with these headers beside the usual ones.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub async fn call_with(&self, path: &str, headers: &[(&str, &str)]) -> Result<Call> {
+        let mut request = Request::post(format!("https://{SERVER_NAME}{path}"))
             .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(())?;
+            .header("te", "trailers");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(())?;
         let (answer, send) = self.requests.clone().ready().await?.send_request(request, false)?;
         Ok(Call { send, answer: Some(answer), received: None, decoder: Decoder::new(MESSAGE_MAX) })
     }

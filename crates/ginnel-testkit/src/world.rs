@@ -15,9 +15,11 @@ use crate::google::cas::Cas;
 use crate::link::Link;
 use crate::wait::{SOON, eventually};
 
+mod apart;
 mod files;
 
-pub(crate) use files::SERVER_NAME;
+pub(crate) use self::apart::Apart;
+pub use self::files::{ENROLMENT_NAME, SERVER_NAME};
 
 /// One of the processes of a world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub enum Part {
     Agent(usize),
     /// The client.
     Client,
+    /// The process that enrols, in a world that has one.
+    Enrolment,
 }
 
 /// What a world should be like; see [`World::builder`].
@@ -52,6 +56,7 @@ pub struct WorldBuilder {
     agents_in: Option<PathBuf>,
     issued_by: Option<Issuing>,
     own_roots: bool,
+    enrolment_apart: bool,
 }
 
 /// An issuer that is not the embedded one.
@@ -155,6 +160,13 @@ impl WorldBuilder {
         self
     }
 
+    /// Enrols in a process of its own, to which the server passes enrolments on.
+    #[must_use]
+    pub fn enrolment_apart(mut self) -> Self {
+        self.enrolment_apart = true;
+        self
+    }
+
     /// Sets a value in the server's configuration; `pointer` is a JSON pointer whose last part may be there or not.
     #[must_use]
     pub fn server_setting(mut self, pointer: &str, value: Value) -> Self {
@@ -214,11 +226,12 @@ impl WorldBuilder {
     /// Whatever kept a process from coming up.
     pub async fn start_unready(self) -> Result<World> {
         let dir = tempfile::tempdir()?;
-        files::credentials(&self.binary, dir.path()).await?;
+        files::credentials(&self.binary, dir.path(), self.enrolment_apart).await?;
         if let Some(pem) = &self.client_public_key {
             std::fs::write(dir.path().join("client.pub.pem"), pem)?;
         }
-        files::server(dir.path(), &self)?;
+        let enrolment = if self.enrolment_apart { Some(apart::start(&self, dir.path()).await?) } else { None };
+        files::server(dir.path(), &self, enrolment.as_ref().map(|enrolment| enrolment.address))?;
         let environment = self.issued_by.as_ref().map(|issuing| issuing.environment.clone()).unwrap_or_default();
         let server = daemon(&self.binary, Part::Server, dir.path(), &[], None, &environment)?;
         let server_address = listening(&server, "server", 0).await?;
@@ -261,6 +274,7 @@ impl WorldBuilder {
             forwards,
             agent_leg,
             client_leg,
+            enrolment,
             dir,
         })
     }
@@ -284,6 +298,7 @@ pub struct World {
     forwards: Vec<SocketAddr>,
     agent_leg: Option<Cutter>,
     client_leg: Option<Cutter>,
+    pub(crate) enrolment: Option<Apart>,
     dir: TempDir,
 }
 
@@ -310,6 +325,7 @@ impl World {
             agents_in: None,
             issued_by: None,
             own_roots: false,
+            enrolment_apart: false,
         }
     }
 
@@ -361,6 +377,7 @@ impl World {
             Part::Server => &mut self.server,
             Part::Agent(index) => self.agents.get_mut(index).with_context(|| format!("no agent {index}"))?,
             Part::Client => &mut self.client,
+            Part::Enrolment => &mut self.enrolment.as_mut().context("nobody enrols apart")?.daemon,
         })
     }
 
@@ -381,22 +398,24 @@ impl World {
             Part::Server => vec![format!("server.listen={}", self.server_address)],
             Part::Client => vec![format!("listen.proxy={}", self.proxy)],
             Part::Agent(index) => vec![socket_setting(index)],
+            Part::Enrolment => vec![format!("server.listen={}", self.enrolment_addr()?)],
         };
         let old = self.part(part)?;
         old.kill().await?;
         old.check()?;
         let inside = match part {
-            Part::Server | Part::Client => None,
+            Part::Server | Part::Client | Part::Enrolment => None,
             Part::Agent(_) => self.agents_in.as_deref(),
         };
         let environment = match part {
             Part::Server => self.environment.as_slice(),
             Part::Client => self.client_environment.as_slice(),
-            Part::Agent(_) => &[],
+            Part::Agent(_) | Part::Enrolment => &[],
         };
         let started = daemon(&self.binary, part, self.dir.path(), &settings, inside, environment)?;
         match part {
             Part::Server => drop(listening(&started, "server", 0).await?),
+            Part::Enrolment => drop(listening(&started, "enrolment", 0).await?),
             Part::Client => {
                 listening(&started, "proxy", 0).await?;
                 for (index, forward) in self.forwards.iter_mut().enumerate() {
@@ -432,6 +451,7 @@ impl World {
             Part::Server => "server.sock".to_owned(),
             Part::Agent(index) => format!("agent-{index}.sock"),
             Part::Client => "client.sock".to_owned(),
+            Part::Enrolment => "enrolment/admin.sock".to_owned(),
         })
     }
 
@@ -466,10 +486,7 @@ impl World {
     /// # Errors
     /// If it cannot be read, or a whole line is not JSON.
     pub fn audit(&self) -> Result<Vec<Value>> {
-        let text =
-            std::fs::read_to_string(self.dir.path().join("audit/audit.jsonl")).context("reading the audit log")?;
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        whole.lines().map(|line| serde_json::from_str(line).with_context(|| format!("audit line {line:?}"))).collect()
+        read_audit(&self.dir.path().join("audit"))
     }
 
     /// The audit records of one event so far.
@@ -507,16 +524,26 @@ impl World {
     /// # Errors
     /// What is wrong.
     pub fn finish(mut self, killed: &[Part]) -> Result<()> {
-        let parts = [Part::Server, Part::Client].into_iter().chain((0..self.agents.len()).map(Part::Agent));
+        let apart = self.enrolment.is_some().then_some(Part::Enrolment);
+        let parts =
+            [Part::Server, Part::Client].into_iter().chain((0..self.agents.len()).map(Part::Agent)).chain(apart);
         for part in parts {
             let daemon = self.part(part)?;
             ensure!(killed.contains(&part) || daemon.running(), "{part:?} has ended");
         }
-        for daemon in self.agents.iter_mut().chain([&mut self.server, &mut self.client]) {
+        let enrolment = self.enrolment.as_mut().map(|enrolment| &mut enrolment.daemon);
+        for daemon in self.agents.iter_mut().chain([&mut self.server, &mut self.client]).chain(enrolment) {
             daemon.check()?;
         }
         Ok(())
     }
+}
+
+/// The audit log in a directory so far, without a last line that is still being written.
+fn read_audit(directory: &Path) -> Result<Vec<Value>> {
+    let text = std::fs::read_to_string(directory.join("audit.jsonl")).context("reading the audit log")?;
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(|line| serde_json::from_str(line).with_context(|| format!("audit line {line:?}"))).collect()
 }
 
 /// Agents share a file, and need a socket each.
@@ -537,13 +564,18 @@ fn daemon(
         Part::Server => ("server", "server".to_owned()),
         Part::Agent(index) => ("agent", format!("agent {index}")),
         Part::Client => ("client", "client".to_owned()),
+        Part::Enrolment => ("enrolment", "enrolment".to_owned()),
+    };
+    let config = match part {
+        Part::Server | Part::Agent(_) | Part::Client => dir.join(format!("{role}.yaml")),
+        Part::Enrolment => dir.join(files::ENROLMENT).join("enrolment.yaml"),
     };
     let mut command = match inside {
         None => crate::command::command(binary, dir),
         Some(namespace) => crate::link::command_inside(namespace, binary, dir),
     };
     command.current_dir(dir);
-    command.arg(role).arg("--config").arg(dir.join(format!("{role}.yaml"))).args(["--log-format", "json"]);
+    command.arg(role).arg("--config").arg(config).args(["--log-format", "json"]);
     for setting in settings {
         command.arg("--set").arg(setting);
     }

@@ -9,7 +9,6 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use ginnel_core::audit::Timestamp;
-use ginnel_core::principal::Role;
 use ginnel_ops::telemetry::{DEFAULT_FILTER, LogFormat};
 
 /// A tunnel that lets a managed cloud service reach permitted hosts in a customer's private network.
@@ -52,6 +51,9 @@ pub(crate) enum Command {
     /// Run the tunnel server, in the vendor's cloud
     #[cfg(feature = "server")]
     Server(Daemon),
+    /// Run enrolment alone, so that the server holds no right to issue certificates
+    #[cfg(feature = "server")]
+    Enrolment(Daemon),
     /// Run a tunnel agent, in the customer's network
     #[cfg(feature = "agent")]
     Agent(Daemon),
@@ -117,20 +119,23 @@ pub(crate) struct Daemon {
 pub(crate) enum Config {
     /// Print a commented example
     Example {
-        /// server, agent or client
-        role: Role,
+        /// server, agent, client or enrolment
+        #[arg(value_name = "ROLE")]
+        daemon: ginnel_config::Daemon,
     },
     /// Report every error of a file at once; files that it names need not exist
     Check {
-        /// server, agent or client
-        role: Role,
+        /// server, agent, client or enrolment
+        #[arg(value_name = "ROLE")]
+        daemon: ginnel_config::Daemon,
         /// The file
         file: PathBuf,
     },
     /// Print the JSON Schema
     Schema {
-        /// server, agent or client
-        role: Role,
+        /// server, agent, client or enrolment
+        #[arg(value_name = "ROLE")]
+        daemon: ginnel_config::Daemon,
     },
 }
 

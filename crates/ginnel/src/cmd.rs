@@ -78,6 +78,11 @@ pub(crate) fn run(args: Args) -> Result<Outcome, Failure> {
             let _log = log("ginnel-server", &args.log, DAEMON_FILTER)?;
             block_on(daemon::server(daemon))
         }
+        #[cfg(feature = "server")]
+        Command::Enrolment(daemon) => {
+            let _log = log("ginnel-enrolment", &args.log, DAEMON_FILTER)?;
+            block_on(daemon::enrolment(daemon))
+        }
         #[cfg(feature = "agent")]
         Command::Agent(daemon) => {
             let _log = log("ginnel-agent", &args.log, DAEMON_FILTER)?;

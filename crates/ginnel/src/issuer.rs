@@ -5,8 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use ginnel_config::{CasIssuer, IssuerKind, ServerConfig};
+use ginnel_config::{CasIssuer, IssuerKind, IssuerSection, ServerConfig, ServerIssuer};
+use ginnel_core::principal::TrustDomain;
 use ginnel_enrol::{EmbeddedIssuer, Issuer};
+use ginnel_server::app::Certifier;
 
 /// Why there is no issuer: what was being done, and the error beneath.
 #[derive(Debug, thiserror::Error)]
@@ -17,23 +19,41 @@ pub(crate) struct OpenError {
     source: Box<dyn Error + Send + Sync>,
 }
 
-/// Opens the issuer of a server's configuration.
+/// Opens the issuer of a configuration.
 ///
 /// # Errors
 /// [`OpenError`] says which issuer, and why not.
-pub(crate) async fn open(config: &ServerConfig) -> Result<Arc<dyn Issuer>, OpenError> {
-    match &config.issuer.kind {
-        IssuerKind::Embedded { directory } => embedded(config, directory),
-        IssuerKind::Cas(settings) => match cas(config, settings).await {
+pub(crate) async fn open(trust_domain: &TrustDomain, config: &IssuerSection) -> Result<Arc<dyn Issuer>, OpenError> {
+    match &config.kind {
+        IssuerKind::Embedded { directory } => embedded(trust_domain, config, directory),
+        IssuerKind::Cas(settings) => match cas(trust_domain, config, settings).await {
             Ok(issuer) => Ok(issuer),
             Err(source) => Err(OpenError { doing: "opening Certificate Authority Service".to_owned(), source }),
         },
     }
 }
 
-fn embedded(config: &ServerConfig, directory: &Path) -> Result<Arc<dyn Issuer>, OpenError> {
-    let lifetime = config.issuer.certificate_lifetime;
-    match EmbeddedIssuer::open(directory, &config.trust_domain, lifetime, SystemTime::now()) {
+/// Opens what a server gets certificates from.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) async fn of_server(config: &ServerConfig) -> Result<Certifier, OpenError> {
+    match &config.issuer {
+        ServerIssuer::Here(section) => open(&config.trust_domain, section).await.map(Certifier::Issuer),
+        ServerIssuer::Elsewhere(remote) => match crate::credential::open(&remote.credential) {
+            Ok(credential) => Ok(Certifier::Enrolment(credential)),
+            Err(error) => Err(OpenError { doing: "opening issuer.enrolment".to_owned(), source: Box::new(error) }),
+        },
+    }
+}
+
+fn embedded(
+    trust_domain: &TrustDomain,
+    config: &IssuerSection,
+    directory: &Path,
+) -> Result<Arc<dyn Issuer>, OpenError> {
+    let lifetime = config.certificate_lifetime;
+    match EmbeddedIssuer::open(directory, trust_domain, lifetime, SystemTime::now()) {
         Ok(issuer) => Ok(Arc::new(issuer)),
         Err(error) => {
             Err(OpenError { doing: format!("opening the issuer in {}", directory.display()), source: Box::new(error) })
@@ -42,7 +62,11 @@ fn embedded(config: &ServerConfig, directory: &Path) -> Result<Arc<dyn Issuer>, 
 }
 
 #[cfg(feature = "gcp")]
-async fn cas(config: &ServerConfig, settings: &CasIssuer) -> Result<Arc<dyn Issuer>, Box<dyn Error + Send + Sync>> {
+async fn cas(
+    trust_domain: &TrustDomain,
+    config: &IssuerSection,
+    settings: &CasIssuer,
+) -> Result<Arc<dyn Issuer>, Box<dyn Error + Send + Sync>> {
     use ginnel_config::CasTier;
     use ginnel_core::principal::Role;
     use ginnel_gcp::cas::{self, Pool, Tier};
@@ -53,8 +77,8 @@ async fn cas(config: &ServerConfig, settings: &CasIssuer) -> Result<Arc<dyn Issu
         Ok::<_, ginnel_identity::TrustError>(Pool { name: settings.pools.of(role).to_string(), pinned })
     };
     let settings = cas::Settings {
-        trust_domain: config.trust_domain.clone(),
-        lifetime: config.issuer.certificate_lifetime,
+        trust_domain: trust_domain.clone(),
+        lifetime: config.certificate_lifetime,
         server: pool(Role::Server)?,
         agent: pool(Role::Agent)?,
         client: pool(Role::Client)?,
@@ -68,6 +92,10 @@ async fn cas(config: &ServerConfig, settings: &CasIssuer) -> Result<Arc<dyn Issu
 }
 
 #[cfg(not(feature = "gcp"))]
-async fn cas(_: &ServerConfig, _: &CasIssuer) -> Result<Arc<dyn Issuer>, Box<dyn Error + Send + Sync>> {
+async fn cas(
+    _: &TrustDomain,
+    _: &IssuerSection,
+    _: &CasIssuer,
+) -> Result<Arc<dyn Issuer>, Box<dyn Error + Send + Sync>> {
     Err("this program was built without it; the feature gcp brings it".into())
 }

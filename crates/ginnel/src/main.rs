@@ -4,7 +4,6 @@
 
 mod args;
 mod cmd;
-#[cfg(any(feature = "agent", feature = "client"))]
 mod credential;
 #[cfg(all(feature = "server", feature = "agent", feature = "client"))]
 mod demo;

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use ginnel_config::{AgentConfig, ClientConfig, Credential, IssuerKind, Overrides, ServerConfig};
+use ginnel_config::{
+    AgentConfig, ClientConfig, Credential, Daemon, EnrolmentConfig, IssuerKind, Overrides, ServerConfig, ServerIssuer,
+};
 use ginnel_core::principal::Role;
 
-const ROLES: [&str; 3] = ["server", "agent", "client"];
+const ROLES: [&str; 4] = ["server", "agent", "client", "enrolment"];
 
 /// What `systemd-analyze security` may find, from 0 (nothing is open) to 10.
 const EXPOSURE_MAX: f64 = 1.3;
@@ -91,7 +93,7 @@ fn each_unit_starts_what_the_program_understands() {
         assert_eq!(arguments[..4], ["/usr/bin/ginnel", role, "--config", &format!("/etc/ginnel/{role}.yaml")]);
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("config.yaml");
-        fs::write(&config, ginnel_config::example(role.parse::<Role>().unwrap())).unwrap();
+        fs::write(&config, ginnel_config::example(role.parse::<Daemon>().unwrap())).unwrap();
         let overrides = overrides(&arguments);
         let runtime = format!("/run/ginnel-{role}/admin.sock");
         let (socket, kept) = match role {
@@ -99,13 +101,22 @@ fn each_unit_starts_what_the_program_understands() {
                 let config = ServerConfig::load(&config, &overrides).unwrap();
                 let state = Path::new("/var/lib/ginnel-server");
                 assert!(config.audit_directory.starts_with(state));
-                let IssuerKind::Embedded { directory } = config.issuer.kind else { panic!("{:?}", config.issuer) };
+                let ServerIssuer::Here(issuer) = config.issuer else { panic!("{:?}", config.issuer) };
+                let IssuerKind::Embedded { directory } = issuer.kind else { panic!("{issuer:?}") };
                 assert!(directory.starts_with(state));
                 (config.server.admin.socket, None)
             }
             "agent" => {
                 let config = AgentConfig::load(&config, &overrides).unwrap();
                 (config.admin.socket, Some(config.credential))
+            }
+            "enrolment" => {
+                let config = EnrolmentConfig::load(&config, &overrides).unwrap();
+                let state = Path::new("/var/lib/ginnel-enrolment");
+                assert!(config.audit_directory.starts_with(state));
+                let IssuerKind::Embedded { directory } = config.issuer.kind else { panic!("{:?}", config.issuer) };
+                assert!(directory.starts_with(state));
+                (config.server.admin.socket, None)
             }
             _ => {
                 let config = ClientConfig::load(&config, &overrides).unwrap();
@@ -119,6 +130,38 @@ fn each_unit_starts_what_the_program_understands() {
             assert_eq!(settings(&unit(role), "LoadCredential"), [format!("key.json:/etc/ginnel/{role}-key.json")]);
         }
     }
+}
+
+#[test]
+fn the_drop_in_starts_a_server_that_passes_enrolments_on() {
+    let drop_in = read("deploy/systemd/ginnel-server.service.d/enrolment.conf");
+    let starts = settings(&drop_in, "ExecStart");
+    assert_eq!(starts[0], "", "the unit's own start is taken away first");
+    let (unit, arguments) = (unit("server"), arguments(&drop_in.replacen("ExecStart=\n", "", 1)));
+    assert_eq!(arguments[..4], ["/usr/bin/ginnel", "server", "--config", "/etc/ginnel/server.yaml"]);
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("server.yaml");
+    // The example of the documentation, which is to work with what the unit says.
+    let document = read("docs/operate/enrolment.md");
+    let example = document.split("```yaml\n").find(|text| text.contains("# server.yaml")).unwrap();
+    fs::write(&config, example.split("```").next().unwrap()).unwrap();
+    let config = ServerConfig::load(&config, &overrides(&arguments)).unwrap();
+    let ServerIssuer::Elsewhere(remote) = config.issuer else { panic!("{:?}", config.issuer) };
+    assert_eq!(remote.credential, Credential::ServiceAccountKeyFile("/run/credentials/unit/key.json".into()));
+    assert_eq!(settings(&drop_in, "LoadCredential"), ["key.json:/etc/ginnel/server-key.json"]);
+    assert!(settings(&unit, "StateDirectory").contains(&"ginnel-server"));
+    assert!(config.audit_directory.starts_with("/var/lib/ginnel-server"));
+}
+
+#[test]
+fn the_documented_process_that_enrols_is_a_right_one() {
+    let document = read("docs/operate/enrolment.md");
+    let examples: Vec<_> = document.split("```yaml\n").filter(|text| text.starts_with("# enrolment.yaml")).collect();
+    assert_eq!(examples.len(), 1);
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("enrolment.yaml");
+    fs::write(&config, examples[0].split("```").next().unwrap()).unwrap();
+    EnrolmentConfig::load(&config, &Overrides::none()).unwrap();
 }
 
 #[test]
@@ -144,7 +187,7 @@ fn the_units_differ_only_in_what_they_start_and_keep() {
         let lines = lines.filter(|line| !line.is_empty()).map(str::to_owned);
         lines.collect::<Vec<_>>()
     };
-    for role in ["agent", "client"] {
+    for role in ["agent", "client", "enrolment"] {
         assert_eq!(common(role), common("server"), "{role}");
     }
 }

@@ -7,6 +7,10 @@ use std::time::Duration;
 
 use ginnel_core::principal::Role;
 
+use super::Credential;
+use ginnel_core::target::DnsName;
+
+use super::Address;
 use crate::finding::Collector;
 use crate::shape::{self, Fields, Located, located, object};
 
@@ -33,6 +37,28 @@ pub enum IssuerKind {
         /// Where it keeps its keys and certificates.
         directory: PathBuf,
     },
+}
+
+/// Where a server's certificates come from, its own and those of agents and clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerIssuer {
+    /// The server issues.
+    Here(IssuerSection),
+    /// Another process enrols, and the server passes enrolments on to it.
+    Elsewhere(RemoteIssuer),
+}
+
+/// The process that enrols, as a server knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteIssuer {
+    /// What is dialled.
+    pub address: Address,
+    /// The name that its certificate must have, whatever address is dialled; another one than the server's own.
+    pub name: DnsName,
+    /// PEM files of the roots of all three roles.
+    pub trust: PerRole<PathBuf>,
+    /// What the server proves itself with.
+    pub credential: Credential,
 }
 
 /// How Certificate Authority Service is used.
@@ -120,7 +146,44 @@ impl FromStr for CaPool {
     }
 }
 
+/// `issuer` of the process that only enrols.
 pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<IssuerSection> {
+    let kind = kind(fields);
+    let certificate_lifetime = certificate_lifetime(fields);
+    fields.exactly_one(&["embedded", "cas"]);
+    Some(IssuerSection { kind: kind?, certificate_lifetime: certificate_lifetime?.value })
+}
+
+/// `issuer` of a server.
+pub(crate) fn of_server(fields: &mut Fields<'_, '_>) -> Option<ServerIssuer> {
+    let kind = kind(fields);
+    let remote = fields
+        .field(
+            "enrolment",
+            "Another process that enrols, `ginnel enrolment`. This server then holds no right to issue: it enrols there itself, \
+             passes the enrolments of agents and clients on, and its identities have no publicKeys.",
+        )
+        .example_off(serde_json::json!({}))
+        .choice(object(remote));
+    let given = fields.has("certificateLifetime");
+    let certificate_lifetime = certificate_lifetime(fields);
+    fields.exactly_one(&["embedded", "cas", "enrolment"]);
+    if let (Some(_), true, Some(lifetime)) = (&remote, given, &certificate_lifetime) {
+        fields.check(|findings| {
+            let message = "means nothing beside enrolment: the process that enrols says how long certificates hold";
+            lifetime.report(findings, message, "remove it".to_owned());
+        });
+    }
+    match (kind, remote) {
+        (Some(kind), None) => {
+            Some(ServerIssuer::Here(IssuerSection { kind, certificate_lifetime: certificate_lifetime?.value }))
+        }
+        (None, Some(remote)) => Some(ServerIssuer::Elsewhere(remote)),
+        (Some(_), Some(_)) | (None, None) => None,
+    }
+}
+
+fn kind(fields: &mut Fields<'_, '_>) -> Option<IssuerKind> {
     let embedded = fields.field("embedded", "An authority of our own, in files.").choice(object(embedded));
     let cas = fields
         .field(
@@ -130,12 +193,50 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<IssuerSection> 
         )
         .example_off(serde_json::json!({}))
         .choice(object(cas));
-    let certificate_lifetime = fields
+    embedded.map(|directory| IssuerKind::Embedded { directory }).or(cas.map(IssuerKind::Cas))
+}
+
+fn certificate_lifetime(fields: &mut Fields<'_, '_>) -> Option<Located<Duration>> {
+    fields
         .field("certificateLifetime", "How long a certificate holds, from 2s to 7d. Renewal comes long before the end.")
-        .default("24h", shape::duration(CERTIFICATE_LIFETIME.0, CERTIFICATE_LIFETIME.1));
-    fields.exactly_one(&["embedded", "cas"]);
-    let kind = embedded.map(|directory| IssuerKind::Embedded { directory }).or(cas.map(IssuerKind::Cas));
-    Some(IssuerSection { kind: kind?, certificate_lifetime: certificate_lifetime? })
+        .default("24h", located(shape::duration(CERTIFICATE_LIFETIME.0, CERTIFICATE_LIFETIME.1)))
+}
+
+fn remote(fields: &mut Fields<'_, '_>) -> Option<RemoteIssuer> {
+    let address = fields
+        .field("address", "Host and port of the process that enrols: a name or an address.")
+        .example("10.0.0.6:50060")
+        .required(shape::parsed());
+    let name = fields
+        .field(
+            "name",
+            "The name that its certificate must have, whatever address is dialled; another one than this server's.",
+        )
+        .example("enrol.acme.example")
+        .required(shape::parsed());
+    let trust = fields
+        .field("trust", "Root certificates, as the process that enrols has them. They are given, not asked for.")
+        .required(object(remote_trust));
+    let credential = fields
+        .field("credential", "How this server proves who it is where it enrols.")
+        .required(object(super::credential::declaration));
+    Some(RemoteIssuer { address: address?, name: name?, trust: trust?, credential: credential? })
+}
+
+fn remote_trust(fields: &mut Fields<'_, '_>) -> Option<PerRole<PathBuf>> {
+    let server = fields
+        .field("server", "PEM file of the root that signs the certificates of servers and of the process that enrols.")
+        .example("server-root.pem")
+        .required(shape::file());
+    let agent = fields
+        .field("agent", "PEM file of the root that signs the agents' certificates.")
+        .example("agent-root.pem")
+        .required(shape::file());
+    let client = fields
+        .field("client", "PEM file of the root that signs the clients' certificates.")
+        .example("client-root.pem")
+        .required(shape::file());
+    Some(PerRole { server: server?, agent: agent?, client: client? })
 }
 
 fn embedded(fields: &mut Fields<'_, '_>) -> Option<PathBuf> {

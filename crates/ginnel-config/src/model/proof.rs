@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ginnel_core::principal::Name;
+use serde_json::json;
 
 use crate::finding::{Collector, Place, suggestion};
-use crate::shape::{self, Fields, Located, Text, located};
+use crate::shape::{self, Fields, Located, Text, located, object};
 
 /// Shortest and longest time for which Google's keys are not asked for again. Seconds are for trials; more than five minutes would let
 /// a key that was deleted at Google live on for longer than ten, which is promised.
@@ -128,6 +129,20 @@ impl OidcIssuerRead {
             binding: self.binding?,
         })
     }
+}
+
+/// The OIDC issuers of a file.
+pub(super) fn oidc_issuers(fields: &mut Fields<'_, '_>) -> Option<Vec<OidcIssuerRead>> {
+    fields
+        .field(
+            "oidcIssuers",
+            "OpenID Connect issuers whose tokens prove an identity: a Kubernetes cluster, an identity provider. Google is none of \
+             them; publicKeys: google is enough.",
+        )
+        .example_off(json!([{
+            "name": "cluster", "issuer": "https://kubernetes.default.svc.cluster.local", "binding": "bearer",
+        }]))
+        .optional(shape::list_of_some(object(oidc_issuer)))
 }
 
 pub(super) fn oidc_issuer(fields: &mut Fields<'_, '_>) -> Option<OidcIssuerRead> {

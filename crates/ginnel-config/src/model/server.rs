@@ -12,7 +12,7 @@ use ginnel_core::principal::{Name, Role, TrustDomain};
 use ginnel_core::target::DnsName;
 use serde_json::json;
 
-use super::issuer::IssuerSection;
+use super::issuer::ServerIssuer;
 use super::proof::{self, GoogleSection, OidcIssuer, OidcIssuerRead, OidcSubject, OidcSubjectRead, PublicKeys};
 use super::{Admin, loadable};
 use crate::finding::{Collector, Place, suggestion};
@@ -29,8 +29,8 @@ pub struct ServerConfig {
     pub identities: Vec<Identity>,
     /// Who may reach what through whom. Names are unique; clients and agents are among the identities.
     pub rules: Vec<Rule>,
-    /// What signs certificates.
-    pub issuer: IssuerSection,
+    /// Where certificates come from.
+    pub issuer: ServerIssuer,
     /// Where Google's public keys come from.
     pub google: GoogleSection,
     /// Whose tokens are taken beside those of service accounts. Names are unique.
@@ -61,16 +61,18 @@ pub struct ServerSection {
 pub struct Identity {
     /// The name in the certificate.
     pub name: Name,
-    /// The role in the certificate: agent or client.
+    /// The role in the certificate: agent or client; server only where servers enrol.
     pub role: Role,
     /// The service account.
     pub email: String,
-    /// The public keys that may sign its tokens, if it signs them.
+    /// The public keys that may sign its tokens, if it signs them and enrols here.
     pub public_keys: Option<PublicKeys>,
     /// The account's numeric id, if Google's ID tokens must name that as well.
     pub unique_id: Option<String>,
-    /// Who it is to an OIDC issuer, if it may come with tokens of one. It has public keys or this.
+    /// Who it is to an OIDC issuer, if it may come with tokens of one. Where it enrols, it has public keys or this.
     pub oidc: Option<OidcSubject>,
+    /// DNS names and addresses that a server's certificate may carry; none for any other role.
+    pub server_names: Vec<String>,
 }
 
 impl Identity {
@@ -106,7 +108,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
                 "publicKeys": ["frontend.pub.pem"],
             },
         ]))
-        .required(shape::list(object(identity)));
+        .required(shape::list(located(object(identity))));
     let rules = fields
         .field("rules", "Who may reach what, and through whom. What no rule allows is refused.")
         .example(json!([{
@@ -114,28 +116,28 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
             "targets": ["gitlab.acme.internal:443", "gitlab.acme.internal:22"],
         }]))
         .required(shape::list(object(rule)));
-    let issuer = fields.field("issuer", "What signs certificates.").required(object(super::issuer::declaration));
+    let issuer = fields.field("issuer", "What signs certificates.").required(located(object(super::issuer::of_server)));
     let google = fields.field("google", "Where Google's public keys come from.").required(object(proof::google));
-    let oidc_issuers = fields
-        .field(
-            "oidcIssuers",
-            "OpenID Connect issuers whose tokens prove an identity: a Kubernetes cluster, an identity provider. Google is none of \
-             them; publicKeys: google is enough.",
-        )
-        .example_off(json!([{
-            "name": "cluster", "issuer": "https://kubernetes.default.svc.cluster.local", "binding": "bearer",
-        }]))
-        .optional(shape::list_of_some(object(proof::oidc_issuer)));
+    let oidc_issuers = proof::oidc_issuers(fields);
     let enrolment = fields.field("enrolment", "How certificates are asked for.").required(object(super::enrolment));
     let audit = fields.field("audit", "The record of who reached what.").required(object(audit));
 
     fields.check(|findings| {
+        if let (Some(server), Some(issuer)) = (&server, &issuer) {
+            must_have_another_name(server, issuer, findings);
+        }
         if let Some(identities) = &identities {
             check_identities(identities, findings);
+            match issuer.as_ref().map(|issuer| &issuer.value) {
+                Some(ServerIssuer::Elsewhere(_)) => must_have_no_keys(identities, findings),
+                Some(ServerIssuer::Here(_)) => must_have_keys(identities, findings),
+                // Which of the two is meant is not known, and there is a finding about that.
+                None => {}
+            }
             check_rules(rules.as_deref().unwrap_or_default(), identities, findings);
         }
         let issuers = oidc_issuers.as_deref().unwrap_or_default();
-        let subjects = identities.iter().flatten().filter_map(|identity| identity.oidc.as_ref());
+        let subjects = identities.iter().flatten().filter_map(|identity| identity.value.oidc.as_ref());
         proof::check(issuers, subjects, findings);
     });
 
@@ -144,9 +146,9 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
         trust_domain: trust_domain?,
         enrolment_audience: super::audience_or_default(audience, &server.name),
         server,
-        identities: identities?.into_iter().map(IdentityRead::complete).collect::<Option<_>>()?,
+        identities: identities?.into_iter().map(|identity| identity.value.complete()).collect::<Option<_>>()?,
         rules: rules?.into_iter().map(RuleRead::complete).collect::<Option<_>>()?,
-        issuer: issuer?,
+        issuer: issuer?.value,
         google: google?,
         oidc_issuers: oidc_issuers.into_iter().flatten().map(OidcIssuerRead::complete).collect::<Option<_>>()?,
         audit_directory: audit?,
@@ -177,7 +179,7 @@ fn server(fields: &mut Fields<'_, '_>) -> Option<ServerSection> {
     })
 }
 
-fn audit(fields: &mut Fields<'_, '_>) -> Option<PathBuf> {
+pub(super) fn audit(fields: &mut Fields<'_, '_>) -> Option<PathBuf> {
     fields.field("file", "JSON lines in files.").required(object(directory_of_audit))
 }
 
@@ -192,17 +194,20 @@ fn directory_of_audit(fields: &mut Fields<'_, '_>) -> Option<PathBuf> {
 }
 
 /// An identity in which anything may have been wrong, so that the rest of it is checked all the same.
-struct IdentityRead {
-    name: Option<Located<Name>>,
-    role: Option<Role>,
-    email: Option<Located<String>>,
-    public_keys: Option<PublicKeys>,
-    unique_id: Option<Located<String>>,
-    oidc: Option<OidcSubjectRead>,
+pub(super) struct IdentityRead {
+    pub(super) name: Option<Located<Name>>,
+    pub(super) role: Option<Role>,
+    pub(super) email: Option<Located<String>>,
+    /// The settings among `publicKeys` and `oidc` that are there, right or wrong.
+    pub(super) proofs: Vec<&'static str>,
+    pub(super) public_keys: Option<PublicKeys>,
+    pub(super) unique_id: Option<Located<String>>,
+    pub(super) oidc: Option<OidcSubjectRead>,
+    pub(super) server_names: Option<Vec<Located<String>>>,
 }
 
 impl IdentityRead {
-    fn complete(self) -> Option<Identity> {
+    pub(super) fn complete(self) -> Option<Identity> {
         Some(Identity {
             name: self.name?.value,
             role: self.role?,
@@ -210,19 +215,22 @@ impl IdentityRead {
             public_keys: self.public_keys,
             unique_id: self.unique_id.map(|id| id.value),
             oidc: self.oidc.map(OidcSubjectRead::complete),
+            server_names: self.server_names.unwrap_or_default().into_iter().map(|name| name.value).collect(),
         })
     }
 }
 
 fn identity(fields: &mut Fields<'_, '_>) -> Option<IdentityRead> {
+    Some(identity_of(fields, &[("agent", Role::Agent), ("client", Role::Client)]))
+}
+
+/// An identity that has one of these roles.
+pub(super) fn identity_of(fields: &mut Fields<'_, '_>, roles: &'static [(&'static str, Role)]) -> IdentityRead {
     let name = fields
         .field("name", "The name in the certificate, which rules use: a-z, 0-9 and -.")
         .example("acme")
         .required(located(shape::parsed()));
-    let role = fields
-        .field("role", "The role in the certificate.")
-        .example("agent")
-        .required(shape::word(&[("agent", Role::Agent), ("client", Role::Client)]));
+    let role = fields.field("role", "The role in the certificate.").example("agent").required(shape::word(roles));
     let email = fields
         .field("email", "The service account, as its tokens name it. One account is one identity.")
         .example("agent@acme-project.iam.gserviceaccount.com")
@@ -231,7 +239,8 @@ fn identity(fields: &mut Fields<'_, '_>) -> Option<IdentityRead> {
         .field(
             "publicKeys",
             "PEM files of the public keys that may sign its tokens, more than one while keys are changed; or the word google: \
-             the keys that Google has for the account at the moment, and Google's ID tokens about it.",
+             the keys that Google has for the account at the moment, and Google's ID tokens about it. Where certificates are issued, \
+             this or oidc is required; both are refused beside issuer.enrolment.",
         )
         .example(vec!["agent.pub.pem"])
         .optional(shape::word_or_list("google", shape::file()));
@@ -247,16 +256,14 @@ fn identity(fields: &mut Fields<'_, '_>) -> Option<IdentityRead> {
         .field("oidc", "Who it is to one of oidcIssuers: its tokens prove it, beside the public keys or without any.")
         .example_off(json!({"issuer": "cluster", "subject": "system:serviceaccount:acme:agent"}))
         .optional(object(proof::oidc_subject));
-    if !fields.has("publicKeys") && !fields.has("oidc") {
-        fields.report("has no publicKeys", "say how it proves who it is: with publicKeys or oidc".to_owned());
-    }
+    let proofs = ["publicKeys", "oidc"].into_iter().filter(|name| fields.has(name)).collect();
     fields.check(|findings| {
         if let (Some(id), Some(Some(_)) | None) = (&unique_id, &public_keys) {
             id.report(findings, "counts only with publicKeys: google", None);
         }
     });
     let public_keys = public_keys.map(|files| files.map_or(PublicKeys::Google, PublicKeys::Files));
-    Some(IdentityRead { name, role, email, public_keys, unique_id, oidc })
+    IdentityRead { name, role, email, proofs, public_keys, unique_id, oidc, server_names: None }
 }
 
 /// An e-mail address as service accounts have them: compared byte by byte, so only one spelling is taken.
@@ -320,10 +327,44 @@ fn rule(fields: &mut Fields<'_, '_>) -> Option<RuleRead> {
     Some(RuleRead { name, clients, agents, targets })
 }
 
-fn check_identities(identities: &[IdentityRead], findings: &mut Collector) {
+/// Reports identities that could not prove themselves.
+pub(super) fn must_have_keys(identities: &[Located<IdentityRead>], findings: &mut Collector) {
+    for identity in identities.iter().filter(|identity| identity.value.proofs.is_empty()) {
+        identity.report(
+            findings,
+            "has no publicKeys",
+            "say how it proves who it is: with publicKeys or oidc".to_owned(),
+        );
+    }
+}
+
+/// Reports keys that nobody would ask: who took one away would believe to have shut somebody out.
+fn must_have_no_keys(identities: &[Located<IdentityRead>], findings: &mut Collector) {
+    for identity in identities {
+        for proof in &identity.value.proofs {
+            let hint = "remove it here; proofs are in the configuration of the process that enrols".to_owned();
+            let path = format!("{}.{proof}", identity.path);
+            findings.report(&identity.place, path, "means nothing beside issuer.enrolment", hint);
+        }
+    }
+}
+
+/// Neither may stand in for the other where names are checked.
+fn must_have_another_name(server: &ServerSection, issuer: &Located<ServerIssuer>, findings: &mut Collector) {
+    if let ServerIssuer::Elsewhere(remote) = &issuer.value
+        && remote.name == server.name
+    {
+        let message = format!("{} is this server's own name", remote.name);
+        let hint =
+            "the process that enrols needs a name of its own, so that neither can stand in for the other".to_owned();
+        findings.report(&issuer.place, format!("{}.enrolment.name", issuer.path), message, hint);
+    }
+}
+
+pub(super) fn check_identities(identities: &[Located<IdentityRead>], findings: &mut Collector) {
     let mut names: BTreeMap<(Role, &Name), &Place> = BTreeMap::new();
     let mut emails: BTreeMap<&str, &Place> = BTreeMap::new();
-    for identity in identities {
+    for identity in identities.iter().map(|identity| &identity.value) {
         if let (Some(role), Some(name)) = (identity.role, &identity.name) {
             match names.get(&(role, &name.value)) {
                 Some(first) => {
@@ -346,7 +387,7 @@ fn check_identities(identities: &[IdentityRead], findings: &mut Collector) {
     }
 }
 
-fn check_rules(rules: &[RuleRead], identities: &[IdentityRead], findings: &mut Collector) {
+fn check_rules(rules: &[RuleRead], identities: &[Located<IdentityRead>], findings: &mut Collector) {
     let clients = names_of(identities, Role::Client);
     let agents = names_of(identities, Role::Agent);
     let mut names: BTreeMap<&Name, &Place> = BTreeMap::new();
@@ -370,9 +411,10 @@ fn check_rules(rules: &[RuleRead], identities: &[IdentityRead], findings: &mut C
 }
 
 /// The names in a role; none if some identity could not be read that may have one of them.
-fn names_of(identities: &[IdentityRead], role: Role) -> Option<BTreeSet<&Name>> {
+fn names_of(identities: &[Located<IdentityRead>], role: Role) -> Option<BTreeSet<&Name>> {
     let mut names = BTreeSet::new();
-    for identity in identities.iter().filter(|identity| identity.role.is_none_or(|its| its == role)) {
+    let identities = identities.iter().map(|identity| &identity.value);
+    for identity in identities.filter(|identity| identity.role.is_none_or(|its| its == role)) {
         names.insert(&identity.name.as_ref()?.value);
     }
     Some(names)

@@ -1,10 +1,9 @@
-use ginnel_core::principal::Role;
 use serde_json::{Value as Json, json};
 
 use super::{ROLES, findings, good};
 use crate::finding::Collector;
 use crate::tree::{self, Node, Value};
-use crate::{Overrides, check, example, schema};
+use crate::{Daemon, Overrides, check, example, schema};
 
 /// A tree as JSON, the way that a YAML editor with a schema sees the file.
 fn as_json(node: &Node) -> Json {
@@ -132,16 +131,27 @@ fn choose(value: &mut Json, schema: &Json, number: usize) -> usize {
     below.max().unwrap_or(1).max(names.len())
 }
 
+/// Takes away what means nothing at a server that passes enrolments on.
+fn without_what_an_issuer_needs(server: &mut Json) {
+    if server["issuer"].get("enrolment").is_some() {
+        server["issuer"].as_object_mut().expect("a section").remove("certificateLifetime");
+        for identity in server["identities"].as_array_mut().into_iter().flatten() {
+            identity.as_object_mut().expect("a section").remove("publicKeys");
+        }
+    }
+}
+
 #[test]
 fn every_choice_of_an_example_passes_check_and_schema() {
     for role in ROLES {
         let (all, schema) = (read(&with_every_choice(&example(role))), schema(role));
         let most = choose(&mut all.clone(), &schema, 0);
-        assert!(most >= 2 || role != Role::Server, "{role}");
+        assert!(most >= 2 || role != Daemon::Server, "{role}");
         assert_eq!(satisfies(&all, &schema), most == 1, "{role}");
         for number in 0..most {
             let mut chosen = all.clone();
             choose(&mut chosen, &schema, number);
+            without_what_an_issuer_needs(&mut chosen);
             // JSON is YAML.
             assert_eq!(findings(role, &chosen.to_string(), &Overrides::none()), "", "{role}, choice {number}");
             assert!(satisfies(&chosen, &schema), "{role}, choice {number}");

@@ -34,6 +34,8 @@ pub struct Entry {
     pub hop: Option<String>,
     pub cause: Option<String>,
     pub reason: Option<String>,
+    pub outcome: Option<String>,
+    pub forwarded_for: Option<String>,
     pub changed: Option<String>,
     pub bytes_up: Option<u64>,
     pub bytes_down: Option<u64>,

@@ -75,9 +75,15 @@ fn examples() -> Vec<Event> {
             peer,
             spki_sha256,
             proof: Some(Text::new("googleKey:abc")),
+            forwarded_for: None,
         },
-        Event::EnrolmentRefused { reason: Text::new("signature"), email: Some(agent().email), peer },
-        Event::EnrolmentRefused { reason: Text::new("size"), email: None, peer },
+        Event::EnrolmentRefused {
+            reason: Text::new("signature"),
+            email: Some(agent().email),
+            peer,
+            forwarded_for: None,
+        },
+        Event::EnrolmentRefused { reason: Text::new("size"), email: None, peer, forwarded_for: Some(peer) },
         Event::LinkUp { agent: agent(), peer, version: version.clone(), serial: serial.clone() },
         Event::ClientUp {
             client: client(),
@@ -102,6 +108,7 @@ fn examples() -> Vec<Event> {
         Event::ClientDown { client: client(), instance: instance(0xc1), cause: Cause::Aborted },
         Event::Gap { records: 3 },
         Event::Reloaded { policy: Text::new("6a4b"), changed: Text::new("rule git removed") },
+        Event::EnrolmentForwarded { peer, outcome: Forwarded::Answered },
     ]
 }
 

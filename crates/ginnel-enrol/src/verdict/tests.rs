@@ -1,5 +1,6 @@
 use std::sync::LazyLock;
 
+use ginnel_core::principal::Role;
 use ginnel_identity::KeyPair;
 use ginnel_identity::credential::ServiceAccountKey;
 use ginnel_identity::key::sha256;
@@ -351,11 +352,7 @@ fn refuses_identities_that_contradict_each_other() {
         (one.clone(), EnrollerError::DuplicatePrincipal { principal: one.principal.clone() }),
         (identity(Role::Agent, "two", "nobody", vec![key.clone()]), EnrollerError::Email { principal: agent.clone() }),
         (identity(Role::Agent, "two", CLIENT, vec![]), EnrollerError::Keys { principal: agent.clone() }),
-        (identity(Role::Agent, "two", CLIENT, vec![key.clone(); 9]), EnrollerError::Keys { principal: agent }),
-        (
-            identity(Role::Server, "one", CLIENT, vec![key]),
-            EnrollerError::Server { principal: principal(Role::Server, "one") },
-        ),
+        (identity(Role::Agent, "two", CLIENT, vec![key; 9]), EnrollerError::Keys { principal: agent }),
     ];
     for (second, error) in cases {
         let result = Enroller::new(AUDIENCE.to_owned(), vec![one.clone(), second], Vec::new(), at(NOW));

@@ -63,7 +63,7 @@ impl fmt::Display for Page<'_> {
         self.head(f)?;
         self.numbers(f)?;
         self.throughput(f)?;
-        if status.role != "agent" {
+        if matches!(status.role.as_str(), "server" | "client") {
             peers(f, "Agents", "No agent is connected.", &status.agents, status)?;
         }
         if status.role == "server" {
@@ -134,6 +134,10 @@ impl Page<'_> {
         match status.role.as_str() {
             "server" => fact(f, "Policy", format!("{}, version {}", entries("rule", "rules"), config.version))?,
             "agent" => fact(f, "Allow-list", format!("{}, version {}", entries("entry", "entries"), config.version))?,
+            "enrolment" => {
+                let identities = entries("identity", "identities");
+                fact(f, "May enrol", format!("{identities}, version {}", config.version))?;
+            }
             _ => {}
         }
         if let Some(audit) = &status.audit {

@@ -21,6 +21,38 @@ pub struct Script {
     _dir: TempDir,
 }
 
+/// Whom a foreign client enrols as, and where.
+#[derive(Clone, Copy, Debug)]
+pub struct Foreign<'a> {
+    /// `agent` or `client`, whose key file the world has.
+    pub role: &'a str,
+    /// Where enrolments are judged, and the name there.
+    pub enrolment: (SocketAddr, &'a str),
+    /// Where the certificate is used, and the name there.
+    pub server: (SocketAddr, &'a str),
+}
+
+impl Foreign<'_> {
+    /// A client of gRPC's own Python library that enrols with the files in `directory` and says as whom it was taken. `proto` is the
+    /// directory of the protocol's definition.
+    ///
+    /// # Errors
+    /// If its messages have no place to be generated.
+    pub fn command(self, directory: &Path, proto: &Path) -> Result<Command> {
+        let out = directory.join("generated");
+        std::fs::create_dir_all(&out)?;
+        let mut python = command(PYTHON, directory);
+        python.args(["-c", include_str!("python/enrol_client.py")]).arg(proto).arg(out);
+        python.arg(directory.join("ca/server-root.pem")).arg(directory.join(format!("{}.json", self.role)));
+        python.arg(format!("https://{}/enrol", self.server.1));
+        for (address, name) in [self.enrolment, self.server] {
+            python.args([&address.to_string(), name]);
+        }
+        python.arg(self.role);
+        Ok(python)
+    }
+}
+
 impl Script {
     /// Starts a WebSocket server that gives back every message and sends a feed of its own meanwhile.
     ///

@@ -14,16 +14,28 @@ use crate::world::{Part, WorldBuilder};
 pub(super) const AGENT: &str = "agent";
 pub(super) const CLIENT: &str = "client";
 
+/// The server, where it enrols like others.
+const SERVER: &str = "server";
+
+/// The directory of the process that enrols, in a world that has one.
+pub(super) const ENROLMENT: &str = "enrolment";
+
+/// The files that whoever issues hands out.
+pub(super) const ROOTS: [&str; 3] = ["server-root.pem", "agent-root.pem", "client-root.pem"];
+
 /// The name in the server's certificate.
-pub(crate) const SERVER_NAME: &str = "tunnel.acme.example";
+pub const SERVER_NAME: &str = "tunnel.acme.example";
+
+/// The name in the certificate of the process that enrols.
+pub const ENROLMENT_NAME: &str = "enrol.acme.example";
 
 fn email(who: &str) -> String {
     format!("{who}@acme.iam.gserviceaccount.com")
 }
 
-/// Makes `agent.json`, `client.json` and the public halves for the server.
-pub(super) async fn credentials(binary: &Path, dir: &Path) -> Result<()> {
-    for who in [AGENT, CLIENT] {
+/// Makes `agent.json` and `client.json`, for a server that enrols like others `server.json`, and the public halves for whoever enrols them.
+pub(super) async fn credentials(binary: &Path, dir: &Path, of_server: bool) -> Result<()> {
+    for who in [AGENT, CLIENT].into_iter().chain(of_server.then_some(SERVER)) {
         let mut create = command(binary, dir);
         create.args(["credentials", "create", &email(who), "--out"]).arg(dir.join(format!("{who}.json")));
         let public = succeed(create).await.context("creating a credential")?;
@@ -32,8 +44,45 @@ pub(super) async fn credentials(binary: &Path, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn server(dir: &Path, world: &WorldBuilder) -> Result<()> {
-    let identity = |role: &str, name: &str| json!({"name": name, "role": role, "email": email(role), "publicKeys": [format!("{role}.pub.pem")]});
+/// Somebody who may enrol, with the public key in `keys`.
+fn identity(role: &str, name: &str, keys: &str) -> Value {
+    json!({"name": name, "role": role, "email": email(role), "publicKeys": [format!("{keys}{role}.pub.pem")]})
+}
+
+/// The process that enrols, in a directory below, which has nothing to do with the server's but for public keys.
+pub(super) fn enrolment(dir: &Path, world: &WorldBuilder) -> Result<()> {
+    let mut server = identity(SERVER, "tunnel", "../");
+    server["serverNames"] = json!([SERVER_NAME]);
+    let config = json!({
+        "trustDomain": "acme.example",
+        "server": {"name": ENROLMENT_NAME, "listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "adminSocket": "admin.sock"},
+        "identities": [server, identity(AGENT, "acme", "../"), identity(CLIENT, "frontend", "../")],
+        "issuer": {"embedded": {"directory": "ca"}, "certificateLifetime": world.certificate_lifetime},
+        "enrolment": {"audience": format!("https://{SERVER_NAME}/enrol")},
+        "audit": {"file": {"directory": "audit"}},
+    });
+    let own = dir.join(ENROLMENT);
+    std::fs::create_dir(&own)?;
+    write(&own, ENROLMENT, &config)
+}
+
+/// The server, which has an issuer unless somebody enrols at the address `apart`.
+pub(super) fn server(dir: &Path, world: &WorldBuilder, apart: Option<SocketAddr>) -> Result<()> {
+    let identity = |role: &str, name: &str| {
+        let mut identity = identity(role, name, "");
+        if let (Some(identity), true) = (identity.as_object_mut(), apart.is_some()) {
+            identity.remove("publicKeys");
+        }
+        identity
+    };
+    let issuer = match apart {
+        None => json!({"embedded": {"directory": "ca"}, "certificateLifetime": world.certificate_lifetime}),
+        Some(address) => json!({"enrolment": {
+            "address": address, "name": ENROLMENT_NAME,
+            "trust": {"server": "ca/server-root.pem", "agent": "ca/agent-root.pem", "client": "ca/client-root.pem"},
+            "credential": {"serviceAccountKeyFile": "server.json"},
+        }}),
+    };
     let mut config = json!({
         "trustDomain": "acme.example",
         "server": {
@@ -42,7 +91,7 @@ pub(super) fn server(dir: &Path, world: &WorldBuilder) -> Result<()> {
         },
         "identities": [identity(AGENT, "acme"), identity(CLIENT, "frontend")],
         "rules": [{"name": "hosts", "clients": ["frontend"], "agents": ["acme"], "targets": world.rule}],
-        "issuer": {"embedded": {"directory": "ca"}, "certificateLifetime": world.certificate_lifetime},
+        "issuer": issuer,
         "audit": {"file": {"directory": "audit"}},
     });
     if let Some(issuing) = &world.issued_by {
@@ -58,7 +107,7 @@ pub(super) fn server(dir: &Path, world: &WorldBuilder) -> Result<()> {
         let parent = config.pointer_mut(parent).and_then(Value::as_object_mut);
         parent.with_context(|| format!("nothing at {pointer}"))?.insert(key.to_owned(), value.clone());
     }
-    write(dir, "server", &config)
+    write(dir, SERVER, &config)
 }
 
 pub(super) fn agent(dir: &Path, world: &WorldBuilder, server: SocketAddr) -> Result<()> {
@@ -99,7 +148,7 @@ pub(super) fn client(dir: &Path, world: &WorldBuilder, server: SocketAddr) -> Re
 
 pub(super) fn roots_of(dir: &Path, part: Part) -> PathBuf {
     dir.join(match part {
-        Part::Server => "ca".to_owned(),
+        Part::Server | Part::Enrolment => "ca".to_owned(),
         Part::Agent(index) => format!("roots-agent-{index}"),
         Part::Client => "roots-client".to_owned(),
     })

@@ -333,6 +333,7 @@ pub mod enrolment_client {
             self
         }
         /// Every refusal is UNAUTHENTICATED with the same words; the reason is in the server's audit log.
+        /// A server that passes the call on says whose it is in the metadata ginnel-forwarded-for, as ip:port. It is recorded and decides nothing.
         pub async fn enrol(
             &mut self,
             request: impl tonic::IntoRequest<super::EnrolRequest>,
@@ -369,6 +370,7 @@ pub mod enrolment_server {
     #[async_trait]
     pub trait Enrolment: std::marker::Send + std::marker::Sync + 'static {
         /// Every refusal is UNAUTHENTICATED with the same words; the reason is in the server's audit log.
+        /// A server that passes the call on says whose it is in the metadata ginnel-forwarded-for, as ip:port. It is recorded and decides nothing.
         async fn enrol(
             &self,
             request: tonic::Request<super::EnrolRequest>,

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
-use ginnel_core::principal::Role;
+use ginnel_config::Daemon;
 use ginnel_core::target::Target;
 
 #[derive(ClapArgs)]
 pub(crate) struct Check {
-    /// server, agent or client
-    pub(crate) role: Role,
+    /// server, agent, client or enrolment
+    pub(crate) role: Daemon,
 
     /// Its configuration file
     #[arg(long, value_name = "FILE")]

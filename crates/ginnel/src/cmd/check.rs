@@ -1,7 +1,6 @@
 //! `ginnel check`: finds out why a role would not work, step by step, before or while it runs.
 
-use ginnel_config::Overrides;
-use ginnel_core::principal::Role;
+use ginnel_config::{Daemon, Overrides};
 
 use self::report::Report;
 use super::{Failure, Outcome, print};
@@ -11,12 +10,10 @@ use crate::args::check::Check;
 mod agent;
 #[cfg(feature = "client")]
 mod client;
-#[cfg(any(feature = "agent", feature = "client"))]
 mod clock;
 mod report;
 #[cfg(feature = "server")]
 mod server;
-#[cfg(any(feature = "agent", feature = "client"))]
 mod way;
 
 pub(super) async fn run(args: Check) -> Result<Outcome, Failure> {
@@ -25,7 +22,7 @@ pub(super) async fn run(args: Check) -> Result<Outcome, Failure> {
     let config = format!("{} is a valid configuration of ginnel {}", args.config.display(), args.role);
     match args.role {
         #[cfg(feature = "server")]
-        Role::Server => {
+        Daemon::Server => {
             if args.target.is_some() {
                 return Err(Failure::input("--target is for agents and clients; a server dials nothing"));
             }
@@ -33,14 +30,23 @@ pub(super) async fn run(args: Check) -> Result<Outcome, Failure> {
             report.pass("config", config);
             server::check(&read, &mut report).await;
         }
+        #[cfg(feature = "server")]
+        Daemon::Enrolment => {
+            if args.target.is_some() {
+                return Err(Failure::input("--target is for agents and clients; enrolment dials nothing"));
+            }
+            let read = ginnel_config::EnrolmentConfig::load(&args.config, &overrides)?;
+            report.pass("config", config);
+            server::check_enrolment(&read, &mut report).await;
+        }
         #[cfg(feature = "agent")]
-        Role::Agent => {
+        Daemon::Agent => {
             let read = ginnel_config::AgentConfig::load(&args.config, &overrides)?;
             report.pass("config", config);
             agent::check(read, args.target.as_ref(), &mut report).await;
         }
         #[cfg(feature = "client")]
-        Role::Client => {
+        Daemon::Client => {
             let read = ginnel_config::ClientConfig::load(&args.config, &overrides)?;
             report.pass("config", config);
             client::check(read, args.target.as_ref(), &mut report).await;

@@ -1,4 +1,4 @@
-//! The three daemons: load the configuration, start, run until a signal.
+//! The daemons: load the configuration, start, run until a signal.
 
 use ginnel_config::Overrides;
 use ginnel_ops::reload::Seen;
@@ -38,10 +38,22 @@ pub(super) async fn server(daemon: Daemon) -> Result<Outcome, Failure> {
     // Before it is read: a change that comes during the start is taken up once it is over.
     let seen = Seen::now([daemon.config]);
     let config = source.load()?;
-    let issuer = crate::issuer::open(&config).await.map_err(Failure::failed)?;
+    let issuer = crate::issuer::of_server(&config).await.map_err(Failure::failed)?;
     let started = ginnel_server::app::Server::start(config, issuer, Some((source, seen)), shutdown()).await;
     let server = started.map_err(Failure::failed)?;
     server.run().await;
+    Ok(Outcome::Yes)
+}
+
+#[cfg(feature = "server")]
+pub(super) async fn enrolment(daemon: Daemon) -> Result<Outcome, Failure> {
+    let source = ginnel_config::EnrolmentConfig::source(daemon.config.clone(), overrides(&daemon));
+    // Before it is read: a change that comes during the start is taken up once it is over.
+    let seen = Seen::now([daemon.config]);
+    let config = source.load()?;
+    let issuer = crate::issuer::open(&config.trust_domain, &config.issuer).await.map_err(Failure::failed)?;
+    let started = ginnel_server::enrolment::Enrolment::start(config, issuer, Some((source, seen)), shutdown()).await;
+    started.map_err(Failure::failed)?.run().await;
     Ok(Outcome::Yes)
 }
 

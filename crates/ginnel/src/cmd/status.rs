@@ -82,7 +82,7 @@ pub(crate) fn render(status: &Status) -> String {
         bytes(totals.bytes_up),
         bytes(totals.bytes_down)
     );
-    if status.role != "agent" {
+    if matches!(status.role.as_str(), "server" | "client") {
         peers(&mut text, "agents", &status.agents, status);
     }
     if status.role == "server" {
@@ -98,11 +98,14 @@ fn configuration(text: &mut String, status: &Status) {
     let what = match status.role.as_str() {
         "server" => "policy",
         "agent" => "allow-list",
+        "enrolment" => "may enrol",
         _ => return,
     };
     let entries = match (status.role.as_str(), config.entries) {
         ("server", 1) => "rule",
         ("server", _) => "rules",
+        ("enrolment", 1) => "identity",
+        ("enrolment", _) => "identities",
         (_, 1) => "entry",
         (_, _) => "entries",
     };

@@ -279,6 +279,7 @@ async fn reload_says_what_changed_and_what_is_wrong() -> Result<()> {
             ),
             Part::Agent(_) => ("allow", json!([git, "registry.acme.example:443"])),
             Part::Client => ("adminSocket", json!("other.sock")),
+            Part::Enrolment => anyhow::bail!("nobody enrols apart here"),
         };
         transcript.note(&format!("the {role}, {key} changed"));
         world.edit(role, |config| config[key] = more)?;

@@ -2,6 +2,7 @@
 #![cfg(all(feature = "server", feature = "agent", feature = "client"))]
 
 mod admin;
+mod apart;
 mod cancelled;
 mod cas;
 mod causes;

@@ -61,7 +61,6 @@ impl Report {
     }
 
     /// The steps were not tried, because this one failed before.
-    #[cfg(any(feature = "agent", feature = "client"))]
     pub(crate) fn skip_after(&mut self, failed: &str, steps: &[&'static str]) {
         for step in steps {
             self.skip(step, format!("needs {failed}"));

@@ -1,4 +1,4 @@
-//! `ginnel check server`.
+//! `ginnel check server` and `ginnel check enrolment`.
 
 use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
@@ -7,9 +7,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::SystemTime;
 
-use ginnel_config::{IssuerKind, ServerConfig};
+use ginnel_config::{
+    EnrolmentConfig, Identity, IssuerKind, IssuerSection, RemoteIssuer, ServerConfig, ServerIssuer, Upstream,
+};
 use ginnel_core::audit::Timestamp;
-use ginnel_core::principal::Role;
+use ginnel_core::principal::{Role, TrustDomain};
 use ginnel_core::report::Chain;
 use ginnel_enrol::PublicKey;
 use ginnel_enrol::embedded::rotation::standing;
@@ -18,6 +20,7 @@ use ginnel_identity::tls::Facts;
 use ginnel_identity::trust::Roots;
 
 use super::report::Report;
+use super::way::Way;
 use crate::cmd::table::moment;
 
 /// An authority's key has some hundred bytes.
@@ -27,26 +30,68 @@ const KEY_BYTES_MAX: usize = 16 << 10;
 const EARLIEST_SECONDS: u64 = 1_735_689_600;
 
 pub(super) async fn check(config: &ServerConfig, report: &mut Report) {
-    let roots = match &config.issuer.kind {
-        IssuerKind::Embedded { directory } => embedded(directory, report),
-        IssuerKind::Cas(_) => opened(config, report).await,
-    };
+    match &config.issuer {
+        ServerIssuer::Here(section) => {
+            let roots = issuer(&config.trust_domain, section, report).await;
+            audit(&config.audit_directory, report);
+            keys(&config.identities, report);
+            listen(config.server.listen, report);
+            clock(&roots, SystemTime::now(), report);
+        }
+        ServerIssuer::Elsewhere(remote) => {
+            elsewhere(remote, config, report).await;
+            audit(&config.audit_directory, report);
+            listen(config.server.listen, report);
+        }
+    }
+}
+
+/// The same for the process that only enrols.
+pub(super) async fn check_enrolment(config: &EnrolmentConfig, report: &mut Report) {
+    let roots = issuer(&config.trust_domain, &config.issuer, report).await;
     audit(&config.audit_directory, report);
-    keys(config, report);
+    keys(&config.identities, report);
     listen(config.server.listen, report);
     clock(&roots, SystemTime::now(), report);
 }
 
+/// Goes to the process that enrols as an agent goes to a server.
+async fn elsewhere(remote: &RemoteIssuer, config: &ServerConfig, report: &mut Report) {
+    let RemoteIssuer { address, name, trust, credential } = remote;
+    let server =
+        Upstream { address: address.clone(), name: name.clone(), configured_proxy: None, congestion_control: None };
+    let way = Way {
+        role: Role::Server,
+        server: &server,
+        server_roots: &trust.server,
+        peer_roots: &trust.agent,
+        credential,
+        audience: &config.enrolment_audience,
+    };
+    let _ = way.check(report).await;
+    match Roots::read(&trust.client) {
+        Ok(_) => report.pass("trust", "the root of clients can be read as well"),
+        Err(error) => report.fail("trust", Chain(&error).to_string(), "get it from the process that enrols"),
+    }
+}
+
+async fn issuer(trust_domain: &TrustDomain, section: &IssuerSection, report: &mut Report) -> Vec<Facts> {
+    match &section.kind {
+        IssuerKind::Embedded { directory } => embedded(directory, report),
+        IssuerKind::Cas(_) => opened(trust_domain, section, report).await,
+    }
+}
+
 /// Opens an issuer that leaves nothing behind when it is opened. Gives its roots.
-async fn opened(config: &ServerConfig, report: &mut Report) -> Vec<Facts> {
-    match crate::issuer::open(config).await {
+async fn opened(trust_domain: &TrustDomain, section: &IssuerSection, report: &mut Report) -> Vec<Facts> {
+    match crate::issuer::open(trust_domain, section).await {
         Ok(issuer) => {
             let roots = [Role::Server, Role::Agent, Role::Client].map(|role| issuer.roots(role));
             report.pass("issuer", "it answers, and has roots for server, agent and client");
             roots.iter().flat_map(Roots::certificates).filter_map(Facts::read).collect()
         }
         Err(error) => {
-            report.fail("issuer", Chain(&error).to_string(), "mend what it says; the server does not start without it");
+            report.fail("issuer", Chain(&error).to_string(), "mend what it says; nothing starts without it");
             Vec::new()
         }
     }
@@ -133,9 +178,9 @@ fn audit(directory: &Path, report: &mut Report) {
     }
 }
 
-fn keys(config: &ServerConfig, report: &mut Report) {
+fn keys(identities: &[Identity], report: &mut Report) {
     let (mut read, mut wrong) = (0, Vec::new());
-    for identity in &config.identities {
+    for identity in identities {
         for path in identity.key_files() {
             match PublicKey::read(path) {
                 Ok(_) => read += 1,
@@ -144,7 +189,7 @@ fn keys(config: &ServerConfig, report: &mut Report) {
         }
     }
     if wrong.is_empty() {
-        report.pass("keys", format!("{read} public keys of {} identities", config.identities.len()));
+        report.pass("keys", format!("{read} public keys of {} identities", identities.len()));
     } else {
         let advice =
             "put the public half there that `ginnel credentials create` printed, readable by the server's user";

@@ -1,0 +1,218 @@
+//! The process that enrols, for a server that does not: where it certifies itself, and where it passes enrolments on to.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ginnel_config::{RemoteIssuer, ServerConfig};
+use ginnel_core::audit::Forwarded;
+use ginnel_core::budget::Budget;
+use ginnel_core::lanes::Bounds;
+use ginnel_core::limits::{CONTROL_MESSAGE_MAX, ENROL_DEADLINE, PENDING_PER_SOURCE_MAX};
+use ginnel_core::principal::{Role, TrustDomain};
+use ginnel_core::report::Chain;
+use ginnel_core::status::Enrolments;
+use ginnel_identity::certificate::Identity;
+use ginnel_identity::proof::Credential;
+use ginnel_identity::tls::{OuterTrust, TlsError, is_for, is_signed_by, outer_client, server_name};
+use ginnel_identity::trust::{Roots, TrustError};
+use ginnel_net::connect::{ConnectError, Endpoint};
+use ginnel_net::upstream::{EnrolError, Progress, Upstream};
+use http::uri::PathAndQuery;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tonic::client::Grpc;
+use tonic::{Request, Status};
+
+use crate::forward::Unread;
+use crate::keys::EnrolledKeys;
+
+/// An enrolment that is passed on: the caller's connection lives for [`ENROL_DEADLINE`], and the answer has to get there before that.
+const PASS_WAIT: Duration = Duration::from_millis(4_500);
+
+/// Enrolments that are passed on at once, each on a connection of its own. Half of what the process that enrols takes from one source, so that
+/// a second server beside this one, and the enrolments of both themselves, find a place. More wait, for as long as their callers do.
+const PASSED_AT_ONCE_MAX: usize = PENDING_PER_SOURCE_MAX / 2;
+
+const _: () = assert!(PASS_WAIT.as_millis() < ENROL_DEADLINE.as_millis());
+
+/// Why the process that enrols cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RemoteError {
+    /// TLS cannot be set up (us, configuration).
+    #[error("setting TLS up")]
+    Tls(#[from] TlsError),
+    /// A root cannot be used (configuration).
+    #[error("reading the trusted roots")]
+    Trust(#[from] TrustError),
+}
+
+/// Why this server got no certificate.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CertifyError {
+    /// There was no answer, or a refusal.
+    #[error("could not enrol")]
+    Enrol(#[from] EnrolError),
+    /// The certificate is not for this server's name, so that nobody would take it (configuration of the process that enrols).
+    #[error("the certificate is not for {0}; it must be one of the identity's serverNames where it enrols")]
+    Name(String),
+    /// The certificate is for somebody else (configuration).
+    #[error("the certificate names {0}, which is no server of this trust domain")]
+    Principal(String),
+    /// The certificate does not lead to the roots that agents and clients are given (configuration).
+    #[error("the certificate is not signed by the root in issuer.enrolment.trust.server")]
+    Root,
+}
+
+/// The process that enrols, as a server knows it.
+pub(crate) struct Remote {
+    upstream: Upstream,
+    trust: OuterTrust,
+    passing: Semaphore,
+    counted: Mutex<Enrolments>,
+}
+
+impl Remote {
+    /// Reads what the configuration names. Nothing is dialled.
+    pub(crate) fn open(
+        issuer: &RemoteIssuer,
+        config: &ServerConfig,
+        credential: Credential,
+    ) -> Result<Self, RemoteError> {
+        let RemoteIssuer { address, name, trust, credential: _ } = issuer;
+        let server_roots = Roots::read(&trust.server)?;
+        let upstream = Upstream {
+            endpoint: Endpoint {
+                host: address.host().to_owned(),
+                port: address.port(),
+                server_name: name.to_string(),
+                proxy: None,
+                congestion: None,
+                budget: Budget::default(),
+            },
+            server_roots: server_roots.into(),
+            credential,
+            audience: config.enrolment_audience.clone(),
+            progress: Progress::default(),
+            connections: Bounds::ONE,
+        };
+        let trust = OuterTrust { agent: Roots::read(&trust.agent)?, client: Roots::read(&trust.client)?, server: None };
+        // Made once here, so that what is wrong with the roots shows at the start.
+        outer_client(&upstream.server_roots.now(), None)?;
+        let passing = Semaphore::new(PASSED_AT_ONCE_MAX);
+        Ok(Self { upstream, trust, passing, counted: Mutex::default() })
+    }
+
+    /// Whose certificates are accepted.
+    pub(crate) fn trust(&self) -> OuterTrust {
+        self.trust.clone()
+    }
+
+    /// Gets a certificate that agents and clients will take for this server's.
+    pub(crate) async fn certify(&self, trust_domain: &TrustDomain, name: &str) -> Result<Identity, CertifyError> {
+        let identity = self.upstream.enrol().await?;
+        let principal = &identity.leaf().principal;
+        if principal.role != Role::Server || principal.trust_domain != *trust_domain {
+            return Err(CertifyError::Principal(principal.to_string()));
+        }
+        if !is_signed_by(identity.chain(), &self.upstream.server_roots.now()) {
+            return Err(CertifyError::Root);
+        }
+        let leaf = identity.chain().first();
+        if leaf.zip(server_name(name).ok()).is_none_or(|(leaf, name)| !is_for(leaf, &name)) {
+            return Err(CertifyError::Name(name.to_owned()));
+        }
+        Ok(identity)
+    }
+
+    /// Passes one enrolment on.
+    pub(crate) async fn pass(&self, request: Request<Bytes>, path: PathAndQuery) -> Result<Bytes, Status> {
+        let passing = async {
+            let _place = self.passing.acquire().await.map_err(|_| Status::unavailable("stopping"))?;
+            self.pass_once(request, path).await
+        };
+        match timeout(PASS_WAIT, passing).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                tracing::warn!(
+                    wait_ms = PASS_WAIT.as_millis(),
+                    "an enrolment that was passed on was not answered in time"
+                );
+                Err(Status::deadline_exceeded("no answer"))
+            }
+        }
+    }
+
+    async fn pass_once(&self, request: Request<Bytes>, path: PathAndQuery) -> Result<Bytes, Status> {
+        let unreachable = |error: &(dyn Error + 'static)| {
+            tracing::warn!(error = %Chain(error), "could not pass an enrolment on");
+            Status::unavailable("unreachable")
+        };
+        let connection = async {
+            let tls = outer_client(&self.upstream.server_roots.now(), None).map_err(|error| unreachable(&error))?;
+            self.upstream.endpoint.connect(tls).await.map_err(|error: ConnectError| unreachable(&error))
+        };
+        let connection = connection.await?;
+        let origin = connection.origin();
+        let mut grpc = Grpc::with_origin(connection, origin).max_decoding_message_size(CONTROL_MESSAGE_MAX);
+        grpc.ready().await.map_err(|error| unreachable(&error))?;
+        let answer = grpc.unary(request, path, Unread).await;
+        if let Err(status) = &answer
+            && status.code() != tonic::Code::Unauthenticated
+        {
+            tracing::warn!(code = i32::from(status.code()), "an enrolment that was passed on came to nothing");
+        }
+        answer.map(tonic::Response::into_inner)
+    }
+
+    pub(crate) fn count(&self, outcome: Forwarded) {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        match outcome {
+            Forwarded::Answered => counted.issued += 1,
+            Forwarded::Refused | Forwarded::Unavailable => {
+                *counted.refused.entry(outcome.as_str().to_owned()).or_default() += 1;
+            }
+        }
+    }
+
+    /// What came of enrolments that were passed on.
+    pub(crate) fn counted(&self) -> Enrolments {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// How a server gets certificates: its own, and others'.
+#[derive(Clone)]
+pub(crate) enum Enrolment {
+    /// It enrols.
+    Here(Arc<crate::enrol::Desk>),
+    /// Another process does.
+    Elsewhere(Arc<Remote>),
+}
+
+impl Enrolment {
+    pub(crate) fn counted(&self) -> Enrolments {
+        match self {
+            Self::Here(desk) => desk.counted(),
+            Self::Elsewhere(remote) => remote.counted(),
+        }
+    }
+
+    /// Which key at Google enrolled whom: nobody's, where another process enrols.
+    pub(crate) fn enrolled(&self) -> Arc<EnrolledKeys> {
+        match self {
+            Self::Here(desk) => Arc::clone(&desk.enrolled),
+            Self::Elsewhere(_) => Arc::default(),
+        }
+    }
+
+    /// The files that the issuer reads, if it is here.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Here(desk) => desk.issuer.files(),
+            Self::Elsewhere(_) => Vec::new(),
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{ENROLMENT, RELAY, findings};
-use crate::{Daemon, EnrolmentConfig, Overrides, ServerConfig, ServerIssuer};
+use crate::{Credential, Daemon, EnrolmentConfig, Overrides, ServerConfig, ServerIssuer};
 
 fn assert_cases(daemon: Daemon, good: &str, cases: &[(&str, &str, &str)]) {
     for (from, to, expected) in cases {
@@ -17,11 +17,11 @@ fn reads_a_server_that_passes_enrolments_on() {
     let base_dir = Path::new("/etc/ginnel");
     let server = ServerConfig::parse(RELAY, "f.yaml", base_dir, &Overrides::none()).expect("a server");
     assert_eq!(server.enrolment_audience, "https://tunnel.acme.example/enrol");
-    assert!(server.identities.iter().all(|identity| identity.public_keys.is_empty()));
+    assert!(server.identities.iter().all(|identity| identity.public_keys.is_none()));
     let ServerIssuer::Elsewhere(remote) = server.issuer else { panic!("{:?}", server.issuer) };
     assert_eq!((remote.address.to_string().as_str(), remote.name.as_str()), ("10.0.0.6:50060", "enrol.acme.example"));
     assert_eq!(remote.trust.client, base_dir.join("client-root.pem"));
-    assert_eq!(remote.credential, base_dir.join("key.json"));
+    assert_eq!(remote.credential, Credential::ServiceAccountKeyFile(base_dir.join("key.json")));
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn finds_what_is_wrong_with_a_server_that_passes_enrolments_on() {
             "email: agent@p.example}",
             "email: agent@p.example, publicKeys: [agent.pub.pem]}",
             "f.yaml:4:5: identities[0].publicKeys: means nothing beside issuer.enrolment\n  \
-               hint: remove it here; keys are in the configuration of the process that enrols",
+               hint: remove it here; proofs are in the configuration of the process that enrols",
         ),
         (
             "name: enrol.acme.example",
@@ -64,7 +64,7 @@ fn reads_the_process_that_enrols() {
     let base_dir = Path::new("/etc/ginnel");
     let process = EnrolmentConfig::parse(ENROLMENT, "f.yaml", base_dir, &Overrides::none()).expect("a process");
     assert_eq!(process.identities[0].server_names, ["tunnel.acme.example"]);
-    assert_eq!(process.identities[1].public_keys, [base_dir.join("agent.pub.pem")]);
+    assert_eq!(process.identities[1].key_files(), [base_dir.join("agent.pub.pem")]);
     assert_eq!(process.enrolment_audience, "https://tunnel.acme.example/enrol");
 }
 
@@ -82,7 +82,11 @@ fn finds_what_is_wrong_with_the_process_that_enrols() {
             "publicKeys: [agent.pub.pem], serverNames: [a.example]",
             "f.yaml:5:5: identities[1]: serverNames are for the role server, not for the role agent",
         ),
-        (", publicKeys: [agent.pub.pem]", "", "f.yaml:5:5: identities[1].publicKeys: is required"),
+        (
+            ", publicKeys: [agent.pub.pem]",
+            "",
+            "f.yaml:5:5: identities[1]: has no publicKeys\n  hint: say how it proves who it is: with publicKeys or oidc",
+        ),
         (
             "serverNames: [tunnel.acme.example]",
             "serverNames: [Enrol.acme.example]",

@@ -1,12 +1,14 @@
-//! Workload identity: a client without a key, for which Google vouches.
+//! Clients without a key: Google vouches for them, or the platform puts a token into a file.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use ginnel_testkit::World;
 use ginnel_testkit::command::{output, succeed};
 use ginnel_testkit::google::iam::{Iam, Trouble, public_pem};
-use ginnel_testkit::google::key_sets::SigningKey;
+use ginnel_testkit::google::key_sets::{Form, KeySets, SigningKey};
 use ginnel_testkit::google::metadata::Metadata;
 use ginnel_testkit::hosts::{TcpHost, nobody};
 use ginnel_testkit::world::Part;
@@ -22,17 +24,22 @@ const EMAIL: &str = "client@acme.iam.gserviceaccount.com";
 struct Google {
     metadata: Metadata,
     iam: Iam,
+    sets: KeySets,
     public_key: String,
 }
 
 impl Google {
     async fn start() -> Result<Self> {
-        let metadata = Metadata::start(EMAIL, Arc::new(SigningKey::rsa("google")?)).await?;
+        let google = Arc::new(SigningKey::rsa("google")?);
+        let sets = KeySets::start().await?;
+        sets.set_google(&[&google]);
+        let metadata = Metadata::start(EMAIL, google).await?;
         let iam = Iam::start(metadata.tokens()).await?;
         let key = Arc::new(SigningKey::rsa("9d2f4c1b7a")?);
         let public_key = public_pem(&key)?;
+        sets.set_account(EMAIL, &[&key])?;
         iam.account(EMAIL, key);
-        Ok(Self { metadata, iam, public_key })
+        Ok(Self { metadata, iam, sets, public_key })
     }
 
     fn credential(&self, method: Option<&str>) -> Value {
@@ -48,6 +55,39 @@ impl Google {
         world()
             .client_public_key(self.public_key.clone())
             .client_credential(self.credential(method), &[("GCE_METADATA_HOST", &self.metadata.host())])
+    }
+}
+
+/// Kubernetes, as far as it makes tokens for a pod.
+struct Cluster {
+    key: SigningKey,
+    sets: KeySets,
+    made: AtomicUsize,
+}
+
+impl Cluster {
+    const SUBJECT: &str = "system:serviceaccount:acme:frontend";
+
+    async fn start() -> Result<Self> {
+        let (key, sets) = (SigningKey::rsa("cluster-1")?, KeySets::start().await?);
+        sets.set_issuer(&[&key]);
+        Ok(Self { key, sets, made: AtomicUsize::new(0) })
+    }
+
+    /// Puts another token into the file, in one step, as the node's agent does it.
+    fn project(&self, world: &World) -> Result<()> {
+        // A server takes no token from before its start, by the slowest clock that it allows for. With the fastest one, nobody has to wait a
+        // minute here; in the first second it is from the future.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + 61;
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let token = self.key.token(&json!({
+            "iss": self.sets.issuer_url(), "sub": Self::SUBJECT, "aud": ["https://tunnel.acme.example/enrol"],
+            "iat": now, "nbf": now - 1, "exp": now + 600, "jti": format!("00000000-0000-4000-8000-{number:012}"),
+            "kubernetes.io": {"namespace": "acme", "serviceaccount": {"name": "frontend", "uid": "1"}},
+        }))?;
+        let (next, path) = (world.directory().join("token.next"), world.directory().join("token"));
+        std::fs::write(&next, token + "\n")?;
+        Ok(std::fs::rename(next, path)?)
     }
 }
 
@@ -142,5 +182,68 @@ async fn a_check_says_which_way_was_taken_and_what_google_wants() -> Result<()> 
     check(&mut transcript, "the quota is used up", &here, Some("signJwt")).await?;
     check(&mut transcript, "this is not Google", &nobody.to_string(), None).await?;
     transcript.is_golden("check-workload.txt")?;
+    world.finish(&[])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_asks_google_for_keys_takes_both_kinds_of_tokens() -> Result<()> {
+    for (method, may_sign, way) in
+        [(Some("signJwt"), true, "signJwt"), (Some("idToken"), true, "idToken"), (None, false, "idToken")]
+    {
+        let google = Google::start().await?;
+        google.iam.permit(EMAIL, may_sign);
+        let keys =
+            json!({"idTokenKeys": google.sets.google_url(), "serviceAccountKeys": google.sets.accounts_url(Form::Jwk)});
+        let host = TcpHost::echo().await?;
+        let world = google.world(method).server_setting("/google", keys);
+        let world = world.server_setting("/identities/1/publicKeys", json!("google")).target(host.address());
+        let world = world.start().await.with_context(|| format!("{method:?}"))?;
+        fetch(&world, &host).await?;
+        let by_way =
+            |line: &Value| line["credential"].as_str().is_some_and(|shown| shown.contains(&format!("by {way}")));
+        world.client.wait_for("enrolled", by_way).await?;
+        world.finish(&[])?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_in_a_file_is_used_once_and_the_next_one_is_waited_for() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let host = TcpHost::echo().await?;
+    let issuer = json!({"name": "cluster", "issuer": cluster.sets.issuer_url(), "binding": "bearer"});
+    let world = world()
+        .client_credential(json!({"tokenFile": "token"}), &[])
+        .server_setting("/oidcIssuers", json!([issuer]))
+        .server_setting("/identities/1/oidc", json!({"issuer": "cluster", "subject": Cluster::SUBJECT}))
+        .certificate_lifetime("12s")
+        .target(host.address());
+    let mut world = world.start_unready().await?;
+    world.client.wait_for("enrolment failed", |line| line.to_string().contains("/token")).await?;
+    cluster.project(&world)?;
+    world.roster(0, 1).await?;
+
+    world.client.wait_for("no certificate can be asked for yet", |_| true).await?;
+    let admin = world.admin(Part::Client).await?.to_string();
+    let mut status = world.ginnel();
+    status.args(["status", "--json", "--admin", &admin]);
+    let status: Value = serde_json::from_str(&succeed(status).await?)?;
+    let failure = status["certificate"]["renewalFailure"]["error"].as_str().unwrap_or_default();
+    ensure!(failure.contains("was used already; waiting for another one in it"), "{status}");
+    let mark = world.client.mark();
+    cluster.project(&world)?;
+    world.client.wait_for_after(mark, "certificate renewed", |_| true).await?;
+    fetch(&world, &host).await?;
+    let replays =
+        world.audit_of("enrolmentRefused")?.into_iter().filter(|record| record["reason"] == "replayed").count();
+    ensure!(replays == 0, "a used token was shown: {:?}", world.audit()?);
+
+    // A process that starts does not know what was used; the server does, and says nothing but no.
+    world.restart(Part::Client).await?;
+    world.client.wait_for("enrolment failed", |line| line.to_string().contains("gRPC status 16")).await?;
+    world.audit_until("a replay", |all| all.iter().any(|record| record["reason"] == "replayed")).await?;
+    cluster.project(&world)?;
+    world.roster(0, 1).await?;
+    fetch(&world, &host).await?;
     world.finish(&[])
 }

@@ -44,9 +44,17 @@ pub struct WorldBuilder {
     grace: String,
     listen: IpAddr,
     agents_in: Option<PathBuf>,
+    server_settings: Vec<(String, Value)>,
 }
 
 impl WorldBuilder {
+    /// Sets a part of the server's configuration, named by a JSON pointer whose parent is there already.
+    #[must_use]
+    pub fn server_setting(mut self, pointer: &str, value: Value) -> Self {
+        self.server_settings.push((pointer.to_owned(), value));
+        self
+    }
+
     /// This many agents with the same service account, one by default.
     #[must_use]
     pub fn agents(mut self, count: usize) -> Self {
@@ -236,6 +244,7 @@ impl World {
             grace: "0s".to_owned(),
             listen: Ipv4Addr::LOCALHOST.into(),
             agents_in: None,
+            server_settings: Vec::new(),
         }
     }
 

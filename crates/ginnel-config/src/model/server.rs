@@ -197,7 +197,7 @@ struct IdentityRead {
     role: Option<Role>,
     email: Option<Located<String>>,
     public_keys: Option<PublicKeys>,
-    unique_id: Option<Located<String>>,
+    unique_id: Option<String>,
     oidc: Option<OidcSubjectRead>,
 }
 
@@ -208,7 +208,7 @@ impl IdentityRead {
             role: self.role?,
             email: self.email?.value,
             public_keys: self.public_keys,
-            unique_id: self.unique_id.map(|id| id.value),
+            unique_id: self.unique_id,
             oidc: self.oidc.map(OidcSubjectRead::complete),
         })
     }
@@ -242,19 +242,13 @@ fn identity(fields: &mut Fields<'_, '_>) -> Option<IdentityRead> {
              that is deleted and made again is another one.",
         )
         .example_off("100000000000000000001")
-        .optional(located(proof::unique_id()));
+        .optional(proof::unique_id());
     let oidc = fields
         .field("oidc", "Who it is to one of oidcIssuers: its tokens prove it, beside the public keys or without any.")
-        .example_off(json!({"issuer": "cluster", "subject": "system:serviceaccount:acme:agent"}))
         .optional(object(proof::oidc_subject));
     if !fields.has("publicKeys") && !fields.has("oidc") {
         fields.report("has no publicKeys", "say how it proves who it is: with publicKeys or oidc".to_owned());
     }
-    fields.check(|findings| {
-        if let (Some(id), Some(Some(_)) | None) = (&unique_id, &public_keys) {
-            id.report(findings, "counts only with publicKeys: google", None);
-        }
-    });
     let public_keys = public_keys.map(|files| files.map_or(PublicKeys::Google, PublicKeys::Files));
     Some(IdentityRead { name, role, email, public_keys, unique_id, oidc })
 }

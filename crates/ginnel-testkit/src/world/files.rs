@@ -34,7 +34,7 @@ pub(super) async fn credentials(binary: &Path, dir: &Path) -> Result<()> {
 
 pub(super) fn server(dir: &Path, world: &WorldBuilder) -> Result<()> {
     let identity = |role: &str, name: &str| json!({"name": name, "role": role, "email": email(role), "publicKeys": [format!("{role}.pub.pem")]});
-    let config = json!({
+    let mut config = json!({
         "trustDomain": "acme.example",
         "server": {
             "name": SERVER_NAME, "listen": SocketAddr::from((world.listen, 0)), "admin": "127.0.0.1:0", "adminSocket": "server.sock",
@@ -45,6 +45,10 @@ pub(super) fn server(dir: &Path, world: &WorldBuilder) -> Result<()> {
         "issuer": {"embedded": {"directory": "ca"}, "certificateLifetime": world.certificate_lifetime},
         "audit": {"file": {"directory": "audit"}},
     });
+    for (pointer, value) in &world.server_settings {
+        let (parent, name) = pointer.rsplit_once('/').context("a pointer")?;
+        config.pointer_mut(parent).with_context(|| format!("nothing at {parent}"))?[name] = value.clone();
+    }
     write(dir, "server", &config)
 }
 

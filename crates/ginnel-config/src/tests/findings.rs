@@ -83,7 +83,7 @@ fn finds_what_is_wrong_with_keys_and_issuers() {
         (
             "publicKeys: [agent.pub.pem]".to_owned(),
             "oidc: {issuer: b, subject: s}".to_owned(),
-            "f.yaml:4:72: identities[0].oidc.issuer: none of oidcIssuers is named b",
+            "f.yaml:4:70: identities[0].oidc.issuer: none of oidcIssuers is named b",
         ),
         (
             "issuer:".to_owned(),

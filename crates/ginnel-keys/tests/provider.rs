@@ -24,6 +24,8 @@ const SCRIPT: &str = r#"
 import http from 'node:http';
 import readline from 'node:readline';
 import { Provider } from 'oidc-provider';
+// Its notices are no tokens.
+console.info = console.error;
 const server = http.createServer((request, response) => callback(request, response));
 let callback;
 server.listen(0, '127.0.0.1', () => {

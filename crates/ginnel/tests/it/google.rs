@@ -1,14 +1,15 @@
 //! Identities whose keys Google has: how they come and how they go.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
+use base64::Engine as _;
 use ginnel_testkit::google::Reply;
-use ginnel_testkit::google::key_sets::{Form, KeySets};
+use ginnel_testkit::google::key_sets::{Form, KeySets, SigningKey};
 use ginnel_testkit::hosts::TcpHost;
 use ginnel_testkit::wait::{SOON, eventually};
-use ginnel_testkit::{Part, World, proxy};
+use ginnel_testkit::{Part, World, peer, proxy};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -16,6 +17,9 @@ use tokio::net::TcpStream;
 use crate::world;
 
 const AGENT: &str = "agent@acme.iam.gserviceaccount.com";
+
+const CLIENT: &str = "client@acme.iam.gserviceaccount.com";
+const AUDIENCE: &str = "https://tunnel.acme.example/enrol";
 
 /// Sessions that are opened, so that both of two agents have some: all on one of them comes about once in a hundred thousand times.
 const SESSIONS: usize = 18;
@@ -142,6 +146,55 @@ async fn deleting_a_key_at_google_cuts_off_whom_it_enrolled_and_nobody_else() ->
     world.server.wait_for("certificate that was enrolled with a key that is gone at Google", |_| true).await?;
     Carried::open(&world, &target).await?.echoes().await?;
     ensure!(world.audit()?.iter().filter(is_cut).count() == ended, "a bystander was cut off");
+    world.finish(&[])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_refused_enrolment_hears_the_same() -> Result<()> {
+    let keys = KeySets::start().await?;
+    let google_key = SigningKey::rsa("google")?;
+    let (known, stranger) = (SigningKey::rsa("known")?, SigningKey::rsa("known")?);
+    keys.set_google(&[&google_key]);
+    keys.set_account(CLIENT, &[&known])?;
+    let world = world()
+        .agents(0)
+        .target("127.0.0.1:1")
+        .server_setting("/google", google(&keys))
+        .server_setting("/identities/1/publicKeys", json!("google"))
+        .start_unready()
+        .await?;
+    let key = ginnel_identity::KeyPair::generate()?;
+    let hash = base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(key.spki_sha256());
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+    let claims = |email: &str, jti: &str, iat: u64| {
+        json!({
+            "iss": email, "sub": email, "aud": AUDIENCE, "iat": iat, "exp": iat + 300, "jti": format!("{jti:0>22}"),
+            "cnf": {"spki#S256": hash},
+        })
+    };
+    let id_token = json!({
+        "iss": "https://accounts.google.com", "aud": AUDIENCE, "sub": "1", "email": CLIENT, "email_verified": true,
+        "iat": now, "exp": now + 3600,
+    });
+    let cases = [
+        ("unknownIdentity", known.token(&claims("other@acme.iam.gserviceaccount.com", "a", now))?),
+        ("signature", stranger.token(&claims(CLIENT, "b", now))?),
+        ("expired", known.token(&claims(CLIENT, "c", now - 1000))?),
+        ("keyId", SigningKey::rsa("unknown")?.token(&claims(CLIENT, "d", now))?),
+        ("audience", google_key.token(&id_token)?),
+        ("malformed", "nonsense".to_owned()),
+    ];
+    let mut heard = BTreeSet::new();
+    for (reason, token) in &cases {
+        let before = world.audit_of("enrolmentRefused")?.len();
+        heard.insert(peer::refused_enrolment(&world, token, &key).await?);
+        let is_it = |record: &&Value| record["event"] == "enrolmentRefused" && record["reason"] == *reason;
+        world.audit_until(reason, |records| records.iter().filter(is_it).count() > 0).await?;
+        ensure!(world.audit_of("enrolmentRefused")?.len() > before, "{reason} left no record");
+    }
+    ensure!(heard.len() == 1, "{heard:?}");
+    let other = keys.asked().into_iter().find(|path| path.contains("other@"));
+    ensure!(other.is_none(), "keys of a stranger were asked for: {other:?}");
     world.finish(&[])
 }
 

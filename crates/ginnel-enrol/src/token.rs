@@ -5,7 +5,7 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use ginnel_identity::credential::is_key_id;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::unique::Unique;
@@ -47,6 +47,7 @@ pub(crate) struct Claims {
     pub(crate) aud: Option<Value>,
     pub(crate) iat: u64,
     pub(crate) exp: u64,
+    #[serde(default, deserialize_with = "not_null")]
     pub(crate) nbf: Option<u64>,
     pub(crate) jti: String,
     pub(crate) cnf: Confirmation,
@@ -78,9 +79,12 @@ pub(crate) struct ForeignClaims {
 #[serde(deny_unknown_fields)]
 struct HeaderFields {
     alg: String,
+    #[serde(default, deserialize_with = "not_null")]
     kid: Option<String>,
+    #[serde(default, deserialize_with = "not_null")]
     typ: Option<String>,
     /// A certificate's hash, which some issuers name beside the key's id; it plays no part.
+    #[serde(default, deserialize_with = "not_null")]
     x5t: Option<String>,
 }
 
@@ -171,6 +175,11 @@ pub(crate) fn is_published_key_id(text: &str) -> bool {
 /// Decodes base64url without padding; of several spellings of the same bytes only one is accepted.
 pub(crate) fn decode(text: &str) -> Result<Vec<u8>, Denied> {
     BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|_| Denied::Malformed)
+}
+
+/// A value that may be missing, but not be there and be nothing: other readers refuse that.
+fn not_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 fn read_header(json: &[u8]) -> Result<Header, Denied> {

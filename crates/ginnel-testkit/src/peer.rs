@@ -84,6 +84,31 @@ pub async fn enrol_on(peer: &Peer, key: KeyPair, request: &v1::EnrolRequest) -> 
     Ok(Identity::new(chain, key)?)
 }
 
+/// What the server says to a token and a certificate request, in gRPC's words: all trailers and headers of the answer but the date.
+///
+/// # Errors
+/// If there is no answer, or the server issues a certificate.
+pub async fn refused_enrolment(world: &World, token: &str, key: &KeyPair) -> Result<String> {
+    let request =
+        v1::EnrolRequest { token: token.to_owned(), certificate_signing_request: key.csr()?, renews_until: 0 };
+    let peer = Peer::connect(world, None).await?;
+    let mut call = peer.call(path::ENROL).await?;
+    call.say(&request)?;
+    call.end()?;
+    let answer = call.answer.take().context("no answer")?.await?;
+    let mut said: Vec<_> = answer.headers().iter().map(|(name, value)| format!("{name}: {value:?}")).collect();
+    said.retain(|line| !line.starts_with("date:"));
+    let mut body = answer.into_body();
+    while let Some(data) = body.data().await {
+        said.push(format!("{:?}", data?));
+    }
+    if let Some(trailers) = body.trailers().await? {
+        said.extend(trailers.iter().map(|(name, value)| format!("{name}: {value:?}")));
+    }
+    ensure!(said.iter().any(|line| line == "grpc-status: \"16\""), "not refused: {said:?}");
+    Ok(said.join("\n"))
+}
+
 impl Peer {
     /// Connects to the server with `identity`, or without a certificate.
     ///

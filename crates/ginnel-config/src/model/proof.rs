@@ -199,14 +199,16 @@ impl OidcSubjectRead {
 }
 
 pub(super) fn oidc_subject(fields: &mut Fields<'_, '_>) -> Option<OidcSubjectRead> {
-    let issuer =
-        fields.field("issuer", "The name of one of oidcIssuers.").example("cluster").required(located(shape::line()));
+    let issuer = fields
+        .field("issuer", "The name of one of oidcIssuers.")
+        .example_off("cluster")
+        .required(located(shape::line()));
     let subject = fields
         .field(
             "subject",
             "The claim sub of its tokens, letter by letter; in Kubernetes system:serviceaccount:NAMESPACE:NAME.",
         )
-        .example("system:serviceaccount:acme:agent")
+        .example_off("system:serviceaccount:acme:agent")
         .required(located(shape::line()));
     let check_email = fields
         .field("checkEmail", "Whether the claim email must be this identity's, and email_verified true.")

@@ -201,7 +201,7 @@ pub(super) struct IdentityRead {
     /// The settings among `publicKeys` and `oidc` that are there, right or wrong.
     pub(super) proofs: Vec<&'static str>,
     pub(super) public_keys: Option<PublicKeys>,
-    pub(super) unique_id: Option<Located<String>>,
+    pub(super) unique_id: Option<String>,
     pub(super) oidc: Option<OidcSubjectRead>,
     pub(super) server_names: Option<Vec<Located<String>>>,
 }
@@ -213,7 +213,7 @@ impl IdentityRead {
             role: self.role?,
             email: self.email?.value,
             public_keys: self.public_keys,
-            unique_id: self.unique_id.map(|id| id.value),
+            unique_id: self.unique_id,
             oidc: self.oidc.map(OidcSubjectRead::complete),
             server_names: self.server_names.unwrap_or_default().into_iter().map(|name| name.value).collect(),
         })
@@ -251,17 +251,11 @@ pub(super) fn identity_of(fields: &mut Fields<'_, '_>, roles: &'static [(&'stati
              that is deleted and made again is another one.",
         )
         .example_off("100000000000000000001")
-        .optional(located(proof::unique_id()));
+        .optional(proof::unique_id());
     let oidc = fields
         .field("oidc", "Who it is to one of oidcIssuers: its tokens prove it, beside the public keys or without any.")
-        .example_off(json!({"issuer": "cluster", "subject": "system:serviceaccount:acme:agent"}))
         .optional(object(proof::oidc_subject));
     let proofs = ["publicKeys", "oidc"].into_iter().filter(|name| fields.has(name)).collect();
-    fields.check(|findings| {
-        if let (Some(id), Some(Some(_)) | None) = (&unique_id, &public_keys) {
-            id.report(findings, "counts only with publicKeys: google", None);
-        }
-    });
     let public_keys = public_keys.map(|files| files.map_or(PublicKeys::Google, PublicKeys::Files));
     IdentityRead { name, role, email, proofs, public_keys, unique_id, oidc, server_names: None }
 }

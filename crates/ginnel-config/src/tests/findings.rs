@@ -7,7 +7,8 @@ use ginnel_core::principal::Role;
 
 use super::{AGENT, CLIENT, ROLES, SERVER, findings, good};
 use crate::{
-    AgentConfig, ClientConfig, Credential, Daemon, IssuerKind, LoadError, Overrides, Place, ServerConfig, ServerIssuer,
+    AgentConfig, ClientConfig, Credential, Daemon, IssuerKind, LoadError, Overrides, Place, PublicKeys, ServerConfig,
+    ServerIssuer, TokenBinding,
 };
 
 /// A file with one part replaced, and everything that must be found in it.
@@ -52,6 +53,69 @@ fn reads_good_files() {
 }
 
 #[test]
+fn reads_keys_at_google_and_issuers() {
+    let text = SERVER.replacen("publicKeys: [agent.pub.pem]", "publicKeys: google, uniqueId: \"123\"", 1).replacen(
+        "publicKeys: [/keys/frontend.pub.pem]",
+        "oidc: {issuer: cluster, subject: \"system:serviceaccount:a:b\"}",
+        1,
+    );
+    let issuers = "google: {keysFreshFor: 1s, serviceAccountKeys: \"http://127.0.0.1:1/\"}\n\
+                   oidcIssuers:\n  - {name: cluster, issuer: \"https://k.example\", binding: bearer, caFile: ca.pem}\n";
+    let text = format!("{text}\n{issuers}");
+    let server = ServerConfig::parse(&text, "f.yaml", Path::new("/etc"), &Overrides::none()).expect("a server");
+    assert_eq!(server.identities[0].public_keys, Some(PublicKeys::Google));
+    assert_eq!(server.identities[0].unique_id.as_deref(), Some("123"));
+    assert_eq!((&server.identities[1].public_keys, server.identities[1].key_files().len()), (&None, 0));
+    assert_eq!(server.identities[1].oidc.as_ref().map(|oidc| oidc.check_email), Some(false));
+    assert_eq!((server.google.keys_fresh_for, server.google.ca_file), (Duration::from_secs(1), None));
+    assert_eq!(server.oidc_issuers[0].binding, TokenBinding::Bearer);
+    assert_eq!(server.oidc_issuers[0].ca_file.as_deref(), Some(Path::new("/etc/ca.pem")));
+}
+
+#[test]
+fn finds_what_is_wrong_with_keys_and_issuers() {
+    let with = |issuer: &str| format!("oidcIssuers:\n  - {issuer}\nissuer:");
+    let good = r#"{name: a, issuer: "https://k.example", binding: cnf}"#;
+    let cases = [
+        (
+            "publicKeys: [agent.pub.pem]".to_owned(),
+            "uniqueId: \"1\"".to_owned(),
+            "f.yaml:4:5: identities[0]: has no publicKeys\n  hint: say how it proves who it is: with publicKeys or oidc",
+        ),
+        (
+            "publicKeys: [agent.pub.pem]".to_owned(),
+            "oidc: {issuer: b, subject: s}".to_owned(),
+            "f.yaml:4:70: identities[0].oidc.issuer: none of oidcIssuers is named b",
+        ),
+        (
+            "issuer:".to_owned(),
+            with(&good.replace("https://k.example", "http://k.example")),
+            "f.yaml:9:23: oidcIssuers[0].issuer: \"http://k.example\": a URL begins with https://, or with http:// and a loopback \
+             address",
+        ),
+        (
+            "issuer:".to_owned(),
+            with(&good.replace("https://k.example", "https://accounts.google.com")),
+            "f.yaml:9:23: oidcIssuers[0].issuer: Google is known already\n  hint: identities with publicKeys: google may come with \
+             Google's ID tokens",
+        ),
+        (
+            "issuer:".to_owned(),
+            with(&format!("{good}\n  - {good}")),
+            "f.yaml:10:12: oidcIssuers[1].name: an issuer named a is already at line 9, column 12\n\
+             f.yaml:10:23: oidcIssuers[1].issuer: this issuer is already at line 9, column 23",
+        ),
+    ];
+    for (from, to, expected) in &cases {
+        assert_findings(Role::Server, &[(leaked(from), leaked(to), expected)]);
+    }
+}
+
+fn leaked(text: &str) -> &'static str {
+    Box::leak(text.to_owned().into_boxed_str())
+}
+
+#[test]
 fn finds_all_that_is_wrong_with_a_server() {
     assert_findings(
         Role::Server,
@@ -75,7 +139,7 @@ fn finds_all_that_is_wrong_with_a_server() {
             (
                 "rules:\n",
                 concat!(
-                    "  - {name: acme, role: agent, email: frontend@p.example, publicKeys: google}\n",
+                    "  - {name: acme, role: agent, email: frontend@p.example, publicKeys: googel}\n",
                     "  - {name: acme, role: client, email: c@p.example, publicKeys: []}\n",
                     "  - {name: Eve, role: clint, email: Eve, publicKeys: ['{\"private_key\": 1}', ~/a.pem]}\n",
                     "rules:\n",
@@ -83,7 +147,7 @@ fn finds_all_that_is_wrong_with_a_server() {
                 "f.yaml:6:12: identities[2].name: an identity named acme with the role agent is already at line 4, column 12\n\
                  f.yaml:6:38: identities[2].email: frontend@p.example is already used at line 5, column 43\n  \
                    hint: every identity needs a service account of its own\n\
-                 f.yaml:6:70: identities[2].publicKeys: expected a list, found text\n\
+                 f.yaml:6:70: identities[2].publicKeys: expected a list or the word google, found text\n\
                  f.yaml:7:64: identities[3].publicKeys: needs at least one item\n\
                  f.yaml:8:12: identities[4].name: \"Eve\": a name has 1 to 63 characters from a-z, 0-9 and -, and does not begin or end with -\n\
                  f.yaml:8:23: identities[4].role: \"clint\" is none of agent, client\n  hint: did you mean client?\n\

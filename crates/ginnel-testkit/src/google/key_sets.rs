@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PKCS1_SHA256};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use rustls_pki_types::pem::SectionKind;
 use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer as _, SubjectPublicKeyInfo};
 use x509_parser::public_key::PublicKey;
@@ -232,6 +233,23 @@ impl KeySets {
     pub fn set_account(&self, email: &str, keys: &[&SigningKey]) -> Result<()> {
         let keys: Result<Vec<_>> = keys.iter().map(|key| Ok((key.jwk(), key.certificate().ok()))).collect();
         lock(&self.state).accounts.insert(email.to_owned(), keys?);
+        Ok(())
+    }
+
+    /// Publishes these keys for an account, each with its id and its public half in PEM, in place of what was.
+    ///
+    /// # Errors
+    /// If one is no RSA key in PEM.
+    pub fn set_account_pems(&self, email: &str, keys: &[(&str, &str)]) -> Result<()> {
+        let mut published = Vec::new();
+        for (id, pem) in keys {
+            let der = ginnel_identity::pem::decode_one(pem.as_bytes(), SectionKind::PublicKey).context("PEM")?;
+            let (modulus, exponent) = numbers(&der).context("an RSA key")?;
+            let text = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+            let jwk = json!({"kid": id, "kty": "RSA", "alg": "RS256", "use": "sig", "n": text(&modulus), "e": text(&exponent)});
+            published.push((jwk, None));
+        }
+        lock(&self.state).accounts.insert(email.to_owned(), published);
         Ok(())
     }
 

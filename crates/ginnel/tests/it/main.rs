@@ -13,6 +13,7 @@ mod drain;
 mod endings;
 mod failover;
 mod git;
+mod google;
 mod hostile;
 mod isolation;
 mod lanes;

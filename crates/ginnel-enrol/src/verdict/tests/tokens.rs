@@ -47,6 +47,9 @@ fn refuses_headers_with_anything_else() {
         json!({"alg": "RS256", "kid": ""}),
         json!({"alg": "RS256", "kid": "k".repeat(200)}),
         json!({"alg": "RS256", "kid": 1}),
+        json!({"alg": "RS256", "kid": null}),
+        json!({"alg": "RS256", "typ": null}),
+        json!({"alg": "RS256", "kid": "k".repeat(7000)}),
         json!({"alg": "RS256", "jwk": {"kty": "RSA"}}),
         json!({"alg": "RS256", "jku": "https://evil.example"}),
         json!({"alg": "RS256", "x5u": "https://evil.example"}),
@@ -88,6 +91,7 @@ fn refuses_other_forms() {
             "a claim doubled inside",
             world.agent.signed(&header, &claims.replacen("{\"spki", r#"{"spki#S256":"","spki"#, 1)),
         ),
+        ("a claim that is nothing", world.agent.signed(&header, &claims.replacen('{', r#"{"nbf":null,"#, 1))),
         ("an unknown claim", world.agent.signed(&header, &claims.replacen('{', r#"{"admin":true,"#, 1))),
         (
             "no UTF-8",

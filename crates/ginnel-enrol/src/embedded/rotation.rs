@@ -447,7 +447,7 @@ impl Standing {
                 if other > 0 {
                     next[0].1.push_str(&format!(". The key of root {other} is deleted: no rollback leads back to it"));
                     let back = format!(
-                        "publishes root {other} again, so that {who} which trust it alone are let in; root {active} goes on signing"
+                        "publishes root {other} again, so that {who} that trust it alone are let in; root {active} goes on signing"
                     );
                     next.push((Step::Rollback, back));
                 }
@@ -457,7 +457,7 @@ impl Standing {
                 (
                     Step::Activate,
                     format!(
-                        "{own} are signed by root {other} from the next renewal on, with what leads to root {active}: {who} which trust either are \
+                        "{own} are signed by root {other} from the next renewal on, with what leads to root {active}: {who} that trust either are \
                          not disturbed. Hand {file} out to {who} before or after"
                     ),
                 ),
@@ -470,14 +470,14 @@ impl Standing {
                 (
                     Step::Retire,
                     format!(
-                        "takes root {other} out of {file} and of what is sent: {who} which trust root {other} alone are shut out. Do it when {who} \
+                        "takes root {other} out of {file} and of what is sent: {who} that trust root {other} alone are shut out. Do it when {who} \
                          have {file} with both"
                     ),
                 ),
                 (
                     Step::Rollback,
                     format!(
-                        "{own} are signed by root {other} again from the next renewal on; {who} which trust either are not disturbed"
+                        "{own} are signed by root {other} again from the next renewal on; {who} that trust either are not disturbed"
                     ),
                 ),
             ],

@@ -349,6 +349,9 @@ fn weak_algorithms_and_odd_numbers_are_refused() {
     }
 }
 
+/// What is different from a right leaf, whether OpenSSL accepts it, and whether we do.
+type Shape<'a> = (&'a str, &'a dyn Fn(&mut Profile), bool, bool);
+
 /// One thing that can be different from a right leaf.
 type Change = fn(&mut Profile);
 
@@ -362,8 +365,7 @@ fn openssl_agrees_on_certificates_of_every_shape() {
         extension.set_criticality(is_critical);
         profile.extensions.push(extension);
     };
-    // Whether OpenSSL accepts it, whether we do.
-    let cases: [(&str, &dyn Fn(&mut Profile), bool, bool); 20] = [
+    let cases: [Shape<'_>; 20] = [
         ("right", &|_| {}, true, true),
         ("expired", &|p| p.not_after = NOW.cast_signed() - 1, false, false),
         ("not valid yet", &|p| p.not_before = NOW.cast_signed() + 1, false, false),

@@ -188,7 +188,8 @@ impl Issuer for EmbeddedIssuer {
     }
 
     fn files(&self) -> Vec<PathBuf> {
-        directory::ROLES.into_iter().map(|role| directory::record_path(&self.directory, role)).collect()
+        // Every step changes these, as its last word; the records change also when a server takes a step up.
+        directory::ROLES.into_iter().map(|role| directory::root_path(&self.directory, role)).collect()
     }
 }
 

@@ -48,9 +48,9 @@ impl Authority {
     pub(crate) fn impostor(&self) -> Self {
         let mut params = authority_params(&self.name);
         let (_, certificate) = X509Certificate::from_der(&self.certificate).expect("a certificate");
-        let identifier = certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
-            ParsedExtension::SubjectKeyIdentifier(identifier) => Some(identifier.0.to_vec()),
-            _ => None,
+        let identifier = certificate.extensions().iter().find_map(|extension| {
+            let ParsedExtension::SubjectKeyIdentifier(identifier) = extension.parsed_extension() else { return None };
+            Some(identifier.0.to_vec())
         });
         params.key_identifier_method = KeyIdMethod::PreSpecified(identifier.expect("a key identifier"));
         let key = KeyPair::generate().expect("a key");

@@ -13,10 +13,12 @@ use ginnel_testkit::world::Part;
 use ginnel_testkit::{World, eventually, proxy, within};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::pair::Pair;
 use crate::world;
 
 /// Lifetime of a certificate: every wait for the last one of a root lasts about that long.
@@ -258,5 +260,42 @@ async fn steps_are_refused_out_of_order_and_too_early() -> Result<()> {
     let mut elsewhere = world.ginnel();
     elsewhere.args(["issuer", "prepare", "--role", "agent", "--directory"]).arg(world.directory());
     ensure!(output(elsewhere).await?.status.code() != Some(0), "a directory that is no issuer's was accepted");
+    world.finish(&[])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_file_of_roots_changes_nothing_until_it_is_mended() -> Result<()> {
+    let host = TcpListener::bind("127.0.0.1:0").await?;
+    let echo = TcpHost::echo().await?;
+    let mut world = world().own_roots().target(host.local_addr()?).target(echo.address()).start().await?;
+    let mut pair = Pair::open(&world, &host).await?;
+    for (part, role) in [(Part::Agent(0), "client"), (Part::Client, "agent")] {
+        let file = world.roots_of(part).join(format!("{role}-root.pem"));
+        let good = std::fs::read_to_string(&file)?;
+        let mark = world.part(part)?.mark();
+        replace(&file, "no roots")?;
+        let message = "configuration not reloaded; what was in force before still is";
+        let names_it =
+            |line: &Value| line["error"].as_str().is_some_and(|error| error.contains("holds no usable roots"));
+        world.part(part)?.wait_for_after(mark, message, names_it).await?;
+        pair.exchange().await?;
+        Pair::open(&world, &host).await?.exchange().await?;
+        // Another root than that of the other end: sessions go on, and no more are opened until it is right again.
+        let mark = world.part(part)?.mark();
+        let wrong = std::fs::read_to_string(world.directory().join("ca/server-root.pem"))?;
+        replace(&file, &wrong)?;
+        world.part(part)?.hang_up()?;
+        world.part(part)?.wait_for_after(mark, "configuration reloaded", |_| true).await?;
+        pair.exchange().await?;
+        // An agent verifies last: to the application it is a session that is reset before its first byte.
+        let answer = proxy::connect(world.proxy_addr(), &echo.address().to_string()).await?;
+        if let Ok(opened) = answer.opened() {
+            let mut session = opened.stream;
+            ensure!(exchange(&mut session, 1).await.is_err(), "{part:?} trusts what it was told not to");
+        }
+        trust(&mut world, part, role, &good).await?;
+        Pair::open(&world, &host).await?.exchange().await?;
+    }
+    pair.exchange().await?;
     world.finish(&[])
 }

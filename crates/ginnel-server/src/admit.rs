@@ -24,7 +24,7 @@ impl Admit for Admission {
     fn admit(&self, peer: Peer) -> Option<Calls> {
         let broker = Arc::clone(&self.0);
         let Some(leaf) = peer.leaf else {
-            return Some(Calls::anonymous(Enrol { broker, peer: peer.address }));
+            return Some(Calls::anonymous(Enrol { broker, peer: peer.address, admitted: peer.admitted }));
         };
         let (principal, email) = (leaf.principal.clone(), leaf.email.clone());
         let calls = match principal.role {

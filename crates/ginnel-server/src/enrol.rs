@@ -9,6 +9,7 @@ use ginnel_core::report::Chain;
 use ginnel_enrol::{CertificateRequest, Issued};
 use ginnel_wire::v1::enrolment_server::Enrolment;
 use ginnel_wire::v1::{EnrolRequest, EnrolResponse};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::broker::Broker;
@@ -18,6 +19,8 @@ use crate::broker::Broker;
 pub(crate) struct Enrol {
     pub(crate) broker: Arc<Broker>,
     pub(crate) peer: SocketAddr,
+    /// Cancelled when a request is admitted, so that the connection stays for the answer.
+    pub(crate) admitted: CancellationToken,
 }
 
 #[tonic::async_trait]
@@ -39,6 +42,7 @@ impl Enrolment for Enrol {
                 return Err(Status::unauthenticated("enrolment refused"));
             }
         };
+        self.admitted.cancel();
         let wanted = CertificateRequest {
             principal: admitted.principal,
             email: admitted.email,
@@ -60,7 +64,7 @@ impl Enrol {
         spki_sha256: [u8; 32],
         now: SystemTime,
     ) -> Result<Response<EnrolResponse>, Status> {
-        let Self { broker, peer } = self;
+        let Self { broker, peer, admitted: _ } = self;
         let issued = broker.issuer.issue(&wanted, now).await.map_err(|error| {
             tracing::error!(error = %Chain(&error), "could not issue a certificate");
             broker.enrolment_failed(error.reason());

@@ -10,6 +10,7 @@ mod commands;
 mod crowd;
 mod drain;
 mod endings;
+mod enrolment;
 mod failover;
 mod git;
 mod hostile;

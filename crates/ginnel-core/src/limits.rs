@@ -63,6 +63,13 @@ pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// Life of a connection without a client certificate: it carries one enrolment and nothing else.
 pub const ENROL_DEADLINE: Duration = Duration::from_secs(5);
 
+/// From an admitted enrolment to its certificate, where an issuer has a queue or is far away. Whoever asks waits for 15 s, connection included,
+/// so that the answer comes while somebody hears it.
+pub const ISSUE_WAIT: Duration = Duration::from_secs(13);
+
+/// How much longer than [`ISSUE_WAIT`] a connection stays after its enrolment was admitted, for the record and the answer.
+pub const ISSUE_ANSWER_WAIT: Duration = Duration::from_secs(1);
+
 /// TLS handshakes under way at once. Each costs about a millisecond of CPU; more of them would only wait inside the process. Twice what one
 /// source may have pending, so that no source holds every slot by beginning handshakes that it does not finish.
 pub const HANDSHAKES_MAX: usize = 2 * PENDING_PER_SOURCE_MAX;
@@ -154,6 +161,7 @@ pub const LEASE_GRACE: Duration = Duration::from_secs(1);
 
 /// Connections at once that have shown no certificate: silent ones, handshakes under way, enrolments. A place costs a descriptor and a few
 /// kilobytes for at most [`HANDSHAKE_DEADLINE`] and [`ENROL_DEADLINE`], so that this is room for a hundred newcomers a second at their slowest.
+/// Only whoever proved to be an identity of the configuration keeps one for [`ISSUE_WAIT`].
 pub const PENDING_MAX: usize = 1024;
 
 /// The same from one source: an IPv4 /24 or an IPv6 /56, which is about what one site is given.

@@ -149,3 +149,71 @@ pub fn roots_are_apart(roots: [&Roots; 3]) -> bool {
 fn key_of(certificate: &CertificateDer<'static>) -> Option<Vec<u8>> {
     X509Certificate::from_der(certificate).ok().map(|(_, certificate)| certificate.public_key().raw.to_vec())
 }
+
+#[cfg(test)]
+mod tests {
+    use ginnel_identity::KeyPair;
+
+    use super::*;
+    use crate::embedded::EmbeddedIssuer;
+
+    const LIFETIME: Duration = Duration::from_secs(3600);
+
+    fn request(role: Role) -> CertificateRequest {
+        CertificateRequest {
+            principal: format!("spiffe://acme.example/{role}/one").parse().expect("a principal"),
+            email: "one@acme.example".to_owned(),
+            spki_der: KeyPair::generate().expect("a key").spki_der().to_vec(),
+            server_names: if role == Role::Server { vec!["tunnel.acme.example".to_owned()] } else { Vec::new() },
+            renews: None,
+        }
+    }
+
+    #[test]
+    fn takes_what_was_asked_for_and_nothing_else() {
+        use crate::issuer::Issuer as _;
+
+        let directory = tempfile::tempdir().expect("a directory");
+        let trust_domain = "acme.example".parse().expect("a trust domain");
+        let now = SystemTime::now();
+        let issuer =
+            EmbeddedIssuer::open(&directory.path().join("ca"), &trust_domain, LIFETIME, now).expect("an issuer");
+        let [server, agent, client] = [Role::Server, Role::Agent, Role::Client].map(|role| issuer.roots(role));
+        assert!(roots_are_apart([&server, &agent, &client]));
+        assert!(!roots_are_apart([&server, &agent, &agent]));
+
+        for role in [Role::Server, Role::Agent, Role::Client] {
+            let (asked, roots) = (request(role), issuer.roots(role));
+            let signed = issuer.sign(&asked, now).expect("a certificate");
+            // The root may come along, and what is above it.
+            let chain = [signed.chain.clone(), roots.certificates().to_vec(), server.certificates().to_vec()].concat();
+            let taken = check_answer(&asked, chain.clone(), &roots, LIFETIME, now).expect("the certificate");
+            assert_eq!((&taken.chain, &taken.serial), (&signed.chain, &signed.serial));
+
+            let other = |change: &dyn Fn(&mut CertificateRequest)| {
+                let mut asked = asked.clone();
+                change(&mut asked);
+                check_answer(&asked, chain.clone(), &roots, LIFETIME, now).map(|_| ())
+            };
+            let differ: [(&str, Result<(), WrongAnswer>); 7] = [
+                ("another principal", other(&|asked| asked.principal.name = "two".parse().expect("a name"))),
+                ("another e-mail", other(&|asked| asked.email = "two@acme.example".to_owned())),
+                ("another key", other(&|asked| asked.spki_der = request(role).spki_der)),
+                ("DNS names", other(&|asked| asked.server_names.push("other.acme.example".to_owned()))),
+                ("for longer", check_answer(&asked, chain.clone(), &roots, Duration::from_secs(60), now).map(|_| ())),
+                (
+                    "not valid now",
+                    check_answer(&asked, chain.clone(), &roots, LIFETIME, now + 2 * LIFETIME).map(|_| ()),
+                ),
+                ("form of a leaf", check_answer(&asked, Vec::new(), &roots, LIFETIME, now).map(|_| ())),
+            ];
+            for (words, outcome) in differ {
+                let error = outcome.expect_err(words);
+                assert!(error.to_string().contains(words), "{role}: {error}");
+            }
+            let foreign = if role == Role::Agent { &client } else { &agent };
+            let error = check_answer(&asked, signed.chain, foreign, LIFETIME, now).expect_err("another role's root");
+            assert!(matches!(error, WrongAnswer::Chain(_)), "{error}");
+        }
+    }
+}

@@ -13,6 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use ginnel_core::backoff::Backoff;
+use ginnel_core::limits::ISSUE_WAIT;
 use ginnel_core::principal::{Role, TrustDomain};
 use ginnel_core::report::Chain;
 use ginnel_core::turns::due;
@@ -34,11 +35,8 @@ mod tests;
 use call::{CallError, Ids};
 use queue::Queue;
 
-/// How long a request may wait for its turn. An agent gives an enrolment 15 s, connection included; what is left is for the call.
+/// How long a request may wait for its turn; what is left of [`ISSUE_WAIT`] is for a call that takes its time.
 const TURN_WAIT: Duration = Duration::from_secs(8);
-
-/// How long a request may take from its first word to the certificate, so that the caller is still there.
-const ISSUE_WAIT: Duration = Duration::from_secs(13);
 
 /// How often the roots of the pools are asked for: a CA that was added to a pool signs for it soon after.
 const ROOTS_REFRESH: Duration = Duration::from_secs(3600);

@@ -43,12 +43,15 @@ async fn documents_within_bounds_are_taken() -> Result<()> {
     Ok(())
 }
 
+/// What the error must be.
+type Expected = fn(&FetchError) -> bool;
+
 #[tokio::test]
 async fn everything_else_is_refused_within_two_seconds() -> Result<()> {
     let zeroes =
         |bytes, announced| Reply { body: Body::Zeroes { bytes, announced }, ..Reply::new(200, "text/plain", "") };
     let trickle = Body::Trickled(b"{}".repeat(1000), Duration::from_secs(1));
-    let cases: Vec<(&str, Reply, fn(&FetchError) -> bool)> = vec![
+    let cases: Vec<(&str, Reply, Expected)> = vec![
         ("a redirect", Reply::new(302, "text/plain", "").header("Location", "http://169.254.169.254/"), |e| {
             matches!(e, FetchError::Status(302))
         }),

@@ -10,7 +10,9 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
-use ginnel_core::limits::{ACCEPT_REST, ENROL_DEADLINE, HANDSHAKE_DEADLINE, HANDSHAKES_MAX, SILENCE_MAX};
+use ginnel_core::limits::{
+    ACCEPT_REST, ENROL_DEADLINE, HANDSHAKE_DEADLINE, HANDSHAKES_MAX, ISSUE_ANSWER_WAIT, ISSUE_WAIT, SILENCE_MAX,
+};
 use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Leaf;
 use ginnel_identity::tls::peer_leaf;
@@ -45,6 +47,8 @@ pub struct Peer {
     pub leaf: Option<Leaf>,
     /// Cancelled once the connection is gone; cancelling it closes the connection.
     pub closed: CancellationToken,
+    /// To be cancelled when an enrolment of a peer without certificate is admitted: its connection then stays until an issuer has answered.
+    pub admitted: CancellationToken,
 }
 
 /// Decides what a connection may do.
@@ -231,7 +235,8 @@ async fn converse<A: Admit>(
         }
     };
     let anonymous = leaf.is_none();
-    let peer = Peer { address, leaf, closed: closed.clone() };
+    let admitted = CancellationToken::new();
+    let peer = Peer { address, leaf, closed: closed.clone(), admitted: admitted.clone() };
     let _on_close = closed.clone().drop_guard();
     let Some(calls) = admit.admit(peer) else { return };
     let connection = async {
@@ -253,7 +258,10 @@ async fn converse<A: Admit>(
     };
     let enrolled = async {
         if anonymous {
-            tokio::time::sleep(ENROL_DEADLINE).await;
+            // Whoever proved itself within the deadline may wait for what an issuer has to do.
+            if timeout(ENROL_DEADLINE, admitted.cancelled()).await.is_ok() {
+                tokio::time::sleep(ISSUE_WAIT + ISSUE_ANSWER_WAIT).await;
+            }
         } else {
             std::future::pending::<()>().await;
         }

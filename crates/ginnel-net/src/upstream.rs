@@ -37,11 +37,13 @@ use crate::connect::{ConnectError, Connection, Endpoint};
 mod lane;
 mod lanes;
 mod progress;
+mod pushback;
 
 use self::lane::Work;
 pub use self::lane::{Lane, Place};
 use self::lanes::Lanes;
 pub use self::progress::Progress;
+use self::pushback::pushback;
 
 /// A whole enrolment, connection included.
 const ENROL_WAIT: Duration = Duration::from_secs(15);
@@ -162,8 +164,10 @@ impl Upstream {
                 while retired.join_next().await.is_some() {}
                 return pending().await;
             }
+            let mut told_to_wait = Duration::ZERO;
             match self.valid(admitted.take()).await {
                 Err(error) => {
+                    told_to_wait = pushback(&error);
                     tracing::warn!(error = %Chain(&error), "enrolment failed");
                     self.progress.disconnected(Some(Chain(&error).to_string()));
                 }
@@ -185,7 +189,7 @@ impl Upstream {
                     }
                 },
             }
-            sleep(backoff.next(&mut SystemRandom)).await;
+            sleep(told_to_wait + backoff.next(&mut SystemRandom)).await;
         }
     }
 
@@ -251,7 +255,7 @@ impl Upstream {
                 Err(error) => {
                     tracing::warn!(error = %Chain(&*error), "renewal failed; the certificate stays in use");
                     self.progress.renewal_failed(Chain(&*error).to_string());
-                    current.renew = Instant::now() + retry.next(&mut SystemRandom);
+                    current.renew = Instant::now() + pushback(&*error) + retry.next(&mut SystemRandom);
                 }
             }
         }

@@ -27,9 +27,9 @@ impl Admit for Admission {
     fn admit(&self, peer: Peer) -> Option<Calls> {
         let broker = Arc::clone(&self.0);
         let Some(leaf) = peer.leaf else {
-            let peer = peer.address;
+            let (peer, admitted) = (peer.address, peer.admitted);
             return Some(match broker.enrolment.clone() {
-                Enrolment::Here(desk) => Calls::anonymous(Enrol { desk, peer }),
+                Enrolment::Here(desk) => Calls::anonymous(Enrol { desk, peer, admitted }),
                 Enrolment::Elsewhere(remote) => Calls::Forwarding(Forward { broker, remote, peer }),
             });
         };

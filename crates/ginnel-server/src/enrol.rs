@@ -17,6 +17,7 @@ use ginnel_keys::KeySets;
 use ginnel_ops::audit::AuditLog;
 use ginnel_wire::v1::enrolment_server::Enrolment;
 use ginnel_wire::v1::{EnrolRequest, EnrolResponse};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
@@ -113,12 +114,18 @@ impl Desk {
         self.counted.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn enrol(self: &Arc<Self>, request: EnrolRequest, caller: Caller) -> Result<EnrolResponse, Status> {
+    async fn enrol(
+        self: &Arc<Self>,
+        request: EnrolRequest,
+        caller: Caller,
+        is_admitted: &CancellationToken,
+    ) -> Result<EnrolResponse, Status> {
         let now = SystemTime::now();
         let admissible = self.admissible();
         let verdict =
             admissible.enroller.verdict(&request.token, &request.certificate_signing_request, now, &self.keys);
         let admitted = verdict.await.map_err(|denied| self.refuse(denied, caller))?;
+        is_admitted.cancel();
         let wanted = CertificateRequest {
             server_names: admissible.server_names.get(&admitted.principal).cloned().unwrap_or_default(),
             principal: admitted.principal.clone(),
@@ -205,13 +212,15 @@ struct Caller {
 pub(crate) struct Enrol {
     pub(crate) desk: Arc<Desk>,
     pub(crate) peer: SocketAddr,
+    /// Cancelled when a request is admitted, so that the connection stays for the answer.
+    pub(crate) admitted: CancellationToken,
 }
 
 #[tonic::async_trait]
 impl Enrolment for Enrol {
     async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolResponse>, Status> {
         let caller = Caller { peer: self.peer, forwarded_for: forwarded_for(request.metadata()) };
-        self.desk.enrol(request.into_inner(), caller).await.map(Response::new)
+        self.desk.enrol(request.into_inner(), caller, &self.admitted).await.map(Response::new)
     }
 }
 

@@ -201,7 +201,7 @@ impl Admit for Reception {
     type Calls = Calls;
 
     fn admit(&self, peer: Peer) -> Option<Calls> {
-        Some(Calls::anonymous(Enrol { desk: Arc::clone(&self.0), peer: peer.address }))
+        Some(Calls::anonymous(Enrol { desk: Arc::clone(&self.0), peer: peer.address, admitted: peer.admitted }))
     }
 }
 

@@ -210,6 +210,14 @@ impl Call {
         self.say(&v1::Frame::from(frame))
     }
 
+    /// Says bytes that are no message.
+    ///
+    /// # Errors
+    /// If the stream is closed.
+    pub fn say_bytes(&mut self, bytes: impl Into<Bytes>) -> Result<()> {
+        Ok(self.send.send_data(bytes.into(), false)?)
+    }
+
     /// Ends this side of the HTTP/2 stream, with whatever has been said.
     ///
     /// # Errors

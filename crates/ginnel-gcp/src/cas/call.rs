@@ -157,11 +157,12 @@ fn is_transient_authentication(error: &google_cloud_gax::error::Error) -> bool {
 }
 
 fn retry_after(error: &google_cloud_gax::error::Error) -> Option<Duration> {
-    let details = error.status()?.details.iter();
-    // A foreign enum that grows.
-    let delay =
-        details.filter_map(|detail| if let StatusDetails::RetryInfo(info) = detail { info.retry_delay } else { None });
-    delay.filter_map(|delay| Duration::try_from(delay).ok()).next()
+    let delay = error
+        .status()?
+        .details
+        .iter()
+        .find_map(|detail| if let StatusDetails::RetryInfo(info) = detail { info.retry_delay } else { None })?;
+    Duration::try_from(delay).ok()
 }
 
 /// Asks for a certificate, once.

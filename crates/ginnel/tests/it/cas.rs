@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use ginnel_core::limits::ENROL_DEADLINE;
 use ginnel_core::principal::Role;
 use ginnel_identity::certificate::Identity;
 use ginnel_identity::oid::{INNER_INITIATOR, INNER_RESPONDER};
@@ -117,6 +118,20 @@ async fn what_was_signed_for_a_caller_who_has_gone_is_on_record_and_a_second_cer
         })
         .await?;
     echoes(&world, &target).await?;
+    world.finish(&[])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_turn_is_not_cut_off() -> Result<()> {
+    let host = TcpHost::echo().await?;
+    let service = Service::start(&Pool::default()).await?;
+    let world = service.world("devops", &host.address().to_string()).await?;
+    // Longer than a connection without a certificate stays for anybody who has not proved to be known.
+    let silence = ENROL_DEADLINE + Duration::from_secs(1);
+    service.cas.next([Fault::Exhausted(silence)]);
+    let began = std::time::Instant::now();
+    enrol(&world, "agent.json").await?;
+    ensure!(began.elapsed() >= silence, "{:?}", began.elapsed());
     world.finish(&[])
 }
 

@@ -11,6 +11,7 @@ mod commands;
 mod crowd;
 mod drain;
 mod endings;
+mod enrolment;
 mod failover;
 mod git;
 mod google;

@@ -7,6 +7,7 @@ mod causes;
 mod check;
 mod commands;
 mod crowd;
+mod disk;
 mod drain;
 mod endings;
 mod failover;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ginnel_testkit::{World, within};
+use ginnel_testkit::command::succeed;
+use ginnel_testkit::{Part, World, eventually, within};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
@@ -34,6 +35,14 @@ async fn slow_disk(world: &World) -> Result<Child> {
     Ok(strace)
 }
 
+/// Whether the agent has a session whose target is connected and whose client is verified.
+async fn carries(world: &World) -> Result<bool> {
+    let mut status = world.ginnel();
+    status.args(["status", "--json", "--socket"]).arg(world.socket(Part::Agent(0)));
+    let status: serde_json::Value = serde_json::from_str(&succeed(status).await?)?;
+    Ok(status["sessions"]["live"] == 1)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn application_that_leaves_while_its_record_is_on_the_way_to_the_disk_is_heard() -> Result<()> {
     let host = TcpListener::bind("127.0.0.1:0").await?;
@@ -43,10 +52,13 @@ async fn application_that_leaves_while_its_record_is_on_the_way_to_the_disk_is_h
     let mut app = TcpStream::connect(world.proxy_addr()).await?;
     app.write_all(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n").as_bytes()).await?;
     let (mut far, _) = within("the target to be dialled", SOON, host.accept()).await??;
+    // The agent has connected, verified the client and said so: what the application waits for is the record.
+    eventually("the agent to carry", SOON, async || Ok(carries(&world).await?.then_some(()))).await?;
     app.set_zero_linger()?;
     drop(app);
     let heard = within("the target to hear of it", HEARD, far.read(&mut [0])).await?;
     ensure!(heard.is_err(), "a reset, not {heard:?}");
+    ensure!(world.audit_of("connected")?.is_empty(), "the disk was quicker than it should be");
     drop(disk);
     let over =
         |log: &[serde_json::Value]| log.iter().any(|record| record["event"] == "refused" || record["event"] == "ended");

@@ -241,7 +241,7 @@ async fn without_a_certificate_nothing_but_enrolment_can_be_called() -> Result<(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_is_answered_a_few_times_on_a_connection() -> Result<()> {
-    let world = world().start().await?;
+    let world = world().target("127.0.0.1:1").start().await?;
     let stranger = Peer::connect(&world, None).await?;
     for _ in 0..2 * STRANGERS_CALLS_MAX {
         let Ok(mut call) = stranger.call(path::ENROL).await else { break };

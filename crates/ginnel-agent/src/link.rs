@@ -1,5 +1,6 @@
 //! The agent's control stream: says hello, takes dials, and can be asked for nothing else.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,14 +103,57 @@ impl AgentLink {
         tracked.through(&identity.leaf().principal, Some(self.owner.instance), None);
         let stopping = self.stopping.clone();
         let place = lane.enter();
+        // Boxed, because what a task is made of stays in it a second time.
+        let session = Box::pin(session::run(caller, dial, has_slot, tracked));
         self.sessions.spawn(async move {
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => {}
-                () = session::run(caller, dial, has_slot, tracked) => {}
+                () = session => {}
             }
             drop((slot, place));
         });
+    }
+
+    /// Takes the dials of a link that is up, until it ends.
+    async fn follow(
+        &self,
+        said: mpsc::Sender<AgentMessage>,
+        mut heard: Streaming<ServerMessage>,
+        connection: &Connection,
+        identity: &Identity,
+        responder: &Arc<Responder>,
+        lane: &Lane,
+    ) -> Cause {
+        // Holding `said` keeps the agent's half of the stream open; the server ends its half when a newer link took over. Dropping it says
+        // that no more dials are taken; those that are on their way are answered until the server ends its half too.
+        let mut said = Some(said);
+        let mut going_away = pin!(connection.going_away());
+        loop {
+            let heard = tokio::select! {
+                biased;
+                () = self.draining.cancelled(), if said.is_some() => {
+                    said = None;
+                    continue;
+                }
+                () = lane.retired(), if said.is_some() => {
+                    said = None;
+                    continue;
+                }
+                heard = next(&mut heard) => heard,
+                // No dial could be answered on it any more. Its sessions may go on.
+                () = &mut going_away => break Cause::ServerLost,
+            };
+            match heard {
+                Some(server_message::Kind::Dial(dial)) => match Dial::try_from(dial) {
+                    Ok(dial) => self.take(dial, connection, identity, responder, lane),
+                    Err(error) => tracing::warn!(%error, "the server sent a malformed dial"),
+                },
+                Some(server_message::Kind::Welcome(_)) => break Cause::ProtocolError,
+                None if said.is_none() => break Cause::ShuttingDown,
+                None => break Cause::ServerLost,
+            }
+        }
     }
 }
 
@@ -157,34 +201,7 @@ impl Link for AgentLink {
         if up.send(()).is_err() {
             return Cause::Internal;
         }
-        // Holding `said` keeps the agent's half of the stream open; the server ends its half when a newer link took over. Dropping it says
-        // that no more dials are taken; those that are on their way are answered until the server ends its half too.
-        let mut said = Some(said);
-        let cause = loop {
-            let heard = tokio::select! {
-                biased;
-                () = self.draining.cancelled(), if said.is_some() => {
-                    said = None;
-                    continue;
-                }
-                () = lane.retired(), if said.is_some() => {
-                    said = None;
-                    continue;
-                }
-                heard = next(&mut heard) => heard,
-            };
-            match heard {
-                Some(server_message::Kind::Dial(dial)) => match Dial::try_from(dial) {
-                    Ok(dial) => self.take(dial, &connection, &identity, &responder, &lane),
-                    Err(error) => tracing::warn!(%error, "the server sent a malformed dial"),
-                },
-                Some(server_message::Kind::Welcome(_)) => break Cause::ProtocolError,
-                None if said.is_none() => break Cause::ShuttingDown,
-                None => break Cause::ServerLost,
-            }
-        };
-        drop(said);
-        cause
+        self.follow(said, heard, &connection, &identity, &responder, &lane).await
     }
 
     fn is_stopping(&self) -> bool {

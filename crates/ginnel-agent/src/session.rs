@@ -33,30 +33,13 @@ pub(crate) struct Caller {
 /// Answers one dial, from `Take` to the end of the session.
 ///
 /// Whoever stops the session through the ledger, before or after it was opened, resets it on both sides.
-pub(crate) async fn run(caller: Caller, order: Dial, has_slot: bool, tracked: Tracked) {
+pub(crate) fn run(caller: Caller, order: Dial, has_slot: bool, tracked: Tracked) -> impl Future<Output = ()> + Send {
     let span = tracing::info_span!("session", request = %order.request, client = %order.client.name);
-    let (reader, writer) = caller.connection.call(path::CARRY);
-    let carried = Carried::taking(
-        SessionFrame::Take(order.session),
-        reader,
-        writer,
-        caller.connection.budget(),
-        order.early.clone(),
-    );
-    let stopper = carried.answers();
     // Boxed, so that what opening needs is given back while the session lasts: it is most of a session's memory.
-    let opening = Box::pin(async {
-        tokio::select! {
-            biased;
-            refusal = tracked.stopped() => {
-                stopper.abort(refusal.cause);
-                Err(refusal)
-            }
-            opened = open(&caller, &order, carried, has_slot, &tracked) => opened,
-        }
-    });
-    let carrying = async {
-        match opening.await {
+    let opening = Box::pin(begin(caller, order, has_slot, tracked));
+    let carrying = async move {
+        let (tracked, opened) = opening.await;
+        match opened {
             Ok((stream, session)) => {
                 let ended = splice_target(stream, session, tracked.traffic(), tracked.stopped()).await;
                 let (up, down) = (ended.down, ended.up);
@@ -69,7 +52,35 @@ pub(crate) async fn run(caller: Caller, order: Dial, has_slot: bool, tracked: Tr
             }
         }
     };
-    carrying.instrument(span).await;
+    carrying.instrument(span)
+}
+
+/// Takes the session up and opens it, unless it is told to stop.
+async fn begin(
+    caller: Caller,
+    mut order: Dial,
+    has_slot: bool,
+    tracked: Tracked,
+) -> (Tracked, Result<(TcpStream, Session), Refusal>) {
+    let (reader, writer) = caller.connection.call(path::CARRY);
+    let carried = Carried::taking(
+        SessionFrame::Take(order.session),
+        reader,
+        writer,
+        caller.connection.budget(),
+        // Kept any longer they would keep the buffer that they came in.
+        std::mem::take(&mut order.early),
+    );
+    let stopper = carried.answers();
+    let opened = tokio::select! {
+        biased;
+        refusal = tracked.stopped() => {
+            stopper.abort(refusal.cause);
+            Err(refusal)
+        }
+        opened = open(&caller, &order, carried, has_slot, &tracked) => opened,
+    };
+    (tracked, opened)
 }
 
 /// Judges the dial, connects, and verifies the client.
@@ -149,7 +160,7 @@ async fn secure(caller: &Caller, carried: Carried, order: &Dial) -> Result<Sessi
         }
         Ok(Err(error)) => {
             tracing::debug!(error = %Chain(&error), "no inner session");
-            Err(refusal)
+            Err(error.lost().unwrap_or(refusal))
         }
         Err(_) => {
             answers.abort(Cause::TimedOut);

@@ -27,6 +27,8 @@ cargo xtask bench
 wanted, choose among them, and `--rounds N` says how often.
 
 Quote the ratios. Absolute figures are those of this machine in this hour; a ratio compares two ways of the same round.
+
+[What a session costs](session-cost.md) says where time and memory of a session go, and what a missed bar would need.
 ";
 
 const LIMITS: &str = "## What this does not show

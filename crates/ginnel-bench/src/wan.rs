@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use ginnel_testkit::hosts::Asked;
 use ginnel_testkit::link::{Link, Shape};
 
 use self::load::Measurement;
@@ -147,7 +148,7 @@ fn one(
     let link = Link::start(shape)?;
     let listener = link.far().listener(link.far_address())?;
     link.near().block_on(|| async {
-        let host = load::Host::start(listener)?;
+        let host = Asked::on(listener)?;
         let started = way.start(&link, ginnel, host.address()).await?;
         let values = load::measure(measurement, &started.entrance, &host, &effort).await?;
         started.finish()?;

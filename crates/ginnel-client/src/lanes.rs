@@ -36,10 +36,10 @@ impl Lanes {
     /// that is told to stop is followed by another one while its connections are still there.
     pub(crate) fn place(&self, live: &Live) -> (Connection, Place) {
         let lanes = self.up();
-        let usable = |up: &&Up| up.server == live.server && !up.lane.is_retired() && !up.connection.is_closed();
+        let usable = |up: &&Up| up.server == live.server && !up.lane.is_retired() && up.connection.takes_sessions();
         let further = lanes.iter().filter(usable).map(|up| (&up.lane, &up.connection));
         let first = (&live.lane, &live.connection);
-        let all = std::iter::once(first).chain(further);
+        let all = std::iter::once(first).filter(|(_, connection)| connection.takes_sessions()).chain(further);
         let (lane, connection) = least_busy(all, |(lane, _)| (lane.number(), lane.sessions())).unwrap_or(first);
         (connection.clone(), lane.enter())
     }

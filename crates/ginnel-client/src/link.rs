@@ -175,7 +175,13 @@ impl ClientLink {
         let mut up = Some(up);
         let mut number = 0;
         let cause = loop {
-            let mut message = match heard.message().await {
+            let message = tokio::select! {
+                biased;
+                message = heard.message() => message,
+                // Its sessions may go on; for others there has to be a new connection.
+                () = first.connection.going_away() => break Cause::ServerLost,
+            };
+            let mut message = match message {
                 Ok(Some(message)) => message,
                 Ok(None) => break Cause::ServerLost,
                 Err(status) => {
@@ -236,11 +242,13 @@ impl ClientLink {
         if up.send(()).is_err() {
             return Cause::Internal;
         }
+        let going_away = connection.clone();
         self.lanes.join(lane.clone(), connection, welcome.server_id);
         let cause = loop {
             tokio::select! {
                 biased;
                 () = lane.retired() => break Cause::Finished,
+                () = going_away.going_away() => break Cause::ServerLost,
                 // Nothing else is said here; what a newer server says is passed over.
                 message = heard.message() => if !matches!(message, Ok(Some(_))) {
                     break Cause::ServerLost;

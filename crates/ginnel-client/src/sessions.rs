@@ -57,7 +57,7 @@ impl Sessions {
     async fn live(&self, newer_than: u64) -> Result<Live, Refusal> {
         let mut live = self.live.clone();
         let usable = |live: &Option<Live>| {
-            live.as_ref().is_some_and(|live| !live.connection.is_closed() && live.number() > newer_than)
+            live.as_ref().is_some_and(|live| live.connection.takes_sessions() && live.number() > newer_than)
         };
         let found = timeout(SERVER_WAIT, live.wait_for(usable)).await;
         let found = found.ok().and_then(|found| found.ok().and_then(|live| live.clone()));
@@ -102,7 +102,7 @@ impl Sessions {
                     tracing::debug!(error = %Chain(&error), "no inner session");
                     // If the session was refused, that is the reason; the answer tells.
                     answers.answer().await?;
-                    Err(Refusal::new(Hop::Client, Cause::PeerNotVerified))
+                    Err(error.lost().unwrap_or(Refusal::new(Hop::Client, Cause::PeerNotVerified)))
                 }
             }
         };

@@ -142,7 +142,8 @@ fn with_two_marks(text: &str) -> String {
         let bare = line.trim_start();
         let indent = &line[..line.len() - bare.len()];
         match bare.strip_prefix('#') {
-            Some(comment) if comment.is_empty() || comment.starts_with(' ') => format!("{line}\n"),
+            // An explanation, or a choice inside that is not the one shown either.
+            Some(rest) if rest.is_empty() || rest.starts_with([' ', '#']) => format!("{line}\n"),
             Some(setting) => format!("{indent}##{setting}\n"),
             None => format!("{indent}##{bare}\n"),
         }

@@ -24,6 +24,10 @@ pub const CREDIT_STEP_DIVISOR: u64 = 4;
 /// Most bytes of one `Data` frame. With its headers (9 HTTP/2, 5 gRPC, at most 18 protobuf) it stays within four TLS records.
 pub const DATA_MAX: usize = 65_536 - 32;
 
+/// The same while several sessions of a connection have bytes that wait: a small message then stands behind half as much of each. The least that
+/// is not copied together again where it is queued ([`COPY_BELOW`]); a quarter of [`DATA_MAX`], one TLS record, cost bulk sessions more CPU.
+pub const DATA_SHARED_MAX: usize = COPY_BELOW;
+
 /// Most bytes that are read at once for a session. In four records of inner TLS, 22 bytes longer each, they fill one frame.
 pub const SESSION_READ_MAX: usize = DATA_MAX - 4 * 22;
 
@@ -69,6 +73,9 @@ pub const ISSUE_WAIT: Duration = Duration::from_secs(13);
 
 /// How much longer than [`ISSUE_WAIT`] a connection stays after its enrolment was admitted, for the record and the answer.
 pub const ISSUE_ANSWER_WAIT: Duration = Duration::from_secs(1);
+
+/// Calls on one connection without a client certificate: an enrolment, and what a caller may try again. One more closes the connection.
+pub const STRANGERS_CALLS_MAX: u32 = 4;
 
 /// TLS handshakes under way at once. Each costs about a millisecond of CPU; more of them would only wait inside the process. Twice what one
 /// source may have pending, so that no source holds every slot by beginning handshakes that it does not finish.
@@ -217,6 +224,7 @@ pub const CONNECT_STAGGER: Duration = Duration::from_millis(250);
 /// 512 that the runtime has for blocking work, files included.
 pub const LOOKUPS_MAX: usize = 64;
 
+const _: () = assert!(DATA_SHARED_MAX <= DATA_MAX);
 const _: () = assert!(CREDIT_INITIAL <= CREDIT_MAX);
 const _: () = assert!(CREDIT_MAX < STREAM_WINDOW as u64, "credits decide, HTTP/2 windows do not");
 const _: () = assert!(CREDIT_PER_CONNECTION < CONNECTION_WINDOW as u64);

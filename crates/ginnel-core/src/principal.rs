@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -67,12 +68,12 @@ pub enum InvalidPrincipal {
 /// Narrower than a SPIFFE path segment, so that no two spellings can mean the same principal.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Name(String);
+pub struct Name(Arc<str>);
 
 /// The trust domain of a server and of everybody it certifies: a lower-case DNS name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct TrustDomain(String);
+pub struct TrustDomain(Arc<str>);
 
 fn is_label(text: &str) -> bool {
     (1..=63).contains(&text.len())
@@ -100,7 +101,7 @@ macro_rules! text_newtype {
             type Err = InvalidPrincipal;
 
             fn from_str(text: &str) -> Result<Self, InvalidPrincipal> {
-                if $check(text) { Ok(Self(text.to_owned())) } else { Err($error) }
+                if $check(text) { Ok(Self(text.into())) } else { Err($error) }
             }
         }
 
@@ -114,7 +115,7 @@ macro_rules! text_newtype {
 
         impl From<$name> for String {
             fn from(value: $name) -> Self {
-                value.0
+                value.as_str().to_owned()
             }
         }
     };

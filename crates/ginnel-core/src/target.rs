@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -137,7 +138,7 @@ impl From<Port> for u16 {
 /// disagree on how to map them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct DnsName(String);
+pub struct DnsName(Arc<str>);
 
 impl DnsName {
     /// The canonical text.
@@ -170,7 +171,7 @@ impl FromStr for DnsName {
         if name.rsplit('.').next().is_some_and(is_number) {
             return Err(InvalidTarget::Ipv4);
         }
-        Ok(Self(name))
+        Ok(Self(name.into()))
     }
 }
 
@@ -184,7 +185,7 @@ impl TryFrom<String> for DnsName {
 
 impl From<DnsName> for String {
     fn from(name: DnsName) -> Self {
-        name.0
+        name.as_str().to_owned()
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! TCP, then TLS within a deadline and a bound on handshakes under way, then HTTP/2. A connection that says nothing waits for its first byte
 //! outside of that bound. Who has shown no certificate is counted apart from who has: strangers may crowd each other out, never those who are
-//! known. A connection without a client certificate may live only as long as one enrolment takes. When accepting fails for want of
+//! known. A connection without a client certificate may live only as long as one enrolment takes, and make few
+//! calls. When accepting fails for want of
 //! descriptors the loop rests instead of spinning.
 
 use std::io;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 use ginnel_core::limits::{
     ACCEPT_REST, ENROL_DEADLINE, HANDSHAKE_DEADLINE, HANDSHAKES_MAX, ISSUE_ANSWER_WAIT, ISSUE_WAIT, SILENCE_MAX,
+    STRANGERS_CALLS_MAX,
 };
 use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Leaf;
@@ -31,6 +33,7 @@ use crate::accept::complaint::Complaint;
 use crate::accept::pending::{Pending, Place};
 use crate::call::Call;
 use crate::connect::tune;
+use crate::crowd::Crowd;
 use crate::http2::{self, keep_asking};
 use crate::live::Live;
 
@@ -243,12 +246,17 @@ async fn converse<A: Admit>(
         let builder = if anonymous { http2::server_for_strangers() } else { http2::server() };
         let mut connection = builder.handshake::<_, Piece>(stream).await?;
         let mut asking = pin!(keep_asking(connection.ping_pong()));
+        let crowd = Crowd::default();
+        let mut calls_left = anonymous.then_some(STRANGERS_CALLS_MAX);
         loop {
             tokio::select! {
                 call = connection.accept() => match call {
+                    // Each call of a stranger costs a verdict and a record.
+                    Some(_) if calls_left == Some(0) => return Ok(()),
                     Some(call) => {
+                        calls_left = calls_left.map(|left| left - 1);
                         let (request, respond) = call?;
-                        calls.answer(Call::new(request, respond));
+                        calls.answer(Call::new(request, respond, crowd.clone()));
                     }
                     None => return Ok::<(), h2::Error>(()),
                 },

@@ -18,6 +18,7 @@ use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Response};
 use tokio::task::yield_now;
 
+use crate::crowd::{Crowd, Waiting};
 pub use crate::http2::Gone;
 use crate::http2::{poll_all_room, poll_room};
 
@@ -152,6 +153,7 @@ fn accepted(response: Response<RecvStream>) -> Result<RecvStream, ReadError> {
 pub struct FrameWriter {
     /// None where the call could not be made.
     stream: Option<SendStream<Piece>>,
+    waiting: Waiting,
     /// The side that answers ends with a status.
     answers: bool,
     ended: bool,
@@ -163,18 +165,21 @@ pub struct FrameWriter {
 
 impl FrameWriter {
     /// Writes the request of a call.
-    pub(crate) fn request(stream: SendStream<Piece>) -> Self {
-        Self { stream: Some(stream), answers: false, ended: false, sent: 0, said_last: false }
+    pub(crate) fn request(stream: SendStream<Piece>, crowd: &Crowd) -> Self {
+        let waiting = crowd.enter();
+        Self { stream: Some(stream), waiting, answers: false, ended: false, sent: 0, said_last: false }
     }
 
     /// Writes the response of a call, which ends with `grpc-status: 0`.
-    pub(crate) fn response(stream: SendStream<Piece>) -> Self {
-        Self { stream: Some(stream), answers: true, ended: false, sent: 0, said_last: false }
+    pub(crate) fn response(stream: SendStream<Piece>, crowd: &Crowd) -> Self {
+        let waiting = crowd.enter();
+        Self { stream: Some(stream), waiting, answers: true, ended: false, sent: 0, said_last: false }
     }
 
     /// Fails.
     pub(crate) fn gone() -> Self {
-        Self { stream: None, answers: false, ended: true, sent: 0, said_last: false }
+        let waiting = Crowd::default().enter();
+        Self { stream: None, waiting, answers: false, ended: true, sent: 0, said_last: false }
     }
 
     /// Waits for room for one piece. Cancel safe.
@@ -192,9 +197,18 @@ impl FrameWriter {
     /// [`Gone`] once nobody takes what is written any more.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         match &mut self.stream {
-            Some(stream) => poll_room(stream, cx),
+            Some(stream) => {
+                let room = poll_room(stream, cx);
+                self.waiting.set(room.is_pending());
+                room
+            }
             None => Poll::Ready(Err(Gone)),
         }
+    }
+
+    /// Most bytes of data that the next frame should have.
+    pub fn data_max(&self) -> usize {
+        self.waiting.data_max()
     }
 
     /// Writes one piece, for which there is room.
@@ -228,6 +242,7 @@ impl FrameWriter {
 
     /// Ends this side of the call: after everything that was written, or, where the session was reset, without what many bytes are still queued.
     pub fn end(&mut self) {
+        self.waiting.set(false);
         if !std::mem::replace(&mut self.ended, true)
             && let Some(stream) = &mut self.stream
         {
@@ -260,6 +275,11 @@ impl Drop for FrameWriter {
 pub struct Room<'a>(&'a mut FrameWriter);
 
 impl Room<'_> {
+    /// Most bytes of data that the piece should have.
+    pub fn data_max(&self) -> usize {
+        self.0.data_max()
+    }
+
     /// Writes one piece.
     pub fn send(self, piece: Piece) {
         self.0.send(piece);

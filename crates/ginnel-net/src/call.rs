@@ -13,17 +13,20 @@ use tonic::body::Body;
 use tower_service::Service;
 
 use crate::body::{FrameReader, FrameWriter};
+use crate::crowd::Crowd;
 use crate::messages::{Received, send};
 
 /// One call that a peer makes.
 pub struct Call {
     request: Request<RecvStream>,
     respond: SendResponse<Piece>,
+    crowd: Crowd,
 }
 
 impl Call {
-    pub(crate) fn new(request: Request<RecvStream>, respond: SendResponse<Piece>) -> Self {
-        Self { request, respond }
+    /// A call on the connection with this crowd.
+    pub(crate) fn new(request: Request<RecvStream>, respond: SendResponse<Piece>, crowd: Crowd) -> Self {
+        Self { request, respond, crowd }
     }
 
     /// Which call it is.
@@ -42,7 +45,7 @@ impl Call {
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         // A peer that is gone already has nothing to be told, and no session.
         if let Ok(stream) = self.respond.send_response(response, false) {
-            start(FrameReader::new(self.request.into_body()), FrameWriter::response(stream));
+            start(FrameReader::new(self.request.into_body()), FrameWriter::response(stream, &self.crowd));
         }
     }
 

@@ -2,7 +2,8 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use ginnel_core::budget::Budget;
 use ginnel_core::congestion::CongestionControl;
@@ -16,18 +17,22 @@ use http::{HeaderValue, Method, Request, Response, Uri};
 use rustls::{CertificateError, ClientConfig};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 
 use crate::body::{FrameReader, FrameWriter};
 use crate::congestion::choose;
+use crate::crowd::Crowd;
 use crate::http2::{self, keep_asking};
 use crate::line::{Line, tcp};
 use crate::live::Live;
 use crate::messages::{Received, send};
 use crate::proxy::{Proxy, ProxyError};
+
+/// How often a link looks whether the server takes more sessions. Sessions look for themselves.
+const GOING_AWAY_LOOK: Duration = Duration::from_secs(1);
 
 /// Where a server is, and who it must be.
 #[derive(Clone, Debug)]
@@ -128,6 +133,7 @@ pub struct Connection {
     origin: Uri,
     closed: CancellationToken,
     budget: Budget,
+    crowd: Crowd,
 }
 
 impl Endpoint {
@@ -218,7 +224,7 @@ impl Endpoint {
                 () = asking => {}
             }
         });
-        Ok(Connection { requests, origin, closed, budget: self.budget.for_connection() })
+        Ok(Connection { requests, origin, closed, budget: self.budget.for_connection(), crowd: Crowd::default() })
     }
 }
 
@@ -259,6 +265,20 @@ impl Connection {
         self.closed.is_cancelled()
     }
 
+    /// Whether sessions can be put on it: it is there, and its peer has not said that it takes no more (HTTP/2's GOAWAY).
+    pub fn takes_sessions(&self) -> bool {
+        let asked = self.requests.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
+        !self.is_closed() && !matches!(asked, Poll::Ready(Err(_)))
+    }
+
+    /// Resolves some time after the peer has said that it takes no more sessions; those that it has may go on.
+    pub async fn going_away(&self) {
+        // The library tells whoever asks, and wakes nobody.
+        while self.takes_sessions() {
+            sleep(GOING_AWAY_LOOK).await;
+        }
+    }
+
     /// Begins a call that carries bytes. What is written goes out before the response has come.
     pub fn call(&self, path: &'static str) -> (FrameReader, FrameWriter) {
         let mut request = Request::new(());
@@ -271,7 +291,7 @@ impl Connection {
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
         match self.requests.clone().send_request(request, false) {
-            Ok((response, stream)) => (FrameReader::pending(response), FrameWriter::request(stream)),
+            Ok((response, stream)) => (FrameReader::pending(response), FrameWriter::request(stream, &self.crowd)),
             Err(error) => (FrameReader::failed(error), FrameWriter::gone()),
         }
     }
@@ -297,3 +317,6 @@ impl tower_service::Service<Request<Body>> for Connection {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,7 +20,7 @@ use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use crate::carried::Carried;
-use crate::tunnel::{Tunnel, broken};
+use crate::tunnel::{Tunnel, broken, said};
 
 /// A session as the application's or target's side uses it: with inner TLS, or in the clear where both sides switched that off.
 pub enum Session {
@@ -45,7 +45,7 @@ enum Welcome {
     Reading(Vec<u8>),
 }
 
-/// Why an inner session did not come about. Every one of them is a refusal with [`Cause::PeerNotVerified`] or the cause inside.
+/// Why an inner session did not come about: a refusal with [`Cause::PeerNotVerified`], unless the session under it was lost.
 #[derive(Debug, thiserror::Error)]
 pub enum InnerError {
     /// The handshake failed: the other end is not who it must be, or the carrier broke (peer).
@@ -57,6 +57,16 @@ pub enum InnerError {
     /// The first message is malformed, or says something else than the server did (peer).
     #[error("the first message inside does not fit: {0}")]
     Hello(&'static str),
+}
+
+impl InnerError {
+    /// How the session under the handshake was lost, if that is why. It says nothing about who the other end is.
+    pub fn lost(&self) -> Option<Refusal> {
+        match self {
+            Self::Handshake(error) => said(error),
+            Self::Peer(_) | Self::Hello(_) => None,
+        }
+    }
 }
 
 /// The client's side: verifies the agent, then repeats the target inside.
@@ -299,6 +309,26 @@ impl Tunnel for Session {
         match self {
             Self::Clear(carried) => carried.tend(),
             Self::Inner(inner) => inner.carrier().tend(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_that_was_lost_has_shown_nothing_about_the_other_end() {
+        let lost = Refusal::new(Hop::Client, Cause::ServerLost);
+        let cases = [
+            (InnerError::Handshake(broken(lost)), Some(lost)),
+            (InnerError::Handshake(io::Error::other(rustls::Error::DecryptError)), None),
+            (InnerError::Handshake(io::ErrorKind::UnexpectedEof.into()), None),
+            (InnerError::Peer(rustls::Error::DecryptError), None),
+            (InnerError::Hello("malformed"), None),
+        ];
+        for (error, expected) in cases {
+            assert_eq!(error.lost(), expected, "{error:?}");
         }
     }
 }

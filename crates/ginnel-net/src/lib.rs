@@ -25,6 +25,7 @@ pub mod call;
 pub mod carried;
 pub mod congestion;
 pub mod connect;
+mod crowd;
 mod http2;
 pub mod inner;
 pub mod line;

@@ -59,30 +59,40 @@ pub async fn splice<T: Tunnel>(app: TcpStream, first: Bytes, tunnel: T) -> Ended
 ///
 /// The counters of `traffic` follow the bytes: what comes from the target goes towards the application.
 /// When `stop` resolves, both sides are reset for its reason.
-pub async fn splice_target<T: Tunnel>(
+pub fn splice_target<T: Tunnel>(
     target: TcpStream,
     tunnel: T,
     traffic: &Traffic,
     stop: impl Future<Output = Refusal>,
-) -> Ended {
-    splice_as(Hop::Target, Socket::new(target), Bytes::new(), tunnel, traffic, stop).await
+) -> impl Future<Output = Ended> {
+    splice_as(Hop::Target, Socket::new(target), Bytes::new(), tunnel, traffic, stop)
 }
 
 /// Does the same for a [`Socket`] whose peer is called `near` in the answer. It is closed only when its last clone is dropped.
-pub async fn splice_as<T: Tunnel>(
+// No async function: those keep what they are given twice, and a process has thousands of these.
+pub fn splice_as<T: Tunnel>(
     near: Hop,
     socket: Socket,
     first: Bytes,
     tunnel: T,
     traffic: &Traffic,
     stop: impl Future<Output = Refusal>,
-) -> Ended {
-    let mut stop = pin!(stop);
-    let watched = socket.clone();
-    let mut failed = pin!(watched.failed());
+) -> impl Future<Output = Ended> {
     let source = Buffered::new(socket.clone(), first);
     let (up, down) = (Pump::default(), Pump::default());
-    let mut session = Session { up, down, source, socket, tunnel, lost: None, over: false };
+    let session = Session { up, down, source, socket, tunnel, lost: None, over: false };
+    carry(near, session, traffic, stop)
+}
+
+async fn carry<T: Tunnel>(
+    near: Hop,
+    mut session: Session<T>,
+    traffic: &Traffic,
+    stop: impl Future<Output = Refusal>,
+) -> Ended {
+    let mut stop = pin!(stop);
+    let watched = session.socket.clone();
+    let mut failed = pin!(watched.failed());
     let polled = poll_fn(|cx| {
         if let Poll::Ready(refusal) = stop.as_mut().poll(cx) {
             return Poll::Ready(Outcome::Far(refusal));
@@ -108,7 +118,8 @@ pub async fn splice_as<T: Tunnel>(
         Outcome::Far(refusal) => {
             session.tunnel.abort(refusal.cause);
             if session.down.is_closed() && session.down.moved() > WINDOW_MIN {
-                session.socket.hear_out(LATE_RESET_WAIT).await;
+                // Boxed, because it has a buffer that few sessions ever need.
+                Box::pin(session.socket.hear_out(LATE_RESET_WAIT)).await;
             }
             (refusal.cause, refusal.hop)
         }

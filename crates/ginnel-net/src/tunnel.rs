@@ -38,10 +38,15 @@ pub fn broken(refusal: Refusal) -> io::Error {
 ///
 /// An error that does not say was not made by [`broken`]: the connection under the session is gone.
 pub fn reason(error: &(dyn Error + 'static)) -> Refusal {
+    said(error).unwrap_or(Refusal::new(Hop::Server, Cause::Aborted))
+}
+
+/// The same; nothing for an error that was not made by [`broken`].
+pub(crate) fn said(error: &(dyn Error + 'static)) -> Option<Refusal> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(refusal) = error.downcast_ref::<Refusal>() {
-            return *refusal;
+            return Some(*refusal);
         }
         // `io::Error::source` passes over the error that it was made from.
         next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
@@ -49,7 +54,7 @@ pub fn reason(error: &(dyn Error + 'static)) -> Refusal {
             None => error.source(),
         };
     }
-    Refusal::new(Hop::Server, Cause::Aborted)
+    None
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use ginnel_core::audit::Timestamp;
@@ -15,14 +15,15 @@ use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::{InstanceId, RequestId};
 use ginnel_core::principal::{Principal, Role};
 use ginnel_core::status::{Counted, Latency, Request, Status, Totals};
-use ginnel_core::target::Target;
 use ginnel_core::traffic::Traffic;
-use tokio_util::sync::CancellationToken;
 
 use self::latency::Histogram;
+pub use self::live::Parties;
+use self::live::{Live, Stop};
 use crate::admin::Which;
 
 mod latency;
+mod live;
 #[cfg(test)]
 mod tests;
 mod which;
@@ -50,7 +51,7 @@ struct Shared {
 struct Book {
     next: u64,
     /// In the order in which they began.
-    live: BTreeMap<u64, Live>,
+    live: BTreeMap<u64, Box<Live>>,
     /// Newest last.
     past: VecDeque<(RequestId, Request)>,
     refusals: VecDeque<(RequestId, Request)>,
@@ -58,36 +59,6 @@ struct Book {
     opened: u64,
     bytes: (u64, u64),
     opening: Histogram,
-}
-
-#[derive(Debug)]
-struct Live {
-    id: RequestId,
-    seen: Request,
-    parties: Parties,
-    client_instance: Option<InstanceId>,
-    since: Instant,
-    traffic: Traffic,
-    stop: Arc<Stop>,
-}
-
-/// Between whom a request is, as far as it is known.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Parties {
-    /// The client.
-    pub client: Option<Principal>,
-    /// The agent.
-    pub agent: Option<Principal>,
-    /// The target.
-    pub target: Option<Target>,
-    /// The address of the target that was dialled.
-    pub address: Option<SocketAddr>,
-}
-
-#[derive(Debug, Default)]
-struct Stop {
-    token: CancellationToken,
-    why: OnceLock<Refusal>,
 }
 
 /// A request as it comes in.
@@ -128,38 +99,25 @@ impl Ledger {
     pub fn begin(&self, begun: Begun) -> Tracked {
         let Begun { request, client, client_instance, from, target, front } = begun;
         let (traffic, stop) = (Traffic::default(), Arc::<Stop>::default());
-        let seen = Request {
-            request_id: request.to_string(),
-            role: self.0.role.to_string(),
-            state: "opening".to_owned(),
-            since: now(),
-            until: None,
-            client: client.as_ref().map(ToString::to_string).or(from.map(|from| from.to_string())),
-            agent: None,
+        let live = Box::new(Live {
+            id: request,
+            came: now(),
+            since: Instant::now(),
+            from,
+            front,
+            parties: Parties { client, target: target.parse().ok(), ..Parties::default() },
+            spelled: target,
+            client_instance,
             agent_instance: None,
-            target: target.clone(),
-            address: None,
             rule: None,
-            front: front.map(str::to_owned),
-            bytes_up: 0,
-            bytes_down: 0,
-            hop: None,
-            cause: None,
+            is_carried: false,
             attempts: Vec::new(),
-        };
-        let parties = Parties { client, target: target.parse().ok(), ..Parties::default() };
+            traffic: traffic.clone(),
+            stop: Arc::clone(&stop),
+        });
         let mut book = self.book();
         let number = book.next;
         book.next += 1;
-        let live = Live {
-            id: request,
-            seen,
-            parties,
-            client_instance,
-            since: Instant::now(),
-            traffic: traffic.clone(),
-            stop: Arc::clone(&stop),
-        };
         book.live.insert(number, live);
         drop(book);
         Tracked { ledger: self.clone(), number, traffic, stop, held: Mutex::default() }
@@ -167,7 +125,7 @@ impl Ledger {
 
     /// What is under way, oldest first.
     pub fn live(&self) -> Vec<Request> {
-        self.book().live.values().map(Live::seen).collect()
+        self.book().live.values().map(|live| live.seen(self.0.role)).collect()
     }
 
     /// One request. What the same request tried before stands in its attempts.
@@ -175,7 +133,7 @@ impl Ledger {
         let book = self.book();
         let past = book.refusals.iter().chain(book.past.iter()).filter(|(known, _)| *known == id);
         let mut found: Vec<Request> = past.map(|(_, request)| request.clone()).collect();
-        found.extend(book.live.values().filter(|live| live.id == id).map(Live::seen));
+        found.extend(book.live.values().filter(|live| live.id == id).map(|live| live.seen(self.0.role)));
         drop(book);
         found.sort_by_key(|request| request.since);
         found.dedup();
@@ -187,7 +145,7 @@ impl Ledger {
 
     /// Tells the requests that fit to end for this reason; gives how many were told.
     pub fn end(&self, which: &Which, why: Refusal) -> u64 {
-        self.stop(|live| which.means(&live.seen).then_some(why))
+        self.stop(|live| which.means(&live.seen(self.0.role)).then_some(why))
     }
 
     /// Tells the requests to end for which `judge` has a reason; gives how many were told.
@@ -210,8 +168,7 @@ impl Ledger {
 
     /// How many requests one process of an agent has.
     pub fn of_agent(&self, instance: InstanceId) -> u64 {
-        let instance = instance.to_string();
-        self.count(|live| live.seen.agent_instance.as_ref() == Some(&instance))
+        self.count(|live| live.agent_instance == Some(instance))
     }
 
     /// How many requests one process of a client has.
@@ -230,7 +187,7 @@ impl Ledger {
         (totals.bytes_up, totals.bytes_down) = book.bytes;
         for live in book.live.values() {
             let (up, down) = live.traffic.bytes();
-            totals.live += u64::from(live.is_carried());
+            totals.live += u64::from(live.is_carried);
             totals.bytes_up += up;
             totals.bytes_down += down;
         }
@@ -263,17 +220,6 @@ impl Ledger {
     }
 }
 
-impl Live {
-    fn is_carried(&self) -> bool {
-        self.seen.state == "carried"
-    }
-
-    fn seen(&self) -> Request {
-        let (bytes_up, bytes_down) = self.traffic.bytes();
-        Request { bytes_up, bytes_down, ..self.seen.clone() }
-    }
-}
-
 impl Tracked {
     /// Counts the bytes.
     pub fn traffic(&self) -> &Traffic {
@@ -289,18 +235,19 @@ impl Tracked {
     pub fn through(&self, agent: &Principal, instance: Option<InstanceId>, rule: Option<&str>) {
         self.change(|live| {
             live.parties.agent = Some(agent.clone());
-            live.seen.agent = Some(agent.to_string());
-            live.seen.agent_instance = instance.map(|instance| instance.to_string());
-            live.seen.rule = rule.map(str::to_owned);
+            live.agent_instance = instance;
+            live.rule = rule.map(str::to_owned);
         });
     }
 
     /// Puts a failed attempt down; the request goes on.
     pub fn attempt_failed(&self, why: Refusal) {
+        let role = self.ledger.0.role;
         self.change(|live| {
-            let refused = Request { hop: Some(why.hop.to_string()), cause: Some(why.cause.to_string()), ..live.seen() };
-            if live.seen.attempts.len() < ATTEMPTS_MAX {
-                live.seen.attempts.push(as_attempt(&refused));
+            if live.attempts.len() < ATTEMPTS_MAX {
+                let (hop, cause) = (Some(why.hop.to_string()), Some(why.cause.to_string()));
+                let refused = Request { hop, cause, ..live.seen(role) };
+                live.attempts.push(as_attempt(&refused));
             }
         });
     }
@@ -314,8 +261,7 @@ impl Tracked {
     pub fn carried(&self, address: Option<SocketAddr>) {
         let mut book = self.ledger.book();
         let Some(live) = book.live.get_mut(&self.number) else { return };
-        live.seen.state = "carried".to_owned();
-        live.seen.address = address.map(|address| address.to_string());
+        live.is_carried = true;
         live.parties.address = address;
         let took = live.since.elapsed();
         book.opened += 1;
@@ -357,7 +303,7 @@ impl Tracked {
         drop(self.held.lock().unwrap_or_else(PoisonError::into_inner).take());
         let mut book = self.ledger.book();
         let Some(live) = book.live.remove(&self.number) else { return };
-        let was_carried = live.is_carried();
+        let was_carried = live.is_carried;
         let (up, down) = live.traffic.bytes();
         book.bytes.0 += up;
         book.bytes.1 += down;
@@ -367,7 +313,7 @@ impl Tracked {
             until: Some(now()),
             hop: Some(hop.to_string()),
             cause: Some(cause.to_string()),
-            ..live.seen()
+            ..live.seen(self.ledger.0.role)
         };
         // A refusal that makes room among the last ones is still remembered among the rest.
         let past = if was_carried {

@@ -13,7 +13,7 @@ use ginnel_core::report::Chain;
 use ginnel_core::stream::Frame;
 use ginnel_core::traffic::Traffic;
 use ginnel_net::body::{FrameReader, FrameWriter, Gone, ReadError, Room};
-use ginnel_wire::frame::SessionFrame;
+use ginnel_wire::frame::{Open, SessionFrame};
 use ginnel_wire::piece::Piece;
 use tokio::task::yield_now;
 use tokio::time::timeout;
@@ -33,6 +33,8 @@ pub(crate) struct Middle {
     client: Leg,
     agent: Option<Leg>,
     traffic: Traffic,
+    /// Nothing is sent to the client for the time being.
+    holds_back: bool,
     /// Frames that were passed on since the last turn of other sessions.
     turn: usize,
 }
@@ -60,15 +62,31 @@ pub(crate) enum Said {
 }
 
 impl Middle {
-    /// The middle of a session that `reader` and `writer` asked for; `traffic` counts what is passed on, `budget` bounds what is held.
-    pub(crate) fn new(reader: FrameReader, writer: FrameWriter, traffic: Traffic, budget: &Budget) -> Self {
-        Self {
+    /// The middle of a call that may want a session; `budget` bounds what is held.
+    ///
+    /// Boxed, because it is handed on from one step of a session to the next.
+    pub(crate) fn new(reader: FrameReader, writer: FrameWriter, budget: &Budget) -> Box<Self> {
+        Box::new(Self {
             relay: Relay::new(budget),
             client: Leg::new(Side::Client, reader, writer),
             agent: None,
-            traffic,
+            traffic: Traffic::default(),
+            holds_back: false,
             turn: 0,
+        })
+    }
+
+    /// The first thing that the client says, if it is a wish for a session.
+    pub(crate) async fn wish(&mut self) -> Option<Open> {
+        match self.client.reader.next().await {
+            Ok(Some(SessionFrame::Open(open))) => Some(open),
+            Ok(_) | Err(_) => None,
         }
+    }
+
+    /// What is passed on is counted here from now on.
+    pub(crate) fn count_in(&mut self, traffic: &Traffic) {
+        self.traffic = traffic.clone();
     }
 
     /// The agent took the session up.
@@ -78,7 +96,13 @@ impl Middle {
 
     /// Answers the client's wish, before anything else that is sent to it.
     pub(crate) fn answer(&mut self, frame: SessionFrame) {
+        self.holds_back = false;
         self.client.first = Some(frame);
+    }
+
+    /// Sends nothing to the client until it is answered.
+    pub(crate) fn hold_back(&mut self) {
+        self.holds_back = true;
     }
 
     /// Ends the session in the name of `hop`.
@@ -169,8 +193,8 @@ impl Middle {
     }
 
     async fn select(&mut self) -> Step {
-        let Self { relay, client, agent, traffic: _, turn: _ } = self;
-        let to_client = client.wants_to_send(relay);
+        let Self { relay, client, agent, traffic: _, holds_back, turn: _ } = self;
+        let to_client = !*holds_back && client.wants_to_send(relay);
         let to_agent = agent.as_ref().is_some_and(|agent| agent.wants_to_send(relay));
         let Leg { reader: client_reader, writer: client_writer, first, reading: client_reading, .. } = client;
         let (agent_reader, agent_writer) = match agent {
@@ -197,7 +221,7 @@ impl Middle {
     }
 
     /// Tells both sides what is left to tell and ends their calls.
-    pub(crate) async fn end(mut self) {
+    pub(crate) async fn end(&mut self) {
         let last_words = async {
             while self.client.wants_to_send(&self.relay)
                 || self.agent.as_ref().is_some_and(|agent| agent.wants_to_send(&self.relay))
@@ -210,12 +234,13 @@ impl Middle {
         if timeout(LAST_BYTES_WAIT, last_words).await.is_err() {
             return;
         }
+        let Self { client, agent, .. } = self;
         let agent = async {
-            if let Some(agent) = self.agent {
+            if let Some(agent) = agent {
                 agent.end().await;
             }
         };
-        tokio::join!(self.client.end(), agent);
+        tokio::join!(client.end(), agent);
     }
 }
 
@@ -237,7 +262,7 @@ impl Leg {
         self.writing && (self.first.is_some() || relay.wants_to_send(self.side))
     }
 
-    async fn end(mut self) {
+    async fn end(&mut self) {
         if timeout(LAST_BYTES_WAIT, poll_fn(|cx| self.writer.poll_left(cx))).await.is_err() {
             return;
         }
@@ -264,19 +289,19 @@ async fn room_of(writer: Option<&mut FrameWriter>) -> Result<Room<'_>, Gone> {
 
 fn send(room: Result<Room<'_>, Gone>, relay: &mut Relay, to: Side, first: &mut Option<SessionFrame>) -> Step {
     let Ok(room) = room else { return Step::Gone(to) };
-    if let Some(piece) = next_piece(relay, to, first) {
+    if let Some(piece) = next_piece(relay, to, first, room.data_max()) {
         room.send(piece);
     }
     Step::Sent
 }
 
 /// The next piece for one side: whole frames, up to and including one with data.
-fn next_piece(relay: &mut Relay, to: Side, first: &mut Option<SessionFrame>) -> Option<Piece> {
+fn next_piece(relay: &mut Relay, to: Side, first: &mut Option<SessionFrame>, data_max: usize) -> Option<Piece> {
     let mut piece = Piece::default();
     if let Some(first) = first.take() {
         piece.push(first);
     }
-    while let Some(frame) = relay.poll_frame(to, DATA_MAX) {
+    while let Some(frame) = relay.poll_frame(to, data_max) {
         let is_data = matches!(frame, Frame::Data { .. });
         piece.push(SessionFrame::Stream(frame));
         if is_data {

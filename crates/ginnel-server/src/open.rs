@@ -4,6 +4,7 @@
 //! session; `allowed` and `connected` are on the disk before the client does.
 
 use std::future::pending;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,8 +43,7 @@ const REPLACED_MAX: usize = 3;
 /// A call that wants a session.
 pub(crate) struct Opening {
     seat: Arc<ClientSeat>,
-    reader: FrameReader,
-    writer: FrameWriter,
+    middle: Box<Middle>,
 }
 
 /// A session that the policy allows and that an agent was asked for.
@@ -66,48 +66,77 @@ struct Denied {
 
 impl Opening {
     pub(crate) fn new(seat: Arc<ClientSeat>, reader: FrameReader, writer: FrameWriter) -> Self {
-        Self { seat, reader, writer }
+        let middle = Middle::new(reader, writer, &seat.budget);
+        Self { seat, middle }
     }
 
-    pub(crate) async fn run(mut self) {
-        let open = match timeout(FIRST_FRAME_WAIT, self.reader.next()).await {
-            Ok(Ok(Some(SessionFrame::Open(open)))) => open,
-            Ok(Ok(_) | Err(_)) | Err(_) => {
-                tracing::warn!(client = %self.seat.client.principal, "a client's call did not begin with Open");
-                return;
-            }
-        };
-        let seat = self.seat;
+    /// Carries the session that the call wants, to its end.
+    ///
+    /// What is needed for a moment only is boxed: most of its life a session does nothing but carry, and there are thousands of them.
+    pub(crate) async fn run(self) {
+        let Self { seat, mut middle } = self;
+        let Some((open, tracked)) = Box::pin(begin(&seat, &mut middle)).await else { return };
         let client = &seat.client.principal;
         let span = tracing::info_span!("session", request = %open.request, client = %client.name);
-        let tracked = seat.broker.ledger.begin(Begun {
-            request: open.request,
-            client: Some(client.clone()),
-            client_instance: seat.instance(),
-            from: None,
-            target: Text::new(&open.target).as_str().to_owned(),
-            front: None,
-        });
-        let middle = Middle::new(self.reader, self.writer, tracked.traffic().clone(), &seat.budget);
-        carry(&seat, &open, middle, tracked).instrument(span).await;
+        carry(&seat, open, &mut middle, tracked).instrument(span).await;
     }
 }
 
-async fn carry(seat: &Arc<ClientSeat>, open: &Open, mut middle: Middle, tracked: Tracked) {
-    match permit(seat, open, &mut middle, &tracked) {
-        Err(denied) => {
-            record_refusal(seat, open.request, &denied).await;
-            tracked.refused(denied.refusal);
-            middle.answer(SessionFrame::Refused(denied.refusal));
-            middle.stop(denied.refusal.hop, denied.refusal.cause);
-        }
+/// Hears what the client wants, and puts it down.
+async fn begin(seat: &ClientSeat, middle: &mut Middle) -> Option<(Box<Open>, Tracked)> {
+    let client = &seat.client.principal;
+    let Ok(Some(open)) = timeout(FIRST_FRAME_WAIT, middle.wish()).await else {
+        tracing::warn!(client = %client, "a client's call did not begin with Open");
+        return None;
+    };
+    let tracked = seat.broker.ledger.begin(Begun {
+        request: open.request,
+        client: Some(client.clone()),
+        client_instance: seat.instance(),
+        from: None,
+        target: Text::new(&open.target).as_str().to_owned(),
+        front: None,
+    });
+    middle.count_in(tracked.traffic());
+    Some((Box::new(open), tracked))
+}
+
+async fn carry(seat: &Arc<ClientSeat>, open: Box<Open>, middle: &mut Middle, tracked: Tracked) {
+    if let Some(running) = Box::pin(until_opened(seat, open, middle, tracked)).await {
+        let ending = running.until_over(middle).await;
+        running.record_end(middle, ending);
+        running.tracked.ended(ending.hop, ending.cause);
+    }
+    Box::pin(middle.end()).await;
+}
+
+/// The session, once its client was told that it is open; nothing if it was refused.
+async fn until_opened<'a>(
+    seat: &'a Arc<ClientSeat>,
+    open: Box<Open>,
+    middle: &mut Middle,
+    tracked: Tracked,
+) -> Option<Box<Running<'a>>> {
+    let (denied, tracked) = match permit(seat, &open, middle, &tracked) {
+        Err(denied) => (denied, tracked),
         Ok(permitted) => {
             let Permitted { record, link, occupied, awaited, allowed, since } = permitted;
-            let running = Running { seat, record, link, since, tracked, _occupied: occupied };
-            running.run(&mut middle, awaited, allowed).await;
+            let running = Box::new(Running { seat, record, link, since, tracked, _occupied: occupied });
+            match running.until_opened(middle, awaited, allowed).await {
+                Ok(()) => return Some(running),
+                Err(refusal) => {
+                    let Running { record, tracked, .. } = *running;
+                    let (target, agent, rule) = (Text::new(&record.target), Some(record.agent), Some(record.rule));
+                    (Box::new(Denied { refusal, target, agent, rule }), tracked)
+                }
+            }
         }
-    }
-    middle.end().await;
+    };
+    record_refusal(seat, open.request, &denied).await;
+    tracked.refused(denied.refusal);
+    middle.answer(SessionFrame::Refused(denied.refusal));
+    middle.stop(denied.refusal.hop, denied.refusal.cause);
+    None
 }
 
 /// Whether the client may ask for anything at this moment.
@@ -235,37 +264,15 @@ struct Running<'a> {
 }
 
 impl Running<'_> {
-    async fn run(self, middle: &mut Middle, awaited: Awaited, allowed: Durable) {
-        if let Err(refusal) = self.until_opened(middle, awaited, allowed).await {
-            let denied = Denied {
-                refusal,
-                target: Text::new(&self.record.target),
-                agent: Some(self.record.agent.clone()),
-                rule: Some(self.record.rule.clone()),
-            };
-            record_refusal(self.seat, self.record.request_id, &denied).await;
-            self.tracked.refused(refusal);
-            middle.answer(SessionFrame::Refused(refusal));
-            middle.stop(refusal.hop, refusal.cause);
-            return;
-        }
-        let ending = self.until_over(middle).await;
-        self.record_end(middle, ending);
-        self.tracked.ended(ending.hop, ending.cause);
-    }
-
     /// Carries the inner handshake while the agent connects to the target; then makes the record durable and tells the client.
     async fn until_opened(&self, middle: &mut Middle, awaited: Awaited, allowed: Durable) -> Result<(), Refusal> {
         let deadline = self.since + OPEN_DEADLINE;
         let mut awaited = Some(awaited);
+        let mut given_up = pin!(self.given_up(deadline));
         let answer = loop {
             tokio::select! {
                 biased;
-                refusal = self.cut() => return Err(refusal),
-                // A link that was drained is not gone, but whoever has not taken the session up on its connection no longer will.
-                () = self.link.closed.cancelled() => return Err(Refusal::new(Hop::Server, Cause::AgentLost)),
-                () = self.link.gone.cancelled() => return Err(Refusal::new(Hop::Server, Cause::AgentLost)),
-                () = sleep_until(deadline) => return Err(Refusal::new(Hop::Agent, Cause::TimedOut)),
+                refusal = &mut given_up => return Err(refusal),
                 carrier = taken_up(&mut awaited) => match carrier {
                     Some(carrier) => middle.join(carrier.reader, carrier.writer),
                     None => return Err(Refusal::new(Hop::Server, Cause::Internal)),
@@ -292,24 +299,50 @@ impl Running<'_> {
             allowed.await?;
             connected?.await
         };
-        match tokio::time::timeout_at(deadline, durable).await {
-            Ok(Ok(())) => {
-                self.tracked.carried(Some(address));
-                middle.answer(SessionFrame::Opened(address));
+        let (mut durable, mut cut, mut late) = (pin!(durable), pin!(self.cut()), pin!(sleep_until(deadline)));
+        // Who leaves meanwhile is heard, and the client hears nothing before the disk has the record.
+        middle.hold_back();
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut durable => match done {
+                    Ok(()) => break,
+                    Err(_) => return Err(Refusal::new(Hop::Server, Cause::AuditUnavailable)),
+                },
+                refusal = &mut cut => return Err(refusal),
+                () = &mut late => return Err(Refusal::new(Hop::Server, Cause::AuditUnavailable)),
+                said = middle.next() => match said {
+                    Said::Over(Ending { hop, cause }) => return Err(Refusal::new(hop, cause)),
+                    Said::Answer(_) => middle.stop(Hop::Agent, Cause::ProtocolError),
+                },
             }
-            Ok(Err(_)) | Err(_) => return Err(Refusal::new(Hop::Server, Cause::AuditUnavailable)),
         }
+        self.tracked.carried(Some(address));
+        middle.answer(SessionFrame::Opened(address));
         tracing::debug!("opened");
         Ok(())
     }
 
+    /// Resolves when the session cannot come about any more.
+    async fn given_up(&self, deadline: Instant) -> Refusal {
+        tokio::select! {
+            biased;
+            refusal = self.cut() => refusal,
+            // A link that was drained is not gone, but whoever has not taken the session up on its connection no longer will.
+            () = self.link.closed.cancelled() => Refusal::new(Hop::Server, Cause::AgentLost),
+            () = self.link.gone.cancelled() => Refusal::new(Hop::Server, Cause::AgentLost),
+            () = sleep_until(deadline) => Refusal::new(Hop::Agent, Cause::TimedOut),
+        }
+    }
+
     async fn until_over(&self, middle: &mut Middle) -> Ending {
         let mut is_cut = false;
+        let mut cut = pin!(self.cut());
         loop {
             tokio::select! {
                 biased;
                 // Once is enough: what has ended stays so, and the sides have to hear of it.
-                refusal = self.cut(), if !is_cut => {
+                refusal = &mut cut, if !is_cut => {
                     is_cut = true;
                     middle.stop(refusal.hop, refusal.cause);
                 }

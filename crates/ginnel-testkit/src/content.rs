@@ -1,8 +1,10 @@
 //! Content of any length that nobody has to keep: made as it is sent, and told apart by its hash.
 
+use std::io;
 use std::sync::LazyLock;
 
 use aws_lc_rs::digest::{Context, SHA256};
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Noise that every content is cut from.
 static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| crate::stream::bytes(0x9e37, NOISE_BYTES));
@@ -70,6 +72,21 @@ impl Sum {
     pub fn add(&mut self, bytes: &[u8]) {
         self.context.update(bytes);
         self.length += bytes.len() as u64;
+    }
+
+    /// The sum of everything that comes until a clean end.
+    ///
+    /// # Errors
+    /// If it ends otherwise.
+    pub async fn of(mut from: impl AsyncRead + Unpin) -> io::Result<Self> {
+        let mut sum = Self::default();
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match from.read(&mut buffer).await? {
+                0 => return Ok(sum),
+                n => sum.add(&buffer[..n]),
+            }
+        }
     }
 
     /// How many bytes were added.

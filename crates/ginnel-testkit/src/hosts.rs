@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::daemon::Daemon;
 
+pub mod asked;
 pub mod authority;
 pub mod gitd;
 pub mod index;
@@ -23,6 +24,7 @@ pub mod sshd;
 pub mod store;
 pub mod tcp;
 
+pub use asked::Asked;
 pub use authority::Authority;
 pub use gitd::GitDaemon;
 pub use netcat::Netcat;

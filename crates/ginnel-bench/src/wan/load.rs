@@ -2,21 +2,20 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use ginnel_testkit::hosts::TcpHost;
+use anyhow::{Context, Result, ensure};
+use ginnel_testkit::hosts::asked::{Asked, ECHO, SEND, TAKE, ping};
 use ginnel_testkit::stream::write_for_ever;
 use ginnel_testkit::{proxy, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::Effort;
 use super::way::{Entrance, Success};
-use crate::host::{ECHO, PIECE, SEND, TAKE};
 use crate::process::to_f64;
 
 /// Bulk sessions at once where there are several.
@@ -74,66 +73,17 @@ impl Measurement {
     }
 }
 
-/// The target, which counts what arrives of bulk sessions at either end.
-pub(super) struct Host {
-    host: TcpHost,
-    arrived: Arc<AtomicU64>,
-}
-
-impl Host {
-    /// Serves a listener at the far end.
-    pub(super) fn start(listener: std::net::TcpListener) -> Result<Self> {
-        let arrived = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&arrived);
-        let serve = move |stream| answer(stream, Arc::clone(&counted));
-        Ok(Self { host: TcpHost::on(TcpListener::from_std(listener)?, serve)?, arrived })
-    }
-
-    /// Where it listens.
-    pub(super) fn address(&self) -> SocketAddr {
-        self.host.address()
-    }
-
-    fn arrived(&self) -> u64 {
-        self.arrived.load(Ordering::Relaxed)
-    }
-}
-
-async fn answer(mut stream: TcpStream, arrived: Arc<AtomicU64>) -> Result<()> {
-    match stream.read_u8().await? {
-        ECHO => loop {
-            let byte = stream.read_u8().await?;
-            stream.write_u8(byte).await?;
-        },
-        SEND => {
-            write_for_ever(stream).await;
-            Ok(())
-        }
-        TAKE => count(stream, &arrived).await,
-        other => bail!("asked for {other}"),
-    }
-}
-
-async fn count(mut stream: TcpStream, arrived: &AtomicU64) -> Result<()> {
-    let mut buffer = vec![0; PIECE];
-    loop {
-        let read = stream.read(&mut buffer).await?;
-        ensure!(read > 0, "a session that goes on for ever has ended");
-        arrived.fetch_add(read as u64, Ordering::Relaxed);
-    }
-}
-
 /// Values by name; `None` where the way has no such thing.
 type Values = Vec<(String, Option<f64>)>;
 
 /// Does one measurement.
-pub(super) async fn measure(what: Measurement, entrance: &Entrance, host: &Host, effort: &Effort) -> Result<Values> {
+pub(super) async fn measure(what: Measurement, entrance: &Entrance, host: &Asked, effort: &Effort) -> Result<Values> {
     match what {
         Measurement::Bulk(sessions, direction) => {
             let _bulk = flowing(entrance, host, sessions, direction, effort).await?;
-            let (before, started) = (host.arrived(), Instant::now());
+            let (before, started) = (host.arrived().bytes(), Instant::now());
             sleep(effort.window).await;
-            let speed = to_f64(host.arrived() - before) / MB / started.elapsed().as_secs_f64();
+            let speed = to_f64(host.arrived().bytes() - before) / MB / started.elapsed().as_secs_f64();
             Ok(vec![(format!("{sessions} {}, MB/s", direction.name()), Some(speed))])
         }
         Measurement::SetUp(at_once) => set_up(entrance, host, at_once, effort).await,
@@ -151,7 +101,7 @@ pub(super) async fn measure(what: Measurement, entrance: &Entrance, host: &Host,
 /// Sessions that move bytes for as long as the set has their tasks, and have found their pace.
 async fn flowing(
     entrance: &Entrance,
-    host: &Host,
+    host: &Asked,
     sessions: usize,
     direction: Direction,
     effort: &Effort,
@@ -161,12 +111,12 @@ async fn flowing(
         let mut stream = TcpStream::connect(entrance.address).await?;
         // Whoever breaks off is a program that was stopped.
         stream.set_zero_linger()?;
-        let arrived = Arc::clone(&host.arrived);
+        let arrived = host.arrived().clone();
         tasks.spawn(async move {
             match direction {
                 Direction::Down => {
                     if stream.write_u8(SEND).await.is_ok() {
-                        count(stream, &arrived).await.ok();
+                        arrived.count(stream).await.ok();
                     }
                 }
                 Direction::Up => {
@@ -205,7 +155,7 @@ async fn success(success: Success, target: SocketAddr) -> Result<Duration> {
     Ok(started.elapsed())
 }
 
-async fn set_up(entrance: &Entrance, host: &Host, at_once: usize, effort: &Effort) -> Result<Values> {
+async fn set_up(entrance: &Entrance, host: &Asked, at_once: usize, effort: &Effort) -> Result<Values> {
     let count = if at_once == 1 { effort.sessions } else { effort.sessions_many };
     let (address, told, target) = (entrance.address, entrance.success, host.address());
     // What only the first session pays, such as a handshake that later ones shorten, is not what a session costs.
@@ -247,7 +197,7 @@ where
     Ok(times)
 }
 
-async fn pings_alone_and_beside(entrance: &Entrance, host: &Host, effort: &Effort) -> Result<Values> {
+async fn pings_alone_and_beside(entrance: &Entrance, host: &Asked, effort: &Effort) -> Result<Values> {
     let mut stream = TcpStream::connect(entrance.address).await?;
     stream.set_nodelay(true)?;
     stream.write_u8(ECHO).await?;
@@ -273,13 +223,6 @@ async fn pings(stream: &mut TcpStream, name: &str, effort: &Effort, values: &mut
         values.push((format!("round trip of a byte {name}, p{share}, ms"), Some(millis(time))));
     }
     Ok(())
-}
-
-async fn ping(stream: &mut TcpStream) -> Result<Duration> {
-    let started = Instant::now();
-    stream.write_u8(1).await?;
-    within("an echo", DEADLINE, stream.read_u8()).await??;
-    Ok(started.elapsed())
 }
 
 fn millis(time: Duration) -> f64 {

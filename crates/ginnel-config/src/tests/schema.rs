@@ -136,7 +136,10 @@ fn without_what_an_issuer_needs(server: &mut Json) {
     if server["issuer"].get("enrolment").is_some() {
         server["issuer"].as_object_mut().expect("a section").remove("certificateLifetime");
         for identity in server["identities"].as_array_mut().into_iter().flatten() {
-            identity.as_object_mut().expect("a section").remove("publicKeys");
+            let identity = identity.as_object_mut().expect("a section");
+            for proof in ["publicKeys", "uniqueId", "oidc"] {
+                identity.remove(proof);
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Text of unknown origin, made fit for a log.
 
 use std::fmt::{self, Write};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -15,9 +16,8 @@ const CUT: &str = "…";
 /// Control characters, line separators and the invisible characters that reorder or hide text are written as `\u{..}`, and a
 /// backslash as `\\`, so that a peer can neither forge a line nor make a terminal show something else. What does not fit is cut, and
 /// the cut is shown.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
-pub struct Text(String);
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Text(Arc<str>);
 
 impl Text {
     /// Makes anything that can be displayed fit for the log.
@@ -27,7 +27,7 @@ impl Text {
             capped.text.truncate(capped.fits);
             capped.text.push_str(CUT);
         }
-        Self(capped.text)
+        Self(capped.text.into())
     }
 
     /// Writes bytes (a serial number, a hash) in lower-case hexadecimal digits.
@@ -44,6 +44,12 @@ impl Text {
 impl fmt::Display for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl Serialize for Text {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
     }
 }
 

@@ -55,9 +55,10 @@ impl ByteQueue {
             return None;
         }
         let Some(mut front) = self.chunks.pop_front() else {
-            let bytes = self.tail.split_to(max.min(self.tail.len())).freeze();
-            self.len -= bytes.len();
-            return Some(bytes);
+            // The last bytes take their memory with them: an idle session holds none.
+            let last = if self.tail.len() <= max { std::mem::take(&mut self.tail) } else { self.tail.split_to(max) };
+            self.len -= last.len();
+            return Some(last.freeze());
         };
         if front.len() > max {
             let bytes = front.split_to(max);
@@ -92,8 +93,11 @@ impl ByteQueue {
             }
         }
         let room = max - joined.len();
-        let part = self.tail.split_to(room.min(self.tail.len()));
-        joined.extend_from_slice(&part);
+        if self.tail.len() <= room {
+            joined.extend_from_slice(&std::mem::take(&mut self.tail));
+        } else {
+            joined.extend_from_slice(&self.tail.split_to(room));
+        }
         joined.freeze()
     }
 
@@ -123,6 +127,16 @@ mod tests {
             out.extend_from_slice(&bytes);
         }
         assert_eq!((out, queue.len()), (all, 0));
+    }
+
+    #[test]
+    fn an_empty_queue_holds_no_memory() {
+        let mut queue = ByteQueue::default();
+        queue.push_slice(&[1; 3_000]);
+        queue.push(Bytes::from(vec![2; COPY_BELOW]));
+        queue.push_slice(&[3; 3_000]);
+        while queue.pop(5_000).is_some() {}
+        assert_eq!((queue.len(), queue.tail.capacity()), (0, 0));
     }
 
     #[test]

@@ -265,6 +265,24 @@ impl InnerClients {
     pub(super) fn new(clients: CurrentRoots, trust_domain: TrustDomain) -> Self {
         Self { algorithms: Algorithms::remembering(), clients, trust_domain }
     }
+
+    /// What the certificate says, if it is that of such a client.
+    pub(super) fn verify(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Leaf, Error> {
+        self.algorithms.path(&self.clients.now(), INNER_INITIATOR_DER, end_entity, intermediates, now)?;
+        let leaf = parse(end_entity)?;
+        if leaf.principal.role != Role::Client {
+            return Err(refused(Mismatch::Role));
+        }
+        if leaf.principal.trust_domain != self.trust_domain {
+            return Err(refused(Mismatch::TrustDomain));
+        }
+        Ok(leaf)
+    }
 }
 
 impl ClientCertVerifier for InnerClients {
@@ -282,15 +300,7 @@ impl ClientCertVerifier for InnerClients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.algorithms.path(&self.clients.now(), INNER_INITIATOR_DER, end_entity, intermediates, now)?;
-        let leaf = parse(end_entity)?;
-        if leaf.principal.role != Role::Client {
-            return Err(refused(Mismatch::Role));
-        }
-        if leaf.principal.trust_domain != self.trust_domain {
-            return Err(refused(Mismatch::TrustDomain));
-        }
-        Ok(ClientCertVerified::assertion())
+        self.verify(end_entity, intermediates, now).map(|_| ClientCertVerified::assertion())
     }
 
     tls13_signatures!();
@@ -308,6 +318,18 @@ impl InnerAgent {
     pub(super) fn new(agents: CurrentRoots, expected: Principal) -> Self {
         Self { algorithms: Algorithms::remembering(), agents, expected }
     }
+
+    /// What the certificate says, if it is that of this agent.
+    pub(super) fn verify(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Leaf, Error> {
+        self.algorithms.path(&self.agents.now(), INNER_RESPONDER_DER, end_entity, intermediates, now)?;
+        let leaf = parse(end_entity)?;
+        if leaf.principal == self.expected { Ok(leaf) } else { Err(refused(Mismatch::Principal)) }
+    }
 }
 
 impl ServerCertVerifier for InnerAgent {
@@ -319,11 +341,7 @@ impl ServerCertVerifier for InnerAgent {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.algorithms.path(&self.agents.now(), INNER_RESPONDER_DER, end_entity, intermediates, now)?;
-        if parse(end_entity)?.principal != self.expected {
-            return Err(refused(Mismatch::Principal));
-        }
-        Ok(ServerCertVerified::assertion())
+        self.verify(end_entity, intermediates, now).map(|_| ServerCertVerified::assertion())
     }
 
     tls13_signatures!();

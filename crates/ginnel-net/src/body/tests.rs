@@ -1,9 +1,13 @@
+use std::time::Duration;
+
 use bytes::Bytes;
 use ginnel_core::cause::Cause;
+use ginnel_core::limits::{DATA_MAX, DATA_SHARED_MAX};
 use ginnel_core::stream;
+use tokio::time::timeout;
 
 use super::*;
-use pair::{RawCaller, before_raw_server, encoded, pair, soon};
+use pair::{RawCaller, before_raw_server, encoded, pair, pair_with_pause, soon};
 
 pub(crate) mod pair;
 
@@ -28,6 +32,28 @@ async fn frames_arrive_both_ways_and_each_way_ends_by_itself() {
     assert_eq!(soon(answer.next()).await.unwrap(), Some(data(0, b"back")));
     response.end();
     assert_eq!(soon(answer.next()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn frames_are_smaller_while_several_sessions_of_a_connection_wait_for_room() {
+    // What is written stays where it is: nothing passes the connection.
+    let (caller, _callee, _cable) = pair_with_pause(Duration::ZERO..Duration::from_secs(60)).await;
+    let ((_, mut one), (_, mut other)) = (caller.call(), caller.call());
+    fill(&mut one).await;
+    assert_eq!((one.data_max(), other.data_max()), (DATA_MAX, DATA_SHARED_MAX));
+    fill(&mut other).await;
+    assert_eq!((one.data_max(), other.data_max()), (DATA_SHARED_MAX, DATA_SHARED_MAX));
+    drop(other);
+    assert_eq!(one.data_max(), DATA_MAX);
+}
+
+/// Writes until there is no room.
+async fn fill(writer: &mut FrameWriter) {
+    let bytes = Bytes::from(vec![7; DATA_MAX]);
+    while timeout(Duration::from_millis(200), writer.ready()).await.is_ok() {
+        let frame = SessionFrame::Stream(stream::Frame::Data { offset: 0, bytes: bytes.clone() });
+        writer.send(encoded([frame]).into());
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use ginnel_core::cause::{Cause, Hop, Refusal};
-use ginnel_core::limits::{DATA_MAX, TURN_FRAMES_MAX};
+use ginnel_core::limits::TURN_FRAMES_MAX;
 use ginnel_core::report::Chain;
 use ginnel_core::stream::{Frame, Read, Stream};
 use ginnel_wire::frame::SessionFrame;
@@ -338,7 +338,8 @@ impl Carrier {
         for frame in self.first.drain(..) {
             piece.push(frame);
         }
-        while let Some(frame) = self.stream.poll_frame(DATA_MAX) {
+        let data_max = self.writer.data_max();
+        while let Some(frame) = self.stream.poll_frame(data_max) {
             let is_data = matches!(frame, Frame::Data { .. });
             piece.push(SessionFrame::Stream(frame));
             if is_data {

@@ -7,13 +7,26 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// Bytes that are read at once where they are thrown away.
 const DISCARD_PIECE: usize = 2048;
+
+/// Silence after which the kernel asks the peer whether it is still there: less than the five minutes after which many firewalls forget a
+/// connection.
+const ASK_AFTER: Duration = Duration::from_secs(120);
+
+/// How often it asks on while there is no answer, and how many times. A peer that is there answers without its program, so that nothing
+/// that lives is cut for being idle; a network may be away for ten minutes.
+const ASK_EVERY: Duration = Duration::from_secs(60);
+const ASKED_MAX: u32 = 10;
+
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(ASK_AFTER).with_interval(ASK_EVERY).with_retries(ASKED_MAX)
+}
 
 /// One connection of an application or to a target. Clones share it.
 ///
@@ -25,11 +38,12 @@ const DISCARD_PIECE: usize = 2048;
 pub struct Socket(Arc<TcpStream>);
 
 impl Socket {
-    /// Takes `stream` over; small writes go out at once from here on.
+    /// Takes `stream` over; small writes go out at once from here on, and a peer that has vanished without a word is noticed in the end.
     pub fn new(stream: TcpStream) -> Self {
-        // Both options fail only where the peer is gone already; the first read tells so.
+        // The options fail only where the peer is gone already; the first read tells so.
         let _ = stream.set_nodelay(true);
         let _ = stream.set_zero_linger();
+        let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive());
         Self(Arc::new(stream))
     }
 
@@ -121,5 +135,24 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(SockRef::from(&*self.0).shutdown(Shutdown::Write))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_vanishes_is_asked_for_and_given_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let socket = Socket::new(near);
+        let options = SockRef::from(socket.stream());
+        assert!(options.keepalive().unwrap());
+        let asked = options.tcp_keepalive_retries().unwrap();
+        assert_eq!((options.tcp_keepalive_time().unwrap(), asked), (ASK_AFTER, ASKED_MAX));
+        assert!(asked * options.tcp_keepalive_interval().unwrap() >= Duration::from_secs(600));
     }
 }

@@ -1,3 +1,5 @@
+use ginnel_core::target::Target;
+
 use super::*;
 
 fn begun(number: u8, target: &str) -> Begun {

@@ -88,15 +88,7 @@ async fn serve(mut stream: TcpStream, early: Arc<Mutex<Vec<String>>>) -> Result<
         crate::stream::read_to_ending(&mut stream).await;
         return Ok(());
     }
-    let mut sum = Sum::default();
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        let n = stream.read(&mut buffer).await?;
-        if n == 0 {
-            break;
-        }
-        sum.add(&buffer[..n]);
-    }
+    let sum = Sum::of(&mut stream).await?;
     if sum.length() != length {
         note(format!("{} of {length} bytes", sum.length()));
     }

@@ -266,3 +266,50 @@ async fn application_that_has_said_everything_still_hears_the_target() -> Result
 async fn target_that_has_said_everything_still_hears_the_application() -> Result<()> {
     ends_half_by_half(false).await
 }
+
+/// Content before an end that a reset follows at once.
+const LAST: usize = 1 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_bytes_before_an_end_reach_a_slow_reader_although_a_reset_follows() -> Result<()> {
+    let host = TcpListener::bind("127.0.0.1:0").await?;
+    let world = world().target(host.local_addr()?).start().await?;
+    let Pair { mut app, mut target, .. } = Pair::open(&world, &host).await?;
+    let said = bytes(31, LAST);
+    let said_last = async {
+        target.write_all(&said).await?;
+        target.shutdown().await?;
+        // What has not reached the agent's kernel by then the target itself takes back.
+        let taken = async || Ok(has_all(&target)?.then_some(()));
+        eventually("the agent's kernel to have it all", NOTICED, taken).await?;
+        target.set_zero_linger()?;
+        drop(target);
+        anyhow::Ok(())
+    };
+    let heard = async {
+        let (mut heard, mut piece) = (Vec::new(), vec![0; 32 << 10]);
+        loop {
+            match within("more of it", NOTICED, app.read(&mut piece)).await? {
+                Ok(0) => return Ok(heard),
+                Ok(n) => heard.extend_from_slice(&piece[..n]),
+                Err(error) => anyhow::bail!("{error} after {} bytes", heard.len()),
+            }
+            // What makes it a slow reader: half a second for all of it.
+            tokio::time::sleep(Duration::from_millis(15)).await;
+        }
+    };
+    let ((), heard) = tokio::try_join!(said_last, heard)?;
+    ensure!(heard == said, "{} bytes of {LAST}", heard.len());
+    world.finish(&[])
+}
+
+/// Whether the peer's kernel has acknowledged everything, the end included: the socket is in FIN-WAIT-2 then.
+fn has_all(stream: &TcpStream) -> Result<bool> {
+    const FIN_WAIT_2: &str = "05";
+    let ports = format!("{:04X} {:04X}", stream.local_addr()?.port(), stream.peer_addr()?.port());
+    Ok(std::fs::read_to_string("/proc/net/tcp")?.lines().any(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let port = |index: usize| words.get(index).and_then(|address| address.rsplit(':').next()).unwrap_or_default();
+        format!("{} {}", port(1), port(2)) == ports && words.get(3) == Some(&FIN_WAIT_2)
+    }))
+}

@@ -9,6 +9,7 @@ mod causes;
 mod check;
 mod commands;
 mod crowd;
+mod disk;
 mod drain;
 mod endings;
 mod enrolment;

@@ -8,7 +8,7 @@ use ginnel_testkit::command::{command, succeed};
 use ginnel_testkit::hosts::{Netcat, Postgres, Redis, Rsyncd, Script, TcpHost};
 use ginnel_testkit::stream::bytes;
 use ginnel_testkit::{Sum, World, within};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
@@ -54,15 +54,7 @@ fn ways(world: &World, target: std::net::SocketAddr) -> Result<[Vec<String>; 3]>
 /// A service that has to hear all of it before it can answer: with the SHA-256 in hexadecimal.
 async fn hashing_host() -> Result<TcpHost> {
     TcpHost::start(async |mut stream: TcpStream| {
-        let mut sum = Sum::default();
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            let n = stream.read(&mut buffer).await?;
-            if n == 0 {
-                break;
-            }
-            sum.add(&buffer[..n]);
-        }
+        let sum = Sum::of(&mut stream).await?;
         stream.write_all(sum.hex().as_bytes()).await?;
         Ok(stream.shutdown().await?)
     })

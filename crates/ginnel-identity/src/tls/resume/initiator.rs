@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use ginnel_core::id::InstanceId;
 use ginnel_core::principal::{Principal, Role};
-use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{
     ClientSessionStore, Resumption, TicketRequest, Tls12ClientSessionValue, Tls12Resumption, Tls13ClientSessionValue,
 };
@@ -18,8 +17,8 @@ use rustls_pki_types::ServerName;
 use super::stock::{Order, Stock, Ticket};
 use super::{AGENTS_MAX, Handshake, Life, Verified, handshake, no_ticket, remaining, shown, wall_clock};
 use crate::certificate::Identity;
-use crate::tls::verify::{InnerAgent, parse};
-use crate::tls::{TlsError, inner_client_parts, inner_server_name, must_be};
+use crate::tls::verify::InnerAgent;
+use crate::tls::{TlsError, inner_client_parts, must_be};
 use crate::trust::CurrentRoots;
 
 /// Begins inner handshakes with one certificate of the client's, towards any agent.
@@ -191,8 +190,7 @@ impl Initiating {
         let handshake = handshake(connection)?;
         let (end_entity, intermediates) = shown(connection)?;
         let clock = wall_clock(&*self.config.time_provider)?;
-        self.verifier.verify_server_cert(end_entity, intermediates, &inner_server_name(), &[], clock)?;
-        let leaf = parse(end_entity)?;
+        let leaf = self.verifier.verify(end_entity, intermediates, clock)?;
         let mut state = self.kept.state();
         let began = match handshake {
             Handshake::Full => {

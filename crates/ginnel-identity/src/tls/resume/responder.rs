@@ -6,14 +6,13 @@ use std::time::Instant;
 
 use ginnel_core::principal::Principal;
 use rustls::server::StoresServerSessions;
-use rustls::server::danger::ClientCertVerifier;
 use rustls::{Error, ServerConfig, ServerConnection};
 use zeroize::Zeroizing;
 
 use super::tickets::{Id, Secret, Tickets};
 use super::{GIVEN_MAX, Handshake, Life, Verified, handshake, no_ticket, remaining, shown, wall_clock};
 use crate::certificate::Identity;
-use crate::tls::verify::{InnerClients, Mismatch, parse, refused};
+use crate::tls::verify::{InnerClients, Mismatch, refused};
 use crate::tls::{TlsError, inner_server_parts};
 use crate::trust::CurrentRoots;
 
@@ -133,8 +132,7 @@ impl Responding {
         let handshake = handshake(connection)?;
         let (end_entity, intermediates) = shown(connection)?;
         let clock = wall_clock(&*self.config.time_provider)?;
-        self.verifier.verify_client_cert(end_entity, intermediates, clock)?;
-        let leaf = parse(end_entity)?;
+        let leaf = self.verifier.verify(end_entity, intermediates, clock)?;
         if leaf.principal != self.kept.client {
             return Err(refused(Mismatch::Principal));
         }

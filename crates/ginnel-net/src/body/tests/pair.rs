@@ -18,6 +18,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use crate::body::{FrameReader, FrameWriter};
+use crate::crowd::Crowd;
 use crate::http2;
 
 const URI: &str = "http://server/ginnel.v1.ClientLink/Open";
@@ -39,6 +40,7 @@ pub(crate) fn encoded(frames: impl IntoIterator<Item = SessionFrame>) -> Bytes {
 /// The client's end of a connection.
 pub(crate) struct Caller {
     requests: h2::client::SendRequest<Piece>,
+    crowd: Crowd,
 }
 
 impl Caller {
@@ -48,13 +50,13 @@ impl Caller {
             // How the connection ends is seen at its streams.
             let _ = connection.await;
         });
-        Self { requests }
+        Self { requests, crowd: Crowd::default() }
     }
 
     pub(crate) fn call(&self) -> (FrameReader, FrameWriter) {
         let request = Request::post(URI).body(()).unwrap();
         match self.requests.clone().send_request(request, false) {
-            Ok((response, stream)) => (FrameReader::pending(response), FrameWriter::request(stream)),
+            Ok((response, stream)) => (FrameReader::pending(response), FrameWriter::request(stream, &self.crowd)),
             Err(error) => (FrameReader::failed(error), FrameWriter::gone()),
         }
     }
@@ -71,10 +73,11 @@ impl Callee {
         let (sender, calls) = mpsc::channel(16);
         let connection = tokio::spawn(async move {
             let mut connection = http2::server().handshake::<_, Piece>(io).await.unwrap();
+            let crowd = Crowd::default();
             // How the connection ends is seen at its streams.
             while let Some(Ok((request, mut respond))) = connection.accept().await {
                 let stream = respond.send_response(Response::new(()), false).unwrap();
-                let call = (FrameReader::new(request.into_body()), FrameWriter::response(stream));
+                let call = (FrameReader::new(request.into_body()), FrameWriter::response(stream, &crowd));
                 sender.send(call).await.expect("somebody accepts");
             }
         });

@@ -3,6 +3,8 @@
 //! It makes a service account and certificates afresh and throws the private keys away, so every run replaces the files of the targets
 //! about identity. Inputs that fuzzing found have other names and stay.
 
+mod texts;
+
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,6 +22,8 @@ use ginnel_wire::inner::{InnerHello, encode_welcome};
 use ginnel_wire::v1;
 use prost::Message as _;
 use secrecy::ExposeSecret as _;
+
+use self::texts::TEXTS;
 
 /// Inputs of one target.
 type Seeds = Vec<Vec<u8>>;
@@ -44,7 +48,7 @@ fn main() -> Outcome {
     {
         write(target, configurations(role))?;
     }
-    let records = include_str!("../../ginnel-core/src/audit/records.jsonl");
+    let records = include_str!("../../../ginnel-core/src/audit/records.jsonl");
     let mut logs: Vec<Vec<u8>> = records.lines().map(|line| line.as_bytes().to_vec()).collect();
     logs.push(b"\n\nno record\n{\"v\":1}\n".to_vec());
     logs.push(records.replacen("started", "sta\\u001b[31mrted", 1).into_bytes());
@@ -333,185 +337,3 @@ fn certificates(write: &dyn Fn(&str, Seeds) -> Outcome, directory: &Path, key: &
     ];
     write("public_key", keys.into_iter().map(String::into_bytes).collect())
 }
-
-/// Inputs that are text.
-const TEXTS: &[(&str, &[&str])] = &[
-    (
-        "target",
-        &[
-            "gitlab.acme.internal:443",
-            "10.0.0.7:22",
-            "[fd00::1]:443",
-            "[::ffff:127.0.0.1]:80",
-            "127.1:80",
-            "2130706433:80",
-            "0x7f.1:80",
-            "0177.0.0.1:80",
-            "127.0.0.1.:80",
-            "a.0x:1",
-            "user@host:80",
-            "http://host:80/",
-            "host:080",
-            "host:65536",
-            "host:+80",
-            "[fe80::1%eth0]:22",
-            "xn--bcher-kva.example:443",
-            "b\u{fc}cher.example:443",
-            "a..b:1",
-            "-a.b:1",
-            "a_b.c:1",
-            "fd00::1",
-            "::ffff:10.0.0.1",
-            "[10.0.0.1]:1",
-            "host\u{0}:1",
-        ],
-    ),
-    (
-        "pattern",
-        &[
-            "gitlab.acme.internal:443",
-            "*.acme.internal:443",
-            "10.20.0.0/16:8000-8100",
-            "10.0.0.7:22",
-            "[fd00::/8]:443",
-            "[::ffff:10.0.0.0/104]:1-65535",
-            "[::/0]:1",
-            "0.0.0.0/0:1-65535",
-            "*.internal:443",
-            "*:443",
-            "a.*.b:1",
-            "10.0.0.1/8:22",
-            "10.0.0.0/08:22",
-            "10.0.0.0/33:22",
-            "h.example:9-8",
-            "[::ffff:0:0/96]:443",
-            "[::ffff:0:0/95]:443",
-            "127.0.0.1/32:1",
-            "[::1/128]:1",
-            "*.10.0.0.1:1",
-        ],
-    ),
-    (
-        "principal",
-        &[
-            "spiffe://acme.example/agent/acme",
-            "spiffe://acme.example/client/a-1",
-            "spiffe://acme.example/server/s",
-            "https://acme.example/agent/acme",
-            "spiffe://acme.example/agent/acme/",
-            "spiffe://ACME.example/agent/acme",
-            "spiffe:///agent/acme",
-            "spiffe://acme.example/agent/%61cme",
-            "spiffe://acme.example/agent/..",
-            "0123456789abcdef0123456789abcdef",
-            "0123456789ABCDEF0123456789ABCDEF",
-            "spiffe://a/agent/x?y#z",
-        ],
-    ),
-    (
-        "email",
-        &[
-            "agent@acme.example",
-            "a.b_c+d-e@x-1.example",
-            "Agent@acme.example",
-            "a@b@c",
-            "@acme.example",
-            "a@",
-            "a@-b",
-            "a@b..c",
-            "a b@c.example",
-            "\u{e4}@acme.example",
-            "x@iam.gserviceaccount.com",
-        ],
-    ),
-    (
-        "timestamp",
-        &[
-            "2026-01-31T13:45:00Z",
-            "2026-01-31",
-            "2026-01-31T13:45:00.123456Z",
-            "2026-01-31T13:45:00.1234567899+23:59",
-            "1970-01-01T00:00:00Z",
-            "1969-12-31T23:59:59.9999999Z",
-            "9999-12-31T23:59:59.999999Z",
-            "9999-12-31T23:59:59-01:00",
-            "2016-12-31T23:59:60Z",
-            "2026-02-30",
-            "2026-01-31t13:45:00z",
-            "+26-01-31\u{e9}",
-        ],
-    ),
-    (
-        "config_override",
-        &[
-            "server.name=tunnel.acme.example",
-            "listen.forwards[0].listen=127.0.0.1:1",
-            "server.address=[::1]:1\nserver.address=h:2",
-            "unknown=1",
-            "server=x",
-            "=",
-            "a.b.c.d=",
-            "listen.proxy=0.0.0.0:1\ndangerDisableInnerTls=yes",
-            "shutdownGrace=1h1h",
-            "server.name=\u{1b}[31m",
-            "trust..server=x",
-        ],
-    ),
-    (
-        "admin_query",
-        &[
-            "client=frontend&target=gitlab.acme.internal:443",
-            "",
-            "client=frontend",
-            "client=a&client=b&target=c:1",
-            "all=true",
-            "all=true&client=x",
-            "request=0123456789abcdef0123456789abcdef",
-            "rule=%63ode&agent=a+b",
-            "client=%",
-            "client=%zz",
-            "client=%ff&target=x",
-            "client",
-            "&&&",
-            "all=yes",
-        ],
-    ),
-    (
-        "http_head",
-        &[
-            "CONNECT gitlab.acme.internal:443\nHost: gitlab.acme.internal:443",
-            "GET http://host.example/path?x\nHost: host.example",
-            "GET http://host.example:80/\nHost: HOST.example.",
-            "GET http://host.example/\nHost: evil.example",
-            "GET http://host.example/\nHost: host.example\nHost: host.example",
-            "GET /path\nHost: localhost:3128",
-            "GET https://host.example/\nHost: host.example",
-            "GET http://user:secret@host.example/\nHost: host.example",
-            "CONNECT user@host.example:443\n",
-            "CONNECT http://host.example:443/\n",
-            "CONNECT host.example\n",
-            "OPTIONS *\nHost: x",
-            "GET http://[fd00::1]/\nHost: [fd00::1]",
-            "GET http://127.1/\nHost: 127.1",
-            "POST http://host.example/\nHost: host.example\nConnection: x-one, close\nX-One: 1\nProxy-Authorization: Basic YTpi\nGinnel-Hop: agent\nTE: trailers\nUpgrade: h2c",
-            "GET http://host.example:080/\nHost: host.example",
-            "GET http://host.example:/\nHost: host.example",
-            "GET http://host.example/\nHost: host.example\nConnection: host, transfer-encoding, content-length\nContent-Length: 5\nTransfer-Encoding: chunked",
-        ],
-    ),
-    (
-        "key_file",
-        &[
-            r#"{"type":"service_account","private_key_id":"k1","private_key":"{KEY}","client_email":"agent@acme.example"}"#,
-            r#"{"type":"user","private_key_id":"k1","private_key":"{KEY}","client_email":"agent@acme.example"}"#,
-            r#"{"type":"service_account","private_key_id":"k 1","private_key":"{KEY}","client_email":"agent@acme.example"}"#,
-            r#"{"type":"service_account","private_key_id":"k1","private_key":"{KEY}{KEY}","client_email":"agent@acme.example"}"#,
-            r#"{"type":"service_account","private_key_id":"k1","private_key":"{KEY}","client_email":"Agent@acme.example"}"#,
-            r#"{"type":"service_account","type":"service_account","private_key":"secret"}"#,
-            r#"{"private_key":null,"private_key_id":1}"#,
-            "[]",
-            "{",
-            "\u{feff}{}",
-        ],
-    ),
-];

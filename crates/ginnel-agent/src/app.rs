@@ -2,15 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, SystemTime};
 
 use ginnel_config::{AgentConfig, Source};
 use ginnel_core::allow::AllowList;
 use ginnel_core::audit::{Text, Timestamp};
 use ginnel_core::budget::Budget;
+use ginnel_core::denial::Denials;
 use ginnel_core::id::InstanceId;
-use ginnel_core::principal::Role;
+use ginnel_core::principal::{Role, TrustDomain};
 use ginnel_identity::certificate::Identity;
 use ginnel_identity::key::sha256;
 use ginnel_identity::proof::Credential;
@@ -24,6 +25,7 @@ use ginnel_net::proxy::{Proxy, ProxyFileError};
 use ginnel_net::upstream::{Progress, Upstream};
 use ginnel_ops::admin::{Admin, AdminError};
 use ginnel_ops::beside::beside;
+use ginnel_ops::denials::{DenialFile, DenialsError};
 use ginnel_ops::ledger::Ledger;
 use ginnel_ops::reload::{Files, InForce, Seen};
 use tokio::time::timeout;
@@ -42,6 +44,9 @@ pub enum StartError {
     /// Connections cannot have the congestion control that they are to have (configuration, environment).
     #[error("choosing the congestion control")]
     Congestion(#[from] CongestionError),
+    /// What was denied cannot be read (configuration, environment).
+    #[error("reading what is denied")]
+    Denials(#[from] DenialsError),
     /// What is needed for the proxy cannot be used (configuration).
     #[error("reading what the proxy needs")]
     Proxy(#[from] ProxyFileError),
@@ -63,7 +68,13 @@ pub struct Agent {
 /// What every session of the agent needs.
 pub(crate) struct Owner {
     pub(crate) instance: InstanceId,
-    allow: RwLock<Arc<AllowList>>,
+    lists: RwLock<Lists>,
+    /// One revocation at a time: the file must not say less than what is in force.
+    pub(crate) revoking: Mutex<()>,
+    /// Where denials are kept, if they are to outlive the process.
+    pub(crate) denial_file: Option<DenialFile>,
+    /// The domain of the agent's own certificate, once it has had one.
+    trust_domain: OnceLock<TrustDomain>,
     /// One reload at a time: an older file must not come into force after a newer one.
     pub(crate) reloading: Mutex<()>,
     pub(crate) server_roots: RootsFile,
@@ -81,21 +92,47 @@ pub(crate) struct Owner {
     pub(crate) handshakes: Handshakes,
 }
 
+/// What the owner permits.
+#[derive(Clone, Debug)]
+pub(crate) struct Lists {
+    /// What may be dialled: the list of the configuration, without what is denied.
+    pub(crate) allow: Arc<AllowList>,
+    /// Who and what was shut out.
+    pub(crate) denials: Arc<Denials>,
+}
+
+impl Lists {
+    fn new(allow: &AllowList, denials: Arc<Denials>) -> Self {
+        Self { allow: Arc::new(allow.without(denials.targets())), denials }
+    }
+}
+
 impl Owner {
     /// The list in force.
     pub(crate) fn allow(&self) -> Arc<AllowList> {
-        Arc::clone(&self.judging())
+        Arc::clone(&self.judging().allow)
     }
 
-    /// The list in force, which stays so until the guard is dropped: a verdict and its entry in the ledger are one step to whoever replaces
-    /// the list.
-    pub(crate) fn judging(&self) -> RwLockReadGuard<'_, Arc<AllowList>> {
-        self.allow.read().unwrap_or_else(PoisonError::into_inner)
+    /// Everything in force.
+    pub(crate) fn lists(&self) -> Lists {
+        self.judging().clone()
+    }
+
+    /// Everything in force, which stays so until the guard is dropped: a verdict and its entry in the ledger are one step to whoever replaces
+    /// it.
+    pub(crate) fn judging(&self) -> RwLockReadGuard<'_, Lists> {
+        self.lists.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The domain of the agent's own certificate, once it has had one.
+    pub(crate) fn trust_domain(&self) -> Option<&TrustDomain> {
+        self.trust_domain.get()
     }
 
     /// What answers inner handshakes with this certificate, which is the newest if it `is_first` connection that asks. What was kept under
     /// another one is forgotten.
     pub(crate) fn responder(&self, identity: &Identity, is_first: bool) -> Result<Arc<Responder>, TlsError> {
+        self.trust_domain.get_or_init(|| identity.leaf().principal.trust_domain.clone());
         let mut current = self.responder.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(same) = current.as_ref().filter(|responder| responder.is_of(identity)) {
             return Ok(Arc::clone(same));
@@ -113,14 +150,27 @@ impl Owner {
         Ok(new)
     }
 
-    /// Puts another list into force. Nobody resumes a handshake from before.
-    pub(crate) fn replace(&self, allow: Arc<AllowList>) {
-        let (version, count) = (version(&allow), allow.patterns().len());
-        *self.allow.write().unwrap_or_else(PoisonError::into_inner) = allow;
+    /// Puts another list into force. What is denied stays denied, and nobody resumes a handshake from before.
+    pub(crate) fn replace(&self, allow: &AllowList) {
+        let lists = self.change(|lists| Lists::new(allow, Arc::clone(&lists.denials)));
+        self.in_force.applied(version(&lists.allow), allow.patterns().len());
+    }
+
+    /// Puts other denials into force. Nobody resumes a handshake from before.
+    pub(crate) fn deny(&self, denials: Arc<Denials>) {
+        let lists = self.change(|lists| Lists::new(&lists.allow, denials));
+        self.in_force.changed(version(&lists.allow), lists.allow.patterns().len());
+    }
+
+    fn change(&self, change: impl FnOnce(&Lists) -> Lists) -> Lists {
+        let mut lists = self.lists.write().unwrap_or_else(PoisonError::into_inner);
+        *lists = change(&lists);
+        let changed = lists.clone();
+        drop(lists);
         if let Some(responder) = &*self.responder.lock().unwrap_or_else(PoisonError::into_inner) {
             responder.forget();
         }
-        self.in_force.applied(version, count);
+        changed
     }
 }
 
@@ -128,7 +178,8 @@ impl Owner {
 fn version(allow: &AllowList) -> String {
     /// Hexadecimal digits of it, as of a policy's.
     const DIGITS: usize = 16;
-    let patterns: BTreeSet<_> = allow.patterns().iter().map(ToString::to_string).collect();
+    let denied = allow.denied().iter().map(|pattern| format!("not {pattern}"));
+    let patterns: BTreeSet<_> = allow.patterns().iter().map(ToString::to_string).chain(denied).collect();
     let text = patterns.into_iter().collect::<Vec<_>>().join("\n");
     let mut hex = Text::hex(&sha256(text.as_bytes())).as_str().to_owned();
     hex.truncate(DIGITS);
@@ -173,11 +224,21 @@ impl Agent {
         if config.danger_disable_inner_tls {
             tracing::warn!("inner TLS is switched off: the server can read what sessions carry");
         }
-        let allow = AllowList::new(config.allow);
+        let (denial_file, denials) = match &config.denials_file {
+            Some(path) => {
+                let (file, denials) = DenialFile::open(path)?;
+                (Some(file), denials)
+            }
+            None => (None, Denials::default()),
+        };
+        let lists = Lists::new(&AllowList::new(config.allow), Arc::new(denials));
         let owner = Owner {
             instance: InstanceId::random(&mut SystemRandom),
-            in_force: InForce::new(version(&allow), allow.patterns().len()),
-            allow: RwLock::new(Arc::new(allow)),
+            in_force: InForce::new(version(&lists.allow), lists.allow.patterns().len()),
+            lists: RwLock::new(lists),
+            revoking: Mutex::default(),
+            denial_file,
+            trust_domain: OnceLock::new(),
             reloading: Mutex::default(),
             own_listeners: admin.address().into_iter().collect(),
             ledger: Ledger::new(Role::Agent),

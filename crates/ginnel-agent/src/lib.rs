@@ -14,5 +14,6 @@ pub mod check;
 
 mod dial;
 mod link;
+mod revoke;
 mod session;
 mod view;

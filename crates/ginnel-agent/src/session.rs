@@ -7,10 +7,11 @@ use std::time::Instant;
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::limits::INNER_DEADLINE;
 use ginnel_core::report::Chain;
+use ginnel_identity::certificate::Leaf;
 use ginnel_identity::tls::Responder;
 use ginnel_net::carried::Carried;
 use ginnel_net::connect::Connection;
-use ginnel_net::inner::{Session, respond};
+use ginnel_net::inner::{InnerError, Session, respond};
 use ginnel_net::splice::splice_target;
 use ginnel_ops::ledger::Tracked;
 use ginnel_wire::frame::SessionFrame;
@@ -96,8 +97,9 @@ async fn open(
         answers.say(SessionFrame::Refused(refusal));
         return Err(refusal);
     }
-    let handshake =
-        async { if order.inner_tls { secure(caller, carried, order).await } else { Ok(Session::Clear(carried)) } };
+    let handshake = async {
+        if order.inner_tls { secure(caller, carried, order, tracked).await } else { Ok(Session::Clear(carried)) }
+    };
     let connect = async {
         match connect(&caller.owner, order, tracked).await {
             Ok(connected) => {
@@ -128,8 +130,9 @@ async fn open(
 async fn connect(owner: &Owner, order: &Dial, tracked: &Tracked) -> Result<Connected, Refusal> {
     let allow = owner.allow();
     let connected = dial(&order.target, &allow, &owner.own_listeners).await?;
-    let allow = owner.judging();
-    allow
+    let lists = owner.judging();
+    lists
+        .allow
         .dialable(&order.target, &[connected.address], &owner.own_listeners)
         .map_err(|cause| Refusal::new(Hop::Agent, cause))?;
     tracked.dialled(connected.address);
@@ -145,18 +148,29 @@ fn acceptable(owner: &Owner, order: &Dial, has_slot: bool) -> Result<(), Refusal
     if order.inner_tls == owner.inner_tls_disabled {
         return Err(Refusal::new(Hop::Agent, Cause::PeerNotVerified));
     }
-    owner.allow().permits_target(&order.target).map_err(|cause| Refusal::new(Hop::Agent, cause))
+    let lists = owner.judging();
+    // By the name that the server gives; the certificate is judged when it is there.
+    if lists.denials.denies_principal(&order.client) {
+        return Err(Refusal::new(Hop::Agent, Cause::NotOnAllowList));
+    }
+    lists.allow.permits_target(&order.target).map_err(|cause| Refusal::new(Hop::Agent, cause))
 }
 
-async fn secure(caller: &Caller, carried: Carried, order: &Dial) -> Result<Session, Refusal> {
+async fn secure(caller: &Caller, carried: Carried, order: &Dial, tracked: &Tracked) -> Result<Session, Refusal> {
     let refusal = Refusal::new(Hop::Agent, Cause::PeerNotVerified);
     let answers = carried.answers();
     let responding = caller.responder.respond(&order.client, Instant::now());
-    let mut responding = pin!(respond(carried, responding, order));
+    let permits = |leaf: &Leaf| caller.owner.permits_client(leaf, tracked);
+    let mut responding = pin!(respond(carried, responding, order, permits));
     match timeout(INNER_DEADLINE, &mut responding).await {
         Ok(Ok(session)) => {
             caller.owner.handshakes.count(&session);
             Ok(session)
+        }
+        Ok(Err(InnerError::NotPermitted(cause))) => {
+            // What the handshake left is of no use to anybody.
+            caller.responder.forget_client(&order.client);
+            Err(Refusal::new(Hop::Agent, cause))
         }
         Ok(Err(error)) => {
             tracing::debug!(error = %Chain(&error), "no inner session");

@@ -14,11 +14,10 @@ use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::RequestId;
 use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
-use ginnel_core::status::{Request, Status, Verdict};
+use ginnel_core::status::{Denied, Request, Revoked, Status, Verdict};
 use ginnel_identity::trust::Roots;
 use ginnel_net::upstream::Upstream;
-use ginnel_ops::admin::{Observed, Question, Which};
-use ginnel_ops::ledger::Parties;
+use ginnel_ops::admin::{NotRevoked, Observed, Question, Revocation, Which};
 use ginnel_ops::reload::Fault;
 use ginnel_wire::hello::software_version;
 use tokio_util::sync::CancellationToken;
@@ -53,6 +52,7 @@ impl Observed for View {
             ready: not_ready.is_empty(),
             not_ready,
             config: self.owner.in_force.config(),
+            denials: Some(self.owner.judging().denials.count()),
             ..Status::default()
         };
         self.upstream.progress.fill(&self.upstream.endpoint, &mut status);
@@ -77,6 +77,20 @@ impl Observed for View {
         self.owner.ledger.end(which, Refusal::new(Hop::Agent, Cause::EndedByOperator))
     }
 
+    fn denials(&self) -> Option<Vec<Denied>> {
+        Some(self.owner.denied())
+    }
+
+    fn revoke(&self, order: Revocation) -> Pin<Box<dyn Future<Output = Result<Revoked, NotRevoked>> + Send + '_>> {
+        let owner = Arc::clone(&self.owner);
+        Box::pin(async move {
+            // Writing waits for the disk.
+            let revoking = tokio::task::spawn_blocking(move || owner.revoke(&order));
+            let broke_off = |_| Err(NotRevoked::Failed("The revocation broke off; ask for it again.".to_owned()));
+            revoking.await.unwrap_or_else(broke_off)
+        })
+    }
+
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, Fault>> + Send + '_>> {
         let one_at_a_time = self.owner.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = self.try_reload();
@@ -98,12 +112,13 @@ impl View {
         let trust = &config.trust;
         let (server_roots, client_roots) = (read(&trust.server)?, read(&trust.client)?);
         let before = self.owner.allow();
-        let after = Arc::new(AllowList::new(config.allow));
+        let after = AllowList::new(config.allow);
         let mut lines = changes(&before, &after);
         lines.extend(self.owner.server_roots.replace(&trust.server, server_roots, "server"));
         lines.extend(self.owner.client_roots.replace(&trust.client, client_roots, "clients"));
-        self.owner.replace(Arc::clone(&after));
-        let ended = self.owner.ledger.end_where(|parties| self.objection(&after, parties));
+        self.owner.replace(&after);
+        let lists = self.owner.lists();
+        let ended = self.owner.ledger.end_where(|parties| self.owner.objection(&lists, parties));
         if ended > 0 {
             lines.push(match ended {
                 1 => "1 session is no longer permitted and was ended".to_owned(),
@@ -114,18 +129,11 @@ impl View {
             lines.push("allow-list and roots have not changed; everything else takes a restart".to_owned());
         }
         lines.push(format!("allow-list {} is in force", self.owner.in_force.config().version));
+        let denials = lists.denials.count();
+        if denials > 0 {
+            lines.push(format!("denials in force as before: {denials}"));
+        }
         Ok(lines.join("\n"))
-    }
-
-    /// Why a session may not go on under `allow`, if so. It is asked with the ledger locked and takes no lock itself: sessions take the
-    /// list's lock first and the ledger's second.
-    fn objection(&self, allow: &AllowList, parties: &Parties) -> Option<Refusal> {
-        let target = parties.target.as_ref()?;
-        let verdict = match parties.address {
-            Some(address) => allow.dialable(target, &[address], &self.owner.own_listeners).map(drop),
-            None => allow.permits_target(target),
-        };
-        verdict.err().map(|cause| Refusal::new(Hop::Agent, cause))
     }
 }
 

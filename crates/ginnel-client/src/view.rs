@@ -12,10 +12,10 @@ use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::{InstanceId, RequestId};
 use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
-use ginnel_core::status::{Peer, Request, Status, Verdict};
+use ginnel_core::status::{Denied, Peer, Request, Revoked, Status, Verdict};
 use ginnel_identity::trust::{Roots, RootsFile};
 use ginnel_net::upstream::Upstream;
-use ginnel_ops::admin::{Observed, Question, Which};
+use ginnel_ops::admin::{NotRevoked, Observed, Question, Revocation, Which};
 use ginnel_ops::reload::{Fault, InForce};
 use ginnel_wire::hello::software_version;
 use tokio::sync::watch;
@@ -85,6 +85,14 @@ impl Observed for View {
 
     fn end_sessions(&self, which: &Which) -> u64 {
         self.sessions.ledger().end(which, Refusal::new(Hop::Client, Cause::EndedByOperator))
+    }
+
+    fn denials(&self) -> Option<Vec<Denied>> {
+        None
+    }
+
+    fn revoke(&self, _: Revocation) -> Pin<Box<dyn Future<Output = Result<Revoked, NotRevoked>> + Send + '_>> {
+        Box::pin(ready(Err(NotRevoked::NotHere)))
     }
 
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, Fault>> + Send + '_>> {

@@ -228,7 +228,7 @@ fn admin(fields: &mut Fields<'_, '_>, example: &'static str) -> Option<Admin> {
     let socket = fields
         .field(
             "adminSocket",
-            "Unix socket, mode 0600, for what changes something: `ginnel sessions end` and reload. Its directory must exist.",
+            "Unix socket, mode 0600, for what changes something: `ginnel sessions end`, `ginnel revoke` and reload. Its directory must exist.",
         )
         .example_off("/run/ginnel/admin.sock")
         .optional(shape::file());

@@ -21,12 +21,30 @@ pub const ADDRESSES_MAX: usize = 32;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AllowList {
     patterns: Vec<TargetPattern>,
+    /// What is shut out of it.
+    denied: Vec<TargetPattern>,
 }
 
 impl AllowList {
     /// A list of what these patterns mean.
     pub fn new(patterns: Vec<TargetPattern>) -> Self {
-        Self { patterns }
+        Self { patterns, denied: Vec::new() }
+    }
+
+    /// The same list with nothing else shut out of it than what `denied` means, by name or by address.
+    #[must_use]
+    pub fn without(&self, denied: Vec<TargetPattern>) -> Self {
+        Self { patterns: self.patterns.clone(), denied }
+    }
+
+    /// What is shut out of it.
+    pub fn denied(&self) -> &[TargetPattern] {
+        &self.denied
+    }
+
+    /// Whether a pattern means this target, shut out or not.
+    pub fn lists_target(&self, target: &Target) -> bool {
+        self.patterns.iter().any(|pattern| pattern.matches(target))
     }
 
     /// The patterns, in the order in which they were given.
@@ -37,9 +55,10 @@ impl AllowList {
     /// Judges a target as it was asked for. No name is special: what a name stands for is judged once it is resolved.
     ///
     /// # Errors
-    /// [`Cause::NotOnAllowList`] unless a pattern means this target.
+    /// [`Cause::NotOnAllowList`] unless a pattern means this target and it is not shut out.
     pub fn permits_target(&self, target: &Target) -> Result<(), Cause> {
-        if self.patterns.iter().any(|pattern| pattern.matches(target)) { Ok(()) } else { Err(Cause::NotOnAllowList) }
+        let is_denied = self.denied.iter().any(|pattern| pattern.matches(target));
+        if self.lists_target(target) && !is_denied { Ok(()) } else { Err(Cause::NotOnAllowList) }
     }
 
     /// Judges what a permitted target resolved to, and gives what may be dialled: each address once, in the given
@@ -54,7 +73,7 @@ impl AllowList {
     ///
     /// # Errors
     /// [`Cause::NotOnAllowList`] as for [`Self::permits_target`], [`Cause::NameNotResolved`] if there are no addresses,
-    /// [`Cause::AddressForbidden`] if none of them may be dialled.
+    /// [`Cause::AddressForbidden`] if none of them may be dialled, or [`Cause::NotOnAllowList`] if that is because they are shut out.
     pub fn dialable(
         &self,
         target: &Target,
@@ -66,15 +85,25 @@ impl AllowList {
             return Err(Cause::NameNotResolved);
         }
         let mut seen = BTreeSet::new();
+        let mut some_are_denied = false;
         let dialable: Vec<_> = resolved
             .iter()
             .map(|&address| canonical(address, target.port))
             .filter(|address| is_answer(&target.host, address.ip()))
             .filter(|&address| self.permits_address(address, own_listeners))
+            .filter(|&address| {
+                let is_denied = self.denied.iter().any(|pattern| pattern.matches_address(address));
+                some_are_denied |= is_denied;
+                !is_denied
+            })
             .filter(|&address| seen.insert(address))
             .take(ADDRESSES_MAX)
             .collect();
-        if dialable.is_empty() { Err(Cause::AddressForbidden) } else { Ok(dialable) }
+        match dialable.is_empty() {
+            false => Ok(dialable),
+            true if some_are_denied => Err(Cause::NotOnAllowList),
+            true => Err(Cause::AddressForbidden),
+        }
     }
 
     fn permits_address(&self, address: SocketAddr, own_listeners: &[SocketAddr]) -> bool {

@@ -129,6 +129,34 @@ pub enum Event {
         /// What changed, in words.
         changed: Text,
     },
+    /// Somebody, a key, a certificate or a rule was shut out over the admin socket; it is in force when this is written.
+    Revoked {
+        /// What kind of thing: `principal`, `email`, `key`, `serial` or `rule`.
+        kind: Text,
+        /// Which.
+        subject: Text,
+        /// Who asked for it.
+        by: Text,
+        /// Why, in that person's words.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<Text>,
+        /// Connections that are closed for it.
+        connections: u64,
+        /// Sessions that were told to end for it.
+        sessions: u64,
+    },
+    /// That was undone: what the configuration allows is allowed again.
+    Unrevoked {
+        /// What kind of thing.
+        kind: Text,
+        /// Which.
+        subject: Text,
+        /// Who asked for it.
+        by: Text,
+        /// Why, in that person's words.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<Text>,
+    },
     /// Somebody enrolled and is about to be given this certificate.
     Enrolled {
         /// Whom the certificate names.
@@ -306,6 +334,8 @@ impl Event {
     pub const WORDS: &[&str] = &[
         "started",
         "reloaded",
+        "revoked",
+        "unrevoked",
         "enrolled",
         "enrolmentRefused",
         "enrolmentForwarded",
@@ -326,6 +356,8 @@ impl Event {
         match self {
             Self::Started { .. } => "started",
             Self::Reloaded { .. } => "reloaded",
+            Self::Revoked { .. } => "revoked",
+            Self::Unrevoked { .. } => "unrevoked",
             Self::Enrolled { .. } => "enrolled",
             Self::EnrolmentRefused { .. } => "enrolmentRefused",
             Self::EnrolmentForwarded { .. } => "enrolmentForwarded",
@@ -360,6 +392,8 @@ impl Event {
             | Self::Connected { .. }
             | Self::Ended { .. }
             | Self::Reloaded { .. }
+            | Self::Revoked { .. }
+            | Self::Unrevoked { .. }
             | Self::Gap { .. } => Kind::Fact,
         }
     }

@@ -92,7 +92,7 @@ causes! {
     Malformed = 3, "malformed";
     /// No rule of the server lets this client reach this target.
     NotAllowed = 4, "notAllowed";
-    /// The agent's own allow-list does not name this target.
+    /// The agent's owner does not permit this: the allow-list does not name the target, or the client is shut out.
     NotOnAllowList = 5, "notOnAllowList";
     /// The target's address is of a kind that is never dialled unless it is listed as an address.
     AddressForbidden = 6, "addressForbidden";
@@ -130,7 +130,7 @@ causes! {
     EnrolmentRefused = 22, "enrolmentRefused";
     /// Something inside this process failed.
     Internal = 23, "internal";
-    /// The certificate names nobody in the server's configuration, or nobody any more.
+    /// The server's operator admits nobody with this certificate: the configuration does not name its holder, or it was revoked.
     NotAdmitted = 24, "notAdmitted";
     /// Somebody with control over a process on the way ended the session.
     EndedByOperator = 25, "endedByOperator";
@@ -252,9 +252,11 @@ impl Refusal {
 
     /// Whether another live agent may do better, so that a dial that failed this way moves on.
     ///
-    /// A verdict of the server holds whichever agent is asked; everything that happened at or behind one agent does not.
+    /// A verdict of the server holds whichever agent is asked; everything that happened at or behind one agent, or to its certificate, does
+    /// not.
     pub fn another_agent_may_help(self) -> bool {
-        self.cause.another_agent_may_help() || (self.hop == Hop::Agent && self.cause == Cause::CertificateExpired)
+        let is_about_a_certificate = matches!(self.cause, Cause::CertificateExpired | Cause::NotAdmitted);
+        self.cause.another_agent_may_help() || (self.hop == Hop::Agent && is_about_a_certificate)
     }
 }
 

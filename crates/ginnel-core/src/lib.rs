@@ -13,6 +13,7 @@
 //! | [`address`] | which resolved addresses may be dialled |
 //! | [`policy`] | may this client reach this target through this agent (the server's word) |
 //! | [`allow`] | may this agent dial this target (the agent owner's word) |
+//! | [`denial`] | who was shut out while the process runs |
 //! | [`proxy`] | the HTTP proxy before the server, and for whom it does not count |
 //! | [`roster`] | which live agent to use |
 //! | [`lanes`] | how many connections to have, and which takes the next session |
@@ -36,6 +37,7 @@ pub mod backoff;
 pub mod budget;
 pub mod cause;
 pub mod congestion;
+pub mod denial;
 pub mod id;
 pub mod lanes;
 pub mod limits;

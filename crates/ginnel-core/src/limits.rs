@@ -224,6 +224,10 @@ pub const CONNECT_STAGGER: Duration = Duration::from_millis(250);
 /// 512 that the runtime has for blocking work, files included.
 pub const LOOKUPS_MAX: usize = 64;
 
+/// Denials in force at once in one process. Each is some 200 bytes in memory and in its file, which is written anew with every one; whoever has
+/// more to deny takes identities out of the configuration.
+pub const DENIALS_MAX: usize = 4096;
+
 const _: () = assert!(DATA_SHARED_MAX <= DATA_MAX);
 const _: () = assert!(CREDIT_INITIAL <= CREDIT_MAX);
 const _: () = assert!(CREDIT_MAX < STREAM_WINDOW as u64, "credits decide, HTTP/2 windows do not");

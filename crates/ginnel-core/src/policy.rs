@@ -53,6 +53,11 @@ impl Policy {
         Self { rules, by_client }
     }
 
+    /// How many rules there are.
+    pub fn count(&self) -> usize {
+        self.rules.len()
+    }
+
     /// Decides whether `client` may reach `target` through `agent`; the permit names the first rule that says so.
     ///
     /// # Errors

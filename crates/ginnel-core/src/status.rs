@@ -64,6 +64,8 @@ pub struct Status {
     pub enrolments: Option<Enrolments>,
     /// Servers: the audit log.
     pub audit: Option<Audit>,
+    /// Servers and agents: denials in force, as `ginnel revoke --list` has them.
+    pub denials: Option<u64>,
 }
 
 /// Renewals of a certificate.
@@ -328,4 +330,46 @@ pub struct AgentReach {
 pub struct EndedSessions {
     /// How many were told to end.
     pub ended: u64,
+}
+
+/// Something that is denied: an item of `/denials`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Denied {
+    /// What kind of thing: `principal`, `email`, `key`, `serial`, `rule` or `target`.
+    pub kind: String,
+    /// Which.
+    pub value: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Who asked for it.
+    pub by: String,
+    /// Why, in that person's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// The answer to a demand to deny something, or to undo that.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Revoked {
+    /// What kind of thing, as in [`Denied`].
+    pub kind: String,
+    /// Which.
+    pub value: String,
+    /// Whether it is denied from here on; `false` after it was undone.
+    pub denied: bool,
+    /// Whether that is different from before.
+    pub changed: bool,
+    /// When it came into force.
+    pub effective: Timestamp,
+    /// Connections that are closed.
+    pub connections: u64,
+    /// Sessions that were told to end.
+    pub sessions: u64,
+    /// Whether it outlives a restart of the process.
+    pub lasting: bool,
+    /// What else whoever asked should know, one sentence each.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256};
 use ginnel_identity::file::{self, FileError};
-use ginnel_identity::key::key_id;
+use ginnel_identity::key::{key_id, sha256};
 use ginnel_identity::pem;
 use rustls_pki_types::pem::SectionKind;
 use x509_parser::oid_registry::OID_PKCS1_RSAENCRYPTION;
@@ -65,6 +65,7 @@ pub enum PublicKeyError {
 pub struct PublicKey {
     key: ParsedPublicKey,
     id: String,
+    spki_sha256: [u8; 32],
 }
 
 impl PublicKey {
@@ -120,12 +121,17 @@ impl PublicKey {
             return Err(PublicKeyError::Exponent);
         }
         let key = ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, der).map_err(|_| PublicKeyError::NotRsa)?;
-        Ok(Self { key, id: key_id(der) })
+        Ok(Self { key, id: key_id(der), spki_sha256: sha256(der) })
     }
 
     /// The name that the key has if we made it; Google's keys have others.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// SHA-256 of its SubjectPublicKeyInfo.
+    pub fn spki_sha256(&self) -> [u8; 32] {
+        self.spki_sha256
     }
 
     /// Whether this key signed the message, by RS256.

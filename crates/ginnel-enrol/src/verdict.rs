@@ -203,6 +203,8 @@ pub struct Admitted {
     pub spki_der: Vec<u8>,
     /// SHA-256 of `spki_der`.
     pub spki_sha256: [u8; 32],
+    /// SHA-256 of the SubjectPublicKeyInfo of the key that signed the token, if it is one of the configuration.
+    pub signed_by: Option<[u8; 32]>,
     /// What it was proved by, for the audit log.
     pub evidence: Evidence,
 }
@@ -336,6 +338,16 @@ impl Enroller {
         }
         next.bound_memory(now);
         Ok(next)
+    }
+
+    /// Whether the key with this SHA-256 of its SubjectPublicKeyInfo may sign tokens of this service account.
+    pub fn may_sign(&self, email: &str, key: &[u8; 32]) -> bool {
+        let known = self.identities.get(email);
+        let Some(known) = known else { return false };
+        match &known.keys {
+            Some(AccountKeys::Held(keys)) => keys.iter().any(|known| known.spki_sha256() == *key),
+            Some(AccountKeys::AtGoogle { .. }) | None => false,
+        }
     }
 
     /// Forgets what there is no room for, and with it every token that could be among it: for a minute nobody enrols.

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ginnel_core::denial::Shown;
 use ginnel_core::principal::{InvalidPrincipal, Principal, is_email};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
@@ -73,6 +74,8 @@ pub struct Leaf {
     pub serial: String,
     /// SHA-256 of the whole certificate.
     pub sha256: [u8; 32],
+    /// SHA-256 of its SubjectPublicKeyInfo.
+    pub spki_sha256: [u8; 32],
 }
 
 impl Leaf {
@@ -97,7 +100,19 @@ impl Leaf {
             not_after: system_time(validity.not_after)?,
             serial: serial(certificate.raw_serial())?,
             sha256: sha256(der),
+            spki_sha256: sha256(certificate.public_key().raw),
         })
+    }
+
+    /// What of it a denial may name.
+    pub fn shown(&self) -> Shown {
+        Shown {
+            principal: self.principal.clone(),
+            email: self.email.clone(),
+            serial: self.serial.clone(),
+            key: self.spki_sha256,
+            signed_by: None,
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::report::Chain;
 use ginnel_core::status::{InnerHandshakes, Status};
+use ginnel_identity::certificate::Leaf;
 use ginnel_identity::tls::{Handshake, Initiating, Responding, Verified, inner_server_name};
 use ginnel_wire::hello::Dial;
 use ginnel_wire::inner::{InnerHello, MESSAGE_MAX, decode_welcome, encode_welcome};
@@ -54,6 +55,9 @@ pub enum InnerError {
     /// The handshake is done, but the certificates of the other end are not those of who it must be (peer).
     #[error("the other end of inner TLS is not who it must be")]
     Peer(#[source] rustls::Error),
+    /// The other end is who it says it is, and its owner does not want it (peer).
+    #[error("the other end of inner TLS is not permitted: {0}")]
+    NotPermitted(Cause),
     /// The first message is malformed, or says something else than the server did (peer).
     #[error("the first message inside does not fit: {0}")]
     Hello(&'static str),
@@ -64,7 +68,7 @@ impl InnerError {
     pub fn lost(&self) -> Option<Refusal> {
         match self {
             Self::Handshake(error) => said(error),
-            Self::Peer(_) | Self::Hello(_) => None,
+            Self::Peer(_) | Self::NotPermitted(_) | Self::Hello(_) => None,
         }
     }
 }
@@ -90,14 +94,22 @@ pub async fn initiate(carried: Carried, initiating: Initiating, hello: &InnerHel
     Ok(Session::Inner(Box::new(Inner { tls, handshake, welcome, closed_inside: false })))
 }
 
-/// The agent's side: verifies the client, and that the target inside is the one that the server named.
+/// The agent's side: verifies the client, and that the target inside is the one that the server named. `permits` has a word about a
+/// certificate that was verified.
 ///
 /// # Errors
 /// [`InnerError`]; the session is reset then.
-pub async fn respond(carried: Carried, responding: Responding, dial: &Dial) -> Result<Session, InnerError> {
+pub async fn respond(
+    carried: Carried,
+    responding: Responding,
+    dial: &Dial,
+    permits: impl FnOnce(&Leaf) -> Result<(), Cause>,
+) -> Result<Session, InnerError> {
     let acceptor = TlsAcceptor::from(responding.config());
     let tls = acceptor.accept(carried).into_fallible().await.map_err(unverified)?;
     let verified = responding.finish(tls.get_ref().1).map_err(InnerError::Peer);
+    let verified =
+        verified.and_then(|verified| permits(&verified.leaf).map_err(InnerError::NotPermitted).map(|()| verified));
     let mut tls = TlsStream::Server(tls);
     let greeted = match verified {
         Ok(verified) => greet(&mut tls, &verified, dial).await.map(|()| verified.handshake),
@@ -108,7 +120,11 @@ pub async fn respond(carried: Carried, responding: Responding, dial: &Dial) -> R
             Ok(Session::Inner(Box::new(Inner { tls, handshake, welcome: Welcome::Done, closed_inside: false })))
         }
         Err(error) => {
-            tls.get_mut().0.abort(Cause::PeerNotVerified);
+            let cause = match &error {
+                InnerError::NotPermitted(cause) => *cause,
+                InnerError::Handshake(_) | InnerError::Peer(_) | InnerError::Hello(_) => Cause::PeerNotVerified,
+            };
+            tls.get_mut().0.abort(cause);
             Err(error)
         }
     }

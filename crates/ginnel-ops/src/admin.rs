@@ -3,7 +3,7 @@
 //! | module | does |
 //! |---|---|
 //! | `listen` | the two listeners: an address for reading, a Unix socket for control |
-//! | `answer` | questions and answers, apart from any socket |
+//! | `answer`, `revoke` | questions and answers, apart from any socket |
 //! | `page`, `plot`, `samples` | the status page |
 //! | `metrics`, `process` | `/metrics` |
 //! | `health` | gRPC health |
@@ -14,9 +14,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ginnel_core::denial::Kind;
 use ginnel_core::id::RequestId;
 pub use ginnel_core::status::EndedSessions;
-use ginnel_core::status::{Request, Status, Verdict};
+use ginnel_core::status::{Denied, Request, Revoked, Status, Verdict};
 
 mod answer;
 pub(crate) mod body;
@@ -27,6 +28,7 @@ mod metrics;
 mod page;
 mod plot;
 mod process;
+mod revoke;
 mod samples;
 mod socket;
 
@@ -56,6 +58,15 @@ pub trait Observed: Send + Sync + 'static {
     /// Tells sessions to end; gives how many were told.
     fn end_sessions(&self, which: &Which) -> u64;
 
+    /// What is denied; `None` if nothing can be denied at this process.
+    fn denials(&self) -> Option<Vec<Denied>>;
+
+    /// Denies something, or undoes that. What is answered is in force, and on disk where the process has a place for it.
+    ///
+    /// # Errors
+    /// Why it stays as it is.
+    fn revoke(&self, order: Revocation) -> Pin<Box<dyn Future<Output = Result<Revoked, NotRevoked>> + Send + '_>>;
+
     /// Reads the configuration again; says what changed.
     ///
     /// # Errors
@@ -75,6 +86,32 @@ pub enum Question {
     },
     /// Everything: each client with each target pattern of its rules.
     All,
+}
+
+/// A demand to deny something, or to undo that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// How it is named.
+    pub kind: Kind,
+    /// Which, as it was spelled.
+    pub text: String,
+    /// Whether a denial is to be undone.
+    pub undo: bool,
+    /// Why, in the words of whoever asks.
+    pub reason: Option<String>,
+    /// Who asks, as far as the system tells.
+    pub by: String,
+}
+
+/// Why a denial did not come about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotRevoked {
+    /// Nothing can be denied at this process.
+    NotHere,
+    /// The demand is wrong, in a sentence.
+    Question(String),
+    /// It could not be made to last, or there is no room for it, in a sentence. Nothing has changed.
+    Failed(String),
 }
 
 /// Which sessions are meant: those for which everything that is set holds. At least one thing is set, or `all`.
@@ -119,7 +156,7 @@ impl Shared {
 /// The parser of questions, opened to fuzzing: no program is built with it.
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing {
-    use super::{Question, Which, answer};
+    use super::{Question, Revocation, Which, answer, revoke};
 
     /// Reads the query of a policy test.
     ///
@@ -127,6 +164,14 @@ pub mod fuzzing {
     /// A sentence about what is wrong.
     pub fn question(query: &str) -> Result<Question, String> {
         answer::question(query)
+    }
+
+    /// Reads what is to be denied.
+    ///
+    /// # Errors
+    /// A sentence about what is wrong.
+    pub fn revocation(query: &str) -> Result<Revocation, String> {
+        revoke::revocation(query, String::new())
     }
 
     /// Reads which sessions are to end.

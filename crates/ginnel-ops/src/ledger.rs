@@ -12,6 +12,7 @@ use std::time::{Instant, SystemTime};
 
 use ginnel_core::audit::Timestamp;
 use ginnel_core::cause::{Cause, Hop, Refusal};
+use ginnel_core::denial::Shown;
 use ginnel_core::id::{InstanceId, RequestId};
 use ginnel_core::principal::{Principal, Role};
 use ginnel_core::status::{Counted, Latency, Request, Status, Totals};
@@ -153,6 +154,11 @@ impl Ledger {
         self.stop(|live| judge(&live.parties))
     }
 
+    /// How many [`Self::end_where`] would tell that nobody has told yet.
+    pub fn count_where(&self, judge: impl Fn(&Parties) -> Option<Refusal>) -> u64 {
+        self.count(|live| live.stop.why.get().is_none() && judge(&live.parties).is_some())
+    }
+
     fn stop(&self, judge: impl Fn(&Live) -> Option<Refusal>) -> u64 {
         let book = self.book();
         let mut told = 0;
@@ -238,6 +244,16 @@ impl Tracked {
             live.agent_instance = instance;
             live.rule = rule.map(str::to_owned);
         });
+    }
+
+    /// Says with which certificate the client came, before anything is decided by it.
+    pub fn client_showed(&self, certificate: Arc<Shown>) {
+        self.change(|live| live.parties.client_certificate = Some(certificate));
+    }
+
+    /// Says with which certificate the agent came, before anything is decided by it.
+    pub fn agent_showed(&self, certificate: Arc<Shown>) {
+        self.change(|live| live.parties.agent_certificate = Some(certificate));
     }
 
     /// Puts a failed attempt down; the request goes on.

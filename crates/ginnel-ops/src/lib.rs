@@ -1,9 +1,10 @@
-//! What every daemon needs around its work: the audit log on disk, its own log, the book of its requests, its admin listeners, and the signals
+//! What every daemon needs around its work: the audit log and denials on disk, its own log, the book of its requests, its admin listeners, and the signals
 //! that end it or make it read its configuration again.
 
 pub mod admin;
 pub mod audit;
 pub mod beside;
+pub mod denials;
 pub mod ledger;
 pub mod notify;
 pub mod reload;

@@ -48,6 +48,13 @@ impl InForce {
         };
     }
 
+    /// Something else than a reload changed what is in force.
+    pub fn changed(&self, version: String, entries: usize) {
+        let mut config = self.lock();
+        config.version = version;
+        config.entries = count(entries);
+    }
+
     /// A reload failed. The same failure again does not count.
     pub fn failed(&self, error: &str) {
         let mut config = self.lock();

@@ -33,31 +33,38 @@ impl Admit for Admission {
                 Enrolment::Elsewhere(remote) => Calls::Forwarding(Forward { broker, remote, peer }),
             });
         };
-        let (principal, email, serial) = (leaf.principal.clone(), leaf.email.clone(), leaf.serial.clone());
-        let calls = match principal.role {
+        let principal = leaf.principal.clone();
+        let (calls, certificate) = match principal.role {
             Role::Agent => {
                 let seat = Arc::new(AgentSeat::new(Arc::clone(&broker), peer.address, leaf, peer.closed.clone()));
                 expect_hello(&broker, &seat, peer.closed, AgentSeat::has_said_hello);
-                Some(Calls::agent(seat))
+                let certificate = Arc::clone(&seat.certificate);
+                (Calls::agent(seat), certificate)
             }
             Role::Client => {
                 let seat = Arc::new(ClientSeat::new(Arc::clone(&broker), peer.address, leaf, peer.closed.clone()));
                 expect_hello(&broker, &seat, peer.closed, ClientSeat::has_said_hello);
-                Some(Calls::client(seat))
+                let certificate = Arc::clone(&seat.certificate);
+                (Calls::client(seat), certificate)
             }
-            Role::Server => None,
+            Role::Server => return None,
         };
         // A certificate outlives the identity that it was issued to: whoever was taken out of the configuration stays out. Asked when the
-        // connection is in the table already, so that a change of identities either comes before this or finds it there.
-        if !broker.rules.now().admits(&principal, &email) {
-            tracing::warn!(%principal, "certificate of an identity that is not configured");
+        // connection is in the table already, so that a change of identities or denials either comes before this or finds it there.
+        let rules = broker.rules.now();
+        if rules.denials.denies(&certificate) {
+            tracing::warn!(%principal, serial = certificate.serial, "certificate that was revoked, itself or its identity or key");
             return None;
         }
-        if broker.enrolled.is_gone(&email, &serial) {
+        if !rules.admits(&certificate) {
+            tracing::warn!(%principal, "certificate of an identity that is not configured, or of a key that it has no longer");
+            return None;
+        }
+        if broker.enrolled.is_gone(&certificate.email, &certificate.serial) {
             tracing::warn!(%principal, "certificate that was enrolled with a key that is gone at Google");
             return None;
         }
-        calls
+        Some(calls)
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use ginnel_config::{GoogleSection, OidcIssuer, ServerConfig, ServerIssuer, ServerSection, Source};
 use ginnel_core::audit::{Event, Text, Timestamp};
 use ginnel_core::budget::Budget;
+use ginnel_core::denial::Denials;
 use ginnel_core::id::InstanceId;
 use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
@@ -22,6 +23,7 @@ use ginnel_net::congestion::choose;
 use ginnel_ops::admin::Admin;
 use ginnel_ops::audit::AuditLog;
 use ginnel_ops::beside::beside;
+use ginnel_ops::denials::DenialFile;
 use ginnel_ops::ledger::Ledger;
 use ginnel_ops::reload::{Files, Seen};
 use ginnel_wire::hello::software_version;
@@ -111,8 +113,8 @@ impl Server {
         let subject =
             Subject { trust_domain: config.trust_domain.clone(), server_name: config.server.name.to_string() };
         let (source, read) = source.unzip();
-        let read = read.map(|config_file| config_file.and(Seen::now(key_files(&config.identities))));
-        let read = read.map(|files| files.and(Seen::now(certifier.files())));
+        let named = key_files(&config.identities).into_iter().chain(certifier.files());
+        let read = read.map(|config_file| config_file.and(Seen::now(named)));
         let authority = Authority::new(&config, certifier, now)?;
         let own = OwnCertificate::default();
         let trust = CurrentTrust::from(authority.trust());
@@ -133,8 +135,11 @@ impl Server {
         let address = config.server.listen;
         let ServerSection { admin, shutdown_grace: grace, congestion_control, .. } = config.server.clone();
         let tasks = TaskTracker::new();
-        let enrolment = authority.enrolment(&config, &audit, &tasks);
-        let rules = Rules::new(config);
+        let (denial_file, denials) =
+            DenialFile::open(&config.denials_file()).map_err(while_doing("reading what is denied"))?;
+        let denials = Arc::new(denials);
+        let enrolment = authority.enrolment(&config, &audit, &denials, &tasks);
+        let rules = Rules::new(config, enrolment.admissible(), denials);
         let started = Event::Started { version: Text::new(software_version()), policy: rules.version.clone() };
         for event in [Some(started), issued].into_iter().flatten() {
             let recorded = async { audit.record(event)?.await };
@@ -153,6 +158,8 @@ impl Server {
             rules: InForceRules::new(rules),
             source,
             reloading: Mutex::default(),
+            denial_file,
+            signers: enrolment.signers(),
             connections: Connections::default(),
             ledger: Ledger::new(Role::Server),
             budget: Budget::default(),
@@ -280,11 +287,24 @@ impl Authority {
         }
     }
 
-    fn enrolment(self, config: &ServerConfig, audit: &AuditLog, tasks: &TaskTracker) -> Enrolment {
+    fn enrolment(
+        self,
+        config: &ServerConfig,
+        audit: &AuditLog,
+        denials: &Arc<Denials>,
+        tasks: &TaskTracker,
+    ) -> Enrolment {
         match self {
             Self::Here { issuer, enroller, keys } => {
                 let admissible = Admissible::new(*enroller, &config.trust_domain, &config.identities);
-                Enrolment::Here(Arc::new(Desk::new(issuer, keys, admissible, audit.clone(), tasks.clone())))
+                Enrolment::Here(Arc::new(Desk::new(
+                    issuer,
+                    keys,
+                    admissible,
+                    Arc::clone(denials),
+                    audit.clone(),
+                    tasks.clone(),
+                )))
             }
             Self::Elsewhere(remote) => Enrolment::Elsewhere(remote),
         }

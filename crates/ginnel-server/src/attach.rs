@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ginnel_core::audit::{self, Event, Text};
 use ginnel_core::cause::Cause;
+use ginnel_core::denial::Shown;
 use ginnel_core::limits::CONTROL_QUEUE_MAX;
 use ginnel_identity::certificate::Leaf;
 use ginnel_net::body::{FrameReader, FrameWriter};
@@ -33,6 +34,7 @@ pub(crate) struct AgentSeat {
     broker: Arc<Broker>,
     peer: SocketAddr,
     leaf: Leaf,
+    pub(crate) certificate: Arc<Shown>,
     closed: CancellationToken,
     /// A connection has one link; sessions are taken up on the connection whose link they were announced on.
     link: OnceLock<Attached>,
@@ -47,8 +49,9 @@ struct Attached {
 
 impl AgentSeat {
     pub(crate) fn new(broker: Arc<Broker>, peer: SocketAddr, leaf: Leaf, closed: CancellationToken) -> Self {
-        let registered = broker.connections.register(&leaf, closed.clone());
-        Self { broker, peer, leaf, closed, link: OnceLock::new(), _registered: registered }
+        let certificate = Arc::new(broker.signers.shown(&leaf));
+        let registered = broker.connections.register(Arc::clone(&certificate), closed.clone());
+        Self { broker, peer, leaf, certificate, closed, link: OnceLock::new(), _registered: registered }
     }
 
     pub(crate) fn has_said_hello(&self) -> bool {
@@ -95,7 +98,7 @@ impl AgentSeat {
             instance: hello.instance,
         };
         let (control, messages) = mpsc::channel(CONTROL_QUEUE_MAX);
-        let facts = Facts::new(&self.leaf, self.peer, hello);
+        let facts = Facts::new(&self.leaf, Arc::clone(&self.certificate), self.peer, hello);
         let link = Arc::new(AgentLink::new(
             agent,
             hello.lane,

@@ -11,6 +11,7 @@ use ginnel_core::principal::Principal;
 use ginnel_core::report::Chain;
 use ginnel_identity::tls::CurrentTrust;
 use ginnel_ops::audit::AuditLog;
+use ginnel_ops::denials::DenialFile;
 use ginnel_ops::ledger::Ledger;
 use ginnel_wire::hello::{INNER_TLS, LANES, PROTOCOL_VERSION, software_version};
 use ginnel_wire::v1::Welcome;
@@ -24,6 +25,7 @@ use crate::lease::Leases;
 use crate::own::OwnCertificate;
 use crate::remote::Enrolment;
 use crate::rules::InForceRules;
+use crate::signers::Signers;
 
 /// What every connection shares.
 pub(crate) struct Broker {
@@ -36,6 +38,10 @@ pub(crate) struct Broker {
     pub(crate) reloading: Mutex<()>,
     /// Where that comes from; none for a server without a file.
     pub(crate) source: Option<Source<ServerConfig>>,
+    /// Where denials are kept.
+    pub(crate) denial_file: DenialFile,
+    /// Which key is behind a certificate.
+    pub(crate) signers: Arc<Signers>,
     pub(crate) connections: Connections,
     pub(crate) ledger: Ledger,
     /// What all sessions together may have under way beyond their first credit.

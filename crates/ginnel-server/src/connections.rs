@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ginnel_core::denial::Shown;
 use ginnel_core::limits::{CONNECTIONS_MAX, CONNECTIONS_PER_PRINCIPAL_MAX, LANES_SHARE_DIVISOR};
-use ginnel_core::principal::Principal;
 use ginnel_identity::certificate::Leaf;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -21,8 +21,7 @@ struct Table {
 
 #[derive(Debug)]
 struct Connected {
-    principal: Principal,
-    email: String,
+    certificate: Arc<Shown>,
     closed: CancellationToken,
 }
 
@@ -35,19 +34,18 @@ pub(crate) struct Registered {
 
 impl Connections {
     /// Puts a connection down. To be called before its identity is looked up: a change of identities that comes in between then finds it.
-    pub(crate) fn register(&self, leaf: &Leaf, closed: CancellationToken) -> Registered {
+    pub(crate) fn register(&self, certificate: Arc<Shown>, closed: CancellationToken) -> Registered {
         let mut table = self.table();
         let number = table.next;
         table.next += 1;
-        let connected = Connected { principal: leaf.principal.clone(), email: leaf.email.clone(), closed };
-        table.open.insert(number, connected);
+        table.open.insert(number, Connected { certificate, closed });
         Registered { connections: self.clone(), number }
     }
 
     /// The connections that may not stay; cancelling a token closes one.
-    pub(crate) fn unless(&self, may_stay: impl Fn(&Principal, &str) -> bool) -> Vec<CancellationToken> {
+    pub(crate) fn unless(&self, may_stay: impl Fn(&Shown) -> bool) -> Vec<CancellationToken> {
         let table = self.table();
-        let gone = table.open.values().filter(|connected| !may_stay(&connected.principal, &connected.email));
+        let gone = table.open.values().filter(|connected| !may_stay(&connected.certificate));
         // One that is closed already may be here until its last session has let go of it.
         gone.map(|connected| connected.closed.clone()).filter(|closed| !closed.is_cancelled()).collect()
     }
@@ -64,7 +62,7 @@ impl Connections {
             ));
         }
         let table = self.table();
-        let its_own = table.open.values().filter(|connected| connected.principal == leaf.principal).count();
+        let its_own = table.open.values().filter(|connected| connected.certificate.principal == leaf.principal).count();
         let is_crowded = |taken: usize, most: usize| taken > most / LANES_SHARE_DIVISOR;
         if is_crowded(table.open.len(), CONNECTIONS_MAX) || is_crowded(its_own, CONNECTIONS_PER_PRINCIPAL_MAX) {
             return Err(Status::resource_exhausted("there is no room for further connections of one process"));
@@ -100,6 +98,7 @@ mod tests {
             not_after: SystemTime::UNIX_EPOCH,
             serial: serial.to_owned(),
             sha256: [0; 32],
+            spki_sha256: [0; 32],
         }
     }
 
@@ -118,7 +117,9 @@ mod tests {
     fn further_connections_leave_half_of_the_places_to_first_ones() {
         let connections = Connections::default();
         let fill = |principal: &str, count| -> Vec<_> {
-            (0..count).map(|_| connections.register(&leaf(principal, "01"), CancellationToken::new())).collect()
+            (0..count)
+                .map(|_| connections.register(Arc::new(leaf(principal, "01").shown()), CancellationToken::new()))
+                .collect()
         };
         let code =
             |principal: &str| connections.may_be_further(&leaf(principal, "01"), Some("01")).map_err(|e| e.code());

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use ginnel_core::audit::{self, Timestamp};
+use ginnel_core::denial::Shown;
 use ginnel_core::id::{InstanceId, SessionId};
 use ginnel_core::lanes::least_busy;
 use ginnel_core::principal::Principal;
@@ -31,6 +32,8 @@ pub(crate) trait Directory: Send + Sync {
     fn processes(&self) -> Vec<Process>;
     /// Counts the processes that came and went; wakes whoever waits for one.
     fn changes(&self) -> watch::Receiver<u64>;
+    /// Takes the links out that `is_out` says, so that nobody is offered or given them.
+    fn leave_where(&self, is_out: &dyn Fn(&AgentLink) -> bool);
     /// Counts a change of what clients may use, other than of the links.
     fn rules_changed(&self);
 }
@@ -80,18 +83,21 @@ pub(crate) struct Facts {
     pub(crate) since: Timestamp,
     pub(crate) serial: String,
     pub(crate) not_after: SystemTime,
+    /// What of its certificate a denial may name.
+    pub(crate) certificate: Arc<Shown>,
     /// Whether it takes the first bytes of a session with its dial.
     pub(crate) takes_early: bool,
 }
 
 impl Facts {
-    pub(crate) fn new(leaf: &Leaf, peer: SocketAddr, hello: &Hello) -> Self {
+    pub(crate) fn new(leaf: &Leaf, certificate: Arc<Shown>, peer: SocketAddr, hello: &Hello) -> Self {
         Self {
             version: hello.software_version.clone(),
             peer,
             since: Timestamp::from(SystemTime::now()),
             serial: leaf.serial.clone(),
             not_after: leaf.not_after,
+            certificate,
             takes_early: hello.capabilities.iter().any(|capability| capability == EARLY_BYTES),
         }
     }
@@ -247,6 +253,20 @@ impl Directory for InMemory {
         self.changes.subscribe()
     }
 
+    fn leave_where(&self, is_out: &dyn Fn(&AgentLink) -> bool) {
+        let mut processes = lock(&self.processes);
+        let before = processes.len();
+        processes.retain(|_, lanes| {
+            lanes.retain(|_, link| !is_out(link));
+            !lanes.is_empty()
+        });
+        let fewer = processes.len() < before;
+        drop(processes);
+        if fewer {
+            self.changed();
+        }
+    }
+
     fn rules_changed(&self) {
         self.changed();
     }
@@ -275,6 +295,13 @@ mod tests {
             since: Timestamp::from(SystemTime::UNIX_EPOCH),
             serial: "01".to_owned(),
             not_after: SystemTime::UNIX_EPOCH,
+            certificate: Arc::new(Shown {
+                principal: agent.principal.clone(),
+                email: "agent@acme.example".to_owned(),
+                serial: format!("{lane:02x}"),
+                key: [0; 32],
+                signed_by: None,
+            }),
             takes_early: true,
         };
         let (closed, expired) = (CancellationToken::new(), CancellationToken::new());
@@ -321,6 +348,26 @@ mod tests {
         directory.leave(&lanes[2].0);
         assert!(directory.processes().is_empty());
         assert_eq!(*changes.borrow(), 2);
+    }
+
+    #[test]
+    fn a_link_that_is_shut_out_is_gone_at_once_and_its_process_with_the_last() {
+        let directory = InMemory::default();
+        let changes = directory.changes();
+        let lanes = [lane(1, 0), lane(1, 1), lane(2, 0)];
+        for (link, _) in &lanes {
+            directory.join(Arc::clone(link));
+        }
+        let agent = &lanes[0].0.agent;
+        directory.leave_where(&|link| link.agent.instance == agent.instance && link.lane == 0);
+        let found = directory.find(&agent.principal, agent.instance).unwrap();
+        assert_eq!((found.lane, *changes.borrow()), (1, 2), "the other lane has another certificate");
+        directory.leave_where(&|link| link.agent.instance == agent.instance);
+        assert!(directory.find(&agent.principal, agent.instance).is_none());
+        assert_eq!((directory.processes().len(), *changes.borrow()), (1, 3));
+        // What it was for goes its way, and finds nothing to take out.
+        directory.leave(&lanes[0].0);
+        assert_eq!(directory.processes().len(), 1);
     }
 
     #[test]

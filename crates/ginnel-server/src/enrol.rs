@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use ginnel_config::{Identity, PublicKeys};
 use ginnel_core::audit::{Event, Text, Timestamp};
+use ginnel_core::denial::Denials;
 use ginnel_core::principal::{Principal, Role, TrustDomain};
 use ginnel_core::report::Chain;
 use ginnel_core::status::Enrolments;
@@ -24,6 +25,7 @@ use tonic::{Request, Response, Status};
 
 use crate::keys::EnrolledKeys;
 use crate::rules::enrol_identities;
+use crate::signers::Signers;
 
 /// The metadata in which a relay says whose enrolment it passes on. It is recorded as what the relay says, and decides nothing.
 pub(crate) const FORWARDED_FOR: &str = "ginnel-forwarded-for";
@@ -61,7 +63,10 @@ pub(crate) struct Desk {
     pub(crate) keys: KeySets,
     /// Which of them enrolled whom.
     pub(crate) enrolled: Arc<EnrolledKeys>,
+    /// Which of the configuration's keys signed for whom.
+    pub(crate) signers: Arc<Signers>,
     admissible: RwLock<Arc<Admissible>>,
+    denials: RwLock<Arc<Denials>>,
     audit: AuditLog,
     counted: Mutex<Enrolments>,
     /// Enrolments whose issuer was asked: they end after their callers if need be.
@@ -73,12 +78,22 @@ impl Desk {
         issuer: Arc<dyn Issuer>,
         keys: KeySets,
         admissible: Admissible,
+        denials: Arc<Denials>,
         audit: AuditLog,
         tasks: TaskTracker,
     ) -> Self {
         keys.set_accounts(&admissible.at_google);
-        let admissible = RwLock::new(Arc::new(admissible));
-        Self { issuer, keys, enrolled: Arc::default(), admissible, audit, counted: Mutex::default(), tasks }
+        Self {
+            issuer,
+            keys,
+            enrolled: Arc::default(),
+            signers: Arc::default(),
+            admissible: RwLock::new(Arc::new(admissible)),
+            denials: RwLock::new(denials),
+            audit,
+            counted: Mutex::default(),
+            tasks,
+        }
     }
 
     /// Who may enrol at the moment.
@@ -87,10 +102,20 @@ impl Desk {
     }
 
     /// Lets others enrol from here on.
-    pub(crate) fn replace(&self, admissible: Admissible) {
+    pub(crate) fn replace(&self, admissible: Arc<Admissible>) {
         self.keys.set_accounts(&admissible.at_google);
         self.enrolled.keep(&admissible.at_google);
-        *self.admissible.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(admissible);
+        *self.admissible.write().unwrap_or_else(PoisonError::into_inner) = admissible;
+    }
+
+    /// Who is shut out at the moment.
+    fn denials(&self) -> Arc<Denials> {
+        Arc::clone(&self.denials.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Shuts these out from here on.
+    pub(crate) fn deny(&self, denials: Arc<Denials>) {
+        *self.denials.write().unwrap_or_else(PoisonError::into_inner) = denials;
     }
 
     /// The same with other identities: tokens that were used stay used.
@@ -125,6 +150,9 @@ impl Desk {
         let verdict =
             admissible.enroller.verdict(&request.token, &request.certificate_signing_request, now, &self.keys);
         let admitted = verdict.await.map_err(|denied| self.refuse(denied, caller))?;
+        if has_revoked(&self.denials(), &admitted) {
+            return Err(self.refuse(Denied::Revoked, caller));
+        }
         is_admitted.cancel();
         let wanted = CertificateRequest {
             server_names: admissible.server_names.get(&admitted.principal).cloned().unwrap_or_default(),
@@ -155,6 +183,13 @@ impl Desk {
         })?;
         self.enrolled.remember(&admitted, &issued, now);
         let Issued { chain, not_after, serial } = issued;
+        if let Some(key) = admitted.signed_by {
+            self.signers.issued(&serial, not_after, key, now);
+        }
+        // A denial that came while the certificate was made did not find it; one that comes from here on finds it when it is used.
+        if has_revoked(&self.denials(), &admitted) {
+            return Err(self.refuse(Denied::Revoked, caller));
+        }
         let event = Event::Enrolled {
             principal: admitted.principal,
             email: Text::new(admitted.email),
@@ -198,6 +233,14 @@ impl Desk {
     fn count(&self) -> std::sync::MutexGuard<'_, Enrolments> {
         self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether an enrolment is of an identity or by a key that was revoked.
+fn has_revoked(denials: &Denials, admitted: &Admitted) -> bool {
+    let Admitted { principal, email, spki_sha256, signed_by, .. } = admitted;
+    denials.denies_identity(principal, email)
+        || denials.denies_key(spki_sha256)
+        || signed_by.is_some_and(|key| denials.denies_key(&key))
 }
 
 /// Where an enrolment comes from.

@@ -136,7 +136,7 @@ impl Enrolment {
             config: RwLock::new(Arc::new(config)),
             source,
             reloading: Mutex::default(),
-            desk: Arc::new(Desk::new(issuer, keys, admissible, audit.clone(), tasks.clone())),
+            desk: Arc::new(Desk::new(issuer, keys, admissible, Arc::default(), audit.clone(), tasks.clone())),
             tasks,
             own,
             audit,

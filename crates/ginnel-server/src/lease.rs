@@ -203,6 +203,7 @@ mod tests {
             not_after: SystemTime::now() + lifetime,
             serial: "01".to_owned(),
             sha256: [0; 32],
+            spki_sha256: [0; 32],
         }
     }
 

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`app`] | builds everything from a configuration and runs it |
 //! | `broker` | what every connection shares |
-//! | `rules`, `reload` | what can change while it runs, and changing it |
+//! | `rules`, `reload`, `revoke` | what can change while it runs, and changing it |
+//! | `signers` | which key is behind a certificate |
 //! | `view` | what it shows of itself |
 //! | `connections` | the open connections of known peers |
 //! | `admit` | what one connection may call |
@@ -37,7 +38,9 @@ mod open;
 mod own;
 mod reload;
 mod remote;
+mod revoke;
 mod roster;
 mod rules;
 mod service;
+mod signers;
 mod view;

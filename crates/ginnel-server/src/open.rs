@@ -97,6 +97,7 @@ async fn begin(seat: &ClientSeat, middle: &mut Middle) -> Option<(Box<Open>, Tra
         target: Text::new(&open.target).as_str().to_owned(),
         front: None,
     });
+    tracked.client_showed(Arc::clone(&seat.certificate));
     middle.count_in(tracked.traffic());
     Some((Box::new(open), tracked))
 }
@@ -142,7 +143,7 @@ async fn until_opened<'a>(
 /// Whether the client may ask for anything at this moment.
 fn may_ask(seat: &ClientSeat, rules: &Rules) -> Result<(), Cause> {
     let expired = seat.expired().ok_or(Cause::ProtocolError)?;
-    if !rules.admits(&seat.leaf.principal, &seat.leaf.email) {
+    if !rules.admits(&seat.certificate) {
         return Err(Cause::NotAdmitted);
     }
     if expired.is_cancelled() {
@@ -194,11 +195,16 @@ fn permit(
             rule: Text::new(&rule.rule),
             policy: rules.version.clone(),
         };
-        let denied = |cause| {
-            let refusal = Refusal::new(Hop::Server, cause);
+        let refused = |hop, cause| {
+            let refusal = Refusal::new(hop, cause);
             let (agent, rule) = (Some(link.agent.clone()), Some(Text::new(&rule.rule)));
             Box::new(Denied { refusal, target: Text::new(&target), agent, rule })
         };
+        let denied = |cause| refused(Hop::Server, cause);
+        tracked.agent_showed(Arc::clone(&link.facts.certificate));
+        if !rules.admits(&link.facts.certificate) {
+            return Err(refused(Hop::Agent, Cause::NotAdmitted));
+        }
         let slot = match link.control.try_reserve() {
             Ok(slot) => slot,
             // Another lane of the process may take it, or a link that replaced this one.

@@ -42,6 +42,8 @@ impl Broker {
     fn try_reload(&self) -> Result<String, Fault> {
         let source = self.source.as_ref().ok_or("this server was started without a configuration file")?;
         let config = source.load().map_err(|error| Fault { whole: error.whole(), logged: error.without_quotes() })?;
+        // From here on nothing waits for a file.
+        let _replacing = self.rules.replacing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.rules.now();
         let mut changes = changes(&before.config, &config);
         // What needs a restart stays as it was, also for the next comparison.
@@ -58,11 +60,12 @@ impl Broker {
                     tracing::info!(changed = roots.join("; "), "the issuer's roots have changed");
                 }
                 changes.extend(roots);
-                Some((desk, admissible))
+                Some((desk, Arc::new(admissible)))
             }
             Enrolment::Elsewhere(_) => None,
         };
-        let after = Arc::new(Rules::new(config));
+        let next = admissible.as_ref().map(|(_, admissible)| Arc::clone(admissible));
+        let after = Arc::new(Rules::new(config, next, Arc::clone(&before.denials)));
         if let Some((desk, admissible)) = admissible {
             desk.replace(admissible);
         }
@@ -70,42 +73,65 @@ impl Broker {
         tracing::info!(policy = %after.version, changed = changes.join("; "), "rules replaced");
         // Before the ends that follow from it, so that the record reads in the order of cause and effect.
         self.note(Event::Reloaded { policy: after.version.clone(), changed: Text::new(changes.join("; ")) });
-        self.enforce(&before, &after, &mut changes);
+        let ended = self.enforce(&before, &after);
+        tell(&after, ended, &mut changes);
         Ok(changes.join("\n"))
     }
 
-    /// Ends what the rules no longer allow. They are in force already: whatever began under the old ones is in the ledger.
-    fn enforce(&self, before: &Rules, after: &Rules, changes: &mut Vec<String>) {
+    /// How many sessions and connections the rules no longer allow.
+    pub(crate) fn objected(&self, before: &Rules, after: &Rules) -> (u64, u64) {
+        let gone = after.no_longer_admitted(before);
+        let sessions = self.ledger.count_where(|parties| after.objection(&gone, parties));
+        (sessions, count(self.connections.unless(|shown| after.admits(shown)).len()))
+    }
+
+    /// Ends what the rules no longer allow; gives how many sessions and connections that were. They are in force already: whatever began under
+    /// the old ones is in the ledger.
+    pub(crate) fn enforce(&self, before: &Rules, after: &Rules) -> (u64, u64) {
         let gone = after.no_longer_admitted(before);
         let ended = self.ledger.end_where(|parties| after.objection(&gone, parties));
-        let closing = self.connections.unless(|principal, email| after.admits(principal, email));
-        let closed = closing.len();
+        let closing = self.connections.unless(|shown| after.admits(shown));
+        let closed = count(closing.len());
         // Nothing can be opened on them from here on; what is left for them to carry is why their sessions ended.
         self.tasks.spawn(async move {
             sleep(LAST_WORDS).await;
             closing.iter().for_each(CancellationToken::cancel);
         });
+        self.directory.leave_where(&|link| !after.admits(&link.facts.certificate));
         self.directory.rules_changed();
-        if ended > 0 {
-            changes.push(match ended {
-                1 => "1 session is no longer allowed and was ended".to_owned(),
-                more => format!("{more} sessions are no longer allowed and were ended"),
-            });
-        }
-        if closed > 0 {
-            changes.push(match closed {
-                1 => "1 connection of an identity that is gone was closed".to_owned(),
-                more => format!("{more} connections of identities that are gone were closed"),
-            });
-        }
-        if changes.is_empty() {
-            changes.push("nothing has changed".to_owned());
-        }
-        let rules = match after.config.rules.len() {
-            1 => "1 rule".to_owned(),
-            more => format!("{more} rules"),
-        };
-        changes.push(format!("policy {} is in force with {rules}", after.version));
+        (ended, closed)
+    }
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+/// Says what came of it, after what changed.
+fn tell(after: &Rules, (ended, closed): (u64, u64), changes: &mut Vec<String>) {
+    if ended > 0 {
+        changes.push(match ended {
+            1 => "1 session is no longer allowed and was ended".to_owned(),
+            more => format!("{more} sessions are no longer allowed and were ended"),
+        });
+    }
+    if closed > 0 {
+        changes.push(match closed {
+            1 => "1 connection is no longer admitted and was closed".to_owned(),
+            more => format!("{more} connections are no longer admitted and were closed"),
+        });
+    }
+    if changes.is_empty() {
+        changes.push("nothing has changed".to_owned());
+    }
+    let rules = match after.config.rules.len() {
+        1 => "1 rule".to_owned(),
+        more => format!("{more} rules"),
+    };
+    changes.push(format!("policy {} is in force with {rules}", after.version));
+    let denials = after.denials.count();
+    if denials > 0 {
+        changes.push(format!("denials in force as before: {denials}"));
     }
 }
 
@@ -125,6 +151,7 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
         oidc_issuers,
         enrolment_audience,
         audit_directory,
+        configured_denials,
     } = before;
     let restart = [
         ("trustDomain", *trust_domain != after.trust_domain),
@@ -134,6 +161,7 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
         ("oidcIssuers", *oidc_issuers != after.oidc_issuers),
         ("enrolment", *enrolment_audience != after.enrolment_audience),
         ("audit", *audit_directory != after.audit_directory),
+        ("denials", *configured_denials != after.configured_denials),
     ];
     takes_a_restart(&restart, &mut lines);
     lines

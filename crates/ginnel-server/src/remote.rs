@@ -9,6 +9,7 @@ use bytes::Bytes;
 use ginnel_config::{RemoteIssuer, ServerConfig};
 use ginnel_core::audit::Forwarded;
 use ginnel_core::budget::Budget;
+use ginnel_core::denial::Denials;
 use ginnel_core::lanes::Bounds;
 use ginnel_core::limits::{CONTROL_MESSAGE_MAX, ENROL_DEADLINE, PENDING_PER_SOURCE_MAX};
 use ginnel_core::principal::{Role, TrustDomain};
@@ -26,8 +27,10 @@ use tokio::time::timeout;
 use tonic::client::Grpc;
 use tonic::{Request, Status};
 
+use crate::enrol::Admissible;
 use crate::forward::Unread;
 use crate::keys::EnrolledKeys;
+use crate::signers::Signers;
 
 /// An enrolment that is passed on: the caller's connection lives for [`ENROL_DEADLINE`], and the answer has to get there before that.
 const PASS_WAIT: Duration = Duration::from_millis(4_500);
@@ -197,6 +200,30 @@ impl Enrolment {
         match self {
             Self::Here(desk) => desk.counted(),
             Self::Elsewhere(remote) => remote.counted(),
+        }
+    }
+
+    /// Who may enrol here, if anybody.
+    pub(crate) fn admissible(&self) -> Option<Arc<Admissible>> {
+        match self {
+            Self::Here(desk) => Some(desk.admissible()),
+            Self::Elsewhere(_) => None,
+        }
+    }
+
+    /// Which of the configuration's keys signed for whom: nobody's, where another process enrols.
+    pub(crate) fn signers(&self) -> Arc<Signers> {
+        match self {
+            Self::Here(desk) => Arc::clone(&desk.signers),
+            Self::Elsewhere(_) => Arc::default(),
+        }
+    }
+
+    /// Shuts these out of enrolment, where that is here.
+    pub(crate) fn deny(&self, denials: &Arc<Denials>) {
+        match self {
+            Self::Here(desk) => desk.deny(Arc::clone(denials)),
+            Self::Elsewhere(_) => {}
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use ginnel_core::audit::{self, Event, Text};
 use ginnel_core::budget::Budget;
 use ginnel_core::cause::Cause;
+use ginnel_core::denial::Shown;
 use ginnel_core::id::InstanceId;
 use ginnel_core::limits::ROSTER_MESSAGE_MAX;
 use ginnel_core::principal::Principal;
@@ -35,6 +36,7 @@ pub(crate) struct ClientSeat {
     pub(crate) client: audit::Client,
     pub(crate) closed: CancellationToken,
     pub(crate) leaf: Leaf,
+    pub(crate) certificate: Arc<Shown>,
     /// What the sessions of this connection may have under way beyond their first credit.
     pub(crate) budget: Budget,
     /// Set by the first message; nothing can be opened before.
@@ -52,9 +54,20 @@ struct Process {
 impl ClientSeat {
     pub(crate) fn new(broker: Arc<Broker>, peer: SocketAddr, leaf: Leaf, closed: CancellationToken) -> Self {
         let client = audit::Client { principal: leaf.principal.clone(), email: Text::new(&leaf.email) };
-        let registered = broker.connections.register(&leaf, closed.clone());
+        let certificate = Arc::new(broker.signers.shown(&leaf));
+        let registered = broker.connections.register(Arc::clone(&certificate), closed.clone());
         let budget = broker.budget.for_connection();
-        Self { broker, peer, client, closed, leaf, budget, process: OnceLock::new(), _registered: registered }
+        Self {
+            broker,
+            peer,
+            client,
+            closed,
+            leaf,
+            certificate,
+            budget,
+            process: OnceLock::new(),
+            _registered: registered,
+        }
     }
 
     /// Closes the connection, on which somebody called for what another role may do.
@@ -88,9 +101,12 @@ impl ClientSeat {
     }
 
     fn entries(&self) -> Vec<v1::RosterEntry> {
-        let mut reach = self.broker.rules.now().policy.reach(&self.client.principal.name);
+        let rules = self.broker.rules.now();
+        let mut reach = rules.policy.reach(&self.client.principal.name);
         let mut instances: BTreeMap<Principal, Vec<_>> = BTreeMap::new();
-        for Listed { link, .. } in self.broker.directory.processes() {
+        let processes = self.broker.directory.processes().into_iter();
+        // A link that comes up while its agent is shut out is there until its connection is closed.
+        for Listed { link, .. } in processes.filter(|process| rules.admits(&process.link.facts.certificate)) {
             instances.entry(link.agent.principal.clone()).or_default().push((link.agent.instance, false));
         }
         let entries = instances.into_iter().filter_map(|(agent, instances)| {
@@ -199,7 +215,7 @@ impl ClientLink for ClientCalls {
             &seat.client.principal,
             hello.instance,
             hello.lane,
-            Facts::new(&seat.leaf, seat.peer, &hello),
+            Facts::new(&seat.leaf, Arc::clone(&seat.certificate), seat.peer, &hello),
         );
         let (out, stream) = mpsc::channel(1);
         let tasks = seat.broker.tasks.clone();

@@ -1,19 +1,22 @@
-//! What can change while the server runs: identities, their keys, and rules. Replaced as a whole, or not at all.
+//! What can change while the server runs: identities, their keys, rules, and what is denied of them. Replaced as a whole, or not at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use aws_lc_rs::digest;
 use ginnel_config::{Identity, PublicKeys, ServerConfig, TokenBinding};
 use ginnel_core::audit::Text;
 use ginnel_core::cause::{Cause, Hop, Refusal};
+use ginnel_core::denial::{Denials, Shown};
 use ginnel_core::policy::Policy;
 use ginnel_core::principal::{Principal, TrustDomain};
 use ginnel_enrol::{AccountKeys, Binding, EnrolIdentity, OidcIssuer, OidcSubject, PublicKey};
 use ginnel_keys::IssuerKeys;
 use ginnel_ops::ledger::Parties;
 use ginnel_ops::reload::InForce;
+
+use crate::enrol::Admissible;
 
 /// Hexadecimal digits of a policy's version.
 const VERSION_DIGITS: usize = 16;
@@ -24,45 +27,75 @@ pub(crate) struct Rules {
     pub(crate) config: ServerConfig,
     /// Who may connect, with the service account that each must have.
     pub(crate) identities: BTreeMap<Principal, String>,
+    /// Who was shut out, and which rules.
+    pub(crate) denials: Arc<Denials>,
+    /// The rules that are not denied.
     pub(crate) policy: Policy,
     /// The policy's version, as records have it.
     pub(crate) version: Text,
+    /// Who may enrol, and with which keys; nobody where another process enrols.
+    admissible: Option<Arc<Admissible>>,
 }
 
 /// The state in force.
 pub(crate) struct InForceRules {
     rules: RwLock<Arc<Rules>>,
+    /// Held by whoever makes the next state from the one in force, until what the next one objects to was told to end: a reload and a
+    /// revocation at the same time must not undo each other.
+    pub(crate) replacing: Mutex<()>,
     pub(crate) shown: InForce,
 }
 
 impl Rules {
-    pub(crate) fn new(config: ServerConfig) -> Self {
-        let policy = Policy::new(config.rules.clone());
+    pub(crate) fn new(config: ServerConfig, admissible: Option<Arc<Admissible>>, denials: Arc<Denials>) -> Self {
+        let in_force = config.rules.iter().filter(|rule| !denials.denies_rule(&rule.name));
+        let policy = Policy::new(in_force.cloned().collect());
         let version = version(&policy);
         let identities = config.identities.iter().map(|identity| {
             let (trust_domain, name) = (config.trust_domain.clone(), identity.name.clone());
             (Principal { trust_domain, role: identity.role, name }, identity.email.clone())
         });
-        Self { identities: identities.collect(), policy, version, config }
+        Self { identities: identities.collect(), denials, policy, version, admissible, config }
     }
 
-    /// Whether somebody with this certificate may be connected.
-    pub(crate) fn admits(&self, principal: &Principal, email: &str) -> bool {
+    /// The same with other denials.
+    pub(crate) fn with_denials(&self, denials: Arc<Denials>) -> Self {
+        Self::new(self.config.clone(), self.admissible.clone(), denials)
+    }
+
+    /// Whether somebody with this certificate may be connected: a known identity, enrolled with a key that it still has, and nothing of it
+    /// denied.
+    pub(crate) fn admits(&self, shown: &Shown) -> bool {
+        let enroller = self.admissible.as_ref().map(|admissible| &admissible.enroller);
+        let has_key = |key: [u8; 32]| enroller.is_none_or(|enroller| enroller.may_sign(&shown.email, &key));
+        self.knows(&shown.principal, &shown.email) && shown.signed_by.is_none_or(has_key) && !self.denials.denies(shown)
+    }
+
+    /// Whether the configuration names this identity.
+    fn knows(&self, principal: &Principal, email: &str) -> bool {
         self.identities.get(principal).is_some_and(|known| known == email)
     }
 
-    /// Who could connect under `before` and may not under these rules.
+    /// Who could connect under `before` and may not under these rules, whatever the certificate.
     pub(crate) fn no_longer_admitted(&self, before: &Self) -> BTreeSet<Principal> {
-        let gone = before.identities.iter().filter(|(principal, email)| !self.admits(principal, email));
+        let may = |rules: &Self, principal: &Principal, email: &str| {
+            rules.knows(principal, email) && !rules.denials.denies_identity(principal, email)
+        };
+        let could = before.identities.iter().filter(|(principal, email)| may(before, principal, email));
+        let gone = could.filter(|(principal, email)| !may(self, principal, email));
         gone.map(|(principal, _)| principal.clone()).collect()
     }
 
     /// Why a session between these parties may not go on, if so. One that no agent was chosen for yet is judged when one is.
     pub(crate) fn objection(&self, gone: &BTreeSet<Principal>, parties: &Parties) -> Option<Refusal> {
-        let Parties { client, agent, target, address: _ } = parties;
+        let Parties { client, agent, target, address: _, client_certificate, agent_certificate } = parties;
         let (client, agent) = (client.as_ref()?, agent.as_ref());
-        if gone.contains(client) || agent.is_some_and(|agent| gone.contains(agent)) {
+        let is_out = |shown: &Option<Arc<Shown>>| shown.as_ref().is_some_and(|shown| !self.admits(shown));
+        if gone.contains(client) || is_out(client_certificate) {
             return Some(Refusal::new(Hop::Server, Cause::NotAdmitted));
+        }
+        if agent.is_some_and(|agent| gone.contains(agent)) || is_out(agent_certificate) {
+            return Some(Refusal::new(Hop::Agent, Cause::NotAdmitted));
         }
         let (agent, target) = (agent?, target.as_ref()?);
         let denied = self.policy.decide(&client.name, target, &agent.name).err()?;
@@ -82,8 +115,8 @@ pub(crate) fn key_files(identities: &[Identity]) -> Vec<PathBuf> {
 
 impl InForceRules {
     pub(crate) fn new(rules: Rules) -> Self {
-        let shown = InForce::new(rules.version.as_str().to_owned(), rules.config.rules.len());
-        Self { rules: RwLock::new(Arc::new(rules)), shown }
+        let shown = InForce::new(rules.version.as_str().to_owned(), rules.policy.count());
+        Self { rules: RwLock::new(Arc::new(rules)), replacing: Mutex::default(), shown }
     }
 
     /// The state in force.
@@ -99,9 +132,16 @@ impl InForceRules {
 
     /// Puts others into force.
     pub(crate) fn replace(&self, rules: Arc<Rules>) {
-        let (version, count) = (rules.version.as_str().to_owned(), rules.config.rules.len());
+        let (version, count) = (rules.version.as_str().to_owned(), rules.policy.count());
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
         self.shown.applied(version, count);
+    }
+
+    /// Puts the same with other denials into force.
+    pub(crate) fn deny(&self, rules: Arc<Rules>) {
+        let (version, count) = (rules.version.as_str().to_owned(), rules.policy.count());
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
+        self.shown.changed(version, count);
     }
 }
 
@@ -167,3 +207,6 @@ fn version(policy: &Policy) -> Text {
     let hex = Text::hex(hash.as_ref());
     Text::new(&hex.as_str()[..VERSION_DIGITS.min(hex.as_str().len())])
 }
+
+#[cfg(test)]
+mod tests;

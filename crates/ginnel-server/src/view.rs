@@ -10,8 +10,8 @@ use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::{InstanceId, RequestId};
 use ginnel_core::policy::{matrix, verdict};
 use ginnel_core::principal::{Name, Principal, Role};
-use ginnel_core::status::{Audit, Certificate, Peer, Request, Status, Verdict};
-use ginnel_ops::admin::{Observed, Question, Which};
+use ginnel_core::status::{Audit, Certificate, Denied, Peer, Request, Revoked, Status, Verdict};
+use ginnel_ops::admin::{NotRevoked, Observed, Question, Revocation, Which};
 use ginnel_ops::reload::Fault;
 use ginnel_wire::hello::software_version;
 
@@ -44,6 +44,7 @@ impl Observed for View {
             agents,
             clients,
             enrolments: Some(broker.enrolment.counted()),
+            denials: Some(broker.rules.now().denials.count()),
             audit: Some(Audit { healthy: broker.audit.healthy(), waiting: broker.audit.waiting() }),
             ..Status::default()
         };
@@ -87,6 +88,14 @@ impl Observed for View {
 
     fn end_sessions(&self, which: &Which) -> u64 {
         self.0.ledger.end(which, Refusal::new(Hop::Server, Cause::EndedByOperator))
+    }
+
+    fn denials(&self) -> Option<Vec<Denied>> {
+        Some(self.0.denied())
+    }
+
+    fn revoke(&self, order: Revocation) -> Pin<Box<dyn Future<Output = Result<Revoked, NotRevoked>> + Send + '_>> {
+        Box::pin(Arc::clone(&self.0).revoke(order))
     }
 
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, Fault>> + Send + '_>> {

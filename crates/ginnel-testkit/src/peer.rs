@@ -145,6 +145,11 @@ impl Peer {
         Ok(Self { requests, connection })
     }
 
+    /// Whether the connection is gone.
+    pub fn is_closed(&self) -> bool {
+        self.connection.is_finished()
+    }
+
     /// Begins a call.
     ///
     /// # Errors

@@ -85,6 +85,8 @@ pub(crate) enum Command {
     /// Ask what the rules allow
     #[command(subcommand)]
     Policy(operate::Policy),
+    /// Shut out an identity, a key, a certificate, a rule or a target, and end what depends on it
+    Revoke(operate::Revoke),
     /// Make a running process read its configuration again
     Reload(operate::Reload),
     /// Carry standard input and output through the running client, for SSH's ProxyCommand
@@ -212,4 +214,55 @@ pub(crate) struct Connect {
     /// The running client's proxy listener
     #[arg(long, value_name = "ADDRESS", env = "GINNEL_PROXY", default_value = "127.0.0.1:3128")]
     pub(crate) proxy: String,
+}
+
+#[cfg(test)]
+#[cfg(all(feature = "server", feature = "agent", feature = "client"))]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// The words of a line of shell, which quotes with double quotes alone.
+    fn words(line: &str) -> Vec<String> {
+        let mut words = vec![String::new()];
+        let mut is_quoted = false;
+        for c in line.chars() {
+            match c {
+                '"' => is_quoted = !is_quoted,
+                ' ' if !is_quoted => words.push(String::new()),
+                c => words.last_mut().unwrap().push(c),
+            }
+        }
+        assert!(!is_quoted, "{line}");
+        words
+    }
+
+    /// Lines of the shell blocks of a page.
+    fn shell(page: &str) -> Vec<&str> {
+        let blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+        blocks.flat_map(str::lines).filter(|line| !line.is_empty()).collect()
+    }
+
+    #[test]
+    fn every_command_of_the_runbook_is_one_that_the_program_has() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operate/incident.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let mut revocations = 0;
+        for line in shell(&page) {
+            if line.starts_with("export GINNEL_ASK_SOCKET=") {
+                continue;
+            }
+            let mut words = words(line);
+            assert_eq!(words[0], "ginnel", "{line}");
+            // What the variable of the block before gives.
+            if ["revoke", "reload"].contains(&words[1].as_str()) {
+                words.extend(["--socket".to_owned(), "admin.sock".to_owned()]);
+            }
+            let parsed = Args::try_parse_from(&words);
+            assert!(parsed.is_ok(), "{line}: {}", parsed.err().unwrap());
+            revocations += u64::from(words[1] == "revoke");
+        }
+        assert!(revocations >= 8, "{revocations} revocations");
+    }
 }

@@ -26,6 +26,7 @@ mod explain;
 mod issuer;
 mod policy;
 mod reload;
+mod revoke;
 mod sessions;
 mod status;
 mod table;
@@ -106,6 +107,7 @@ pub(crate) fn run(args: Args) -> Result<Outcome, Failure> {
         Command::Sessions(sessions) => block_on(sessions::run(sessions)),
         Command::Explain(explain) => block_on(explain::run(explain)),
         Command::Policy(policy) => block_on(policy::run(policy)),
+        Command::Revoke(revoke) => block_on(revoke::run(revoke)),
         Command::Reload(reload) => block_on(reload::run(reload)),
         #[cfg(feature = "client")]
         Command::Connect(connect) => {

@@ -24,6 +24,8 @@ pub struct AgentConfig {
     pub allow: Vec<TargetPattern>,
     /// How many connections to the server that take new sessions there may be at once.
     pub connections: Bounds,
+    /// The file in which denials are kept; without it they last until a restart.
+    pub denials_file: Option<PathBuf>,
     /// How it is seen and controlled while it runs.
     pub admin: Admin,
     /// How long sessions may go on after the first signal to stop.
@@ -62,6 +64,9 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<AgentConfig> {
     let connections = fields
         .field("connections", "How many connections to the server there are.")
         .required(object(super::connections));
+    let denials = fields
+        .field("denials", "What `ginnel revoke` denied, so that it outlives a restart.")
+        .required(object(denials));
     let admin = super::admin(fields, "127.0.0.1:50052");
     let shutdown_grace = super::shutdown_grace(fields);
     let danger_disable_inner_tls =
@@ -74,10 +79,23 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<AgentConfig> {
         credential: credential?,
         allow: allow?,
         connections: connections?,
+        denials_file: denials?,
         admin: admin?,
         shutdown_grace: shutdown_grace?,
         danger_disable_inner_tls: danger_disable_inner_tls?,
     })
+}
+
+fn denials(fields: &mut Fields<'_, '_>) -> Option<Option<PathBuf>> {
+    let file = fields
+        .field(
+            "file",
+            "The file, which the agent writes anew with every denial; its directory must exist. Without it denials last until the \
+             agent is restarted.",
+        )
+        .example_off("/var/lib/ginnel-agent/denials.jsonl")
+        .optional(shape::file());
+    Some(file)
 }
 
 fn trust(fields: &mut Fields<'_, '_>) -> Option<AgentTrust> {

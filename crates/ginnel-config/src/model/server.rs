@@ -39,6 +39,15 @@ pub struct ServerConfig {
     pub enrolment_audience: String,
     /// Where the audit log is written.
     pub audit_directory: PathBuf,
+    /// The file of denials, if it is not where [`Self::denials_file`] puts it.
+    pub configured_denials: Option<PathBuf>,
+}
+
+impl ServerConfig {
+    /// The file in which denials are kept.
+    pub fn denials_file(&self) -> PathBuf {
+        self.configured_denials.clone().unwrap_or_else(|| self.audit_directory.join("denials.jsonl"))
+    }
 }
 
 /// The server itself.
@@ -121,6 +130,9 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
     let oidc_issuers = proof::oidc_issuers(fields);
     let enrolment = fields.field("enrolment", "How certificates are asked for.").required(object(super::enrolment));
     let audit = fields.field("audit", "The record of who reached what.").required(object(audit));
+    let denials = fields
+        .field("denials", "What `ginnel revoke` denied, so that it outlives a restart.")
+        .required(object(denials));
 
     fields.check(|findings| {
         if let (Some(server), Some(issuer)) = (&server, &issuer) {
@@ -152,7 +164,20 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
         google: google?,
         oidc_issuers: oidc_issuers.into_iter().flatten().map(OidcIssuerRead::complete).collect::<Option<_>>()?,
         audit_directory: audit?,
+        configured_denials: denials?,
     })
+}
+
+fn denials(fields: &mut Fields<'_, '_>) -> Option<Option<PathBuf>> {
+    let file = fields
+        .field(
+            "file",
+            "The file, which the server writes anew with every denial; its directory must exist. Without it: denials.jsonl in the \
+             directory of the audit log.",
+        )
+        .example_off("/var/lib/ginnel/denials.jsonl")
+        .optional(shape::file());
+    Some(file)
 }
 
 fn server(fields: &mut Fields<'_, '_>) -> Option<ServerSection> {

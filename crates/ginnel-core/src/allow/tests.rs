@@ -163,3 +163,28 @@ fn a_flood_of_addresses_is_cut() {
     let dialable = list.dialable(&target("git.acme.internal:443"), &resolved, &[]).unwrap();
     assert_eq!(dialable, resolved[..ADDRESSES_MAX]);
 }
+
+#[test]
+fn what_is_shut_out_is_neither_permitted_by_name_nor_dialled_by_address() {
+    let patterns = ["git.acme.internal:22", "web.acme.internal:443", "10.0.0.0/8:443"];
+    let list = AllowList::new(patterns.map(|text| text.parse().unwrap()).to_vec());
+    let denied = ["git.acme.internal:22", "10.9.0.0/16:443"].map(|text| text.parse().unwrap()).to_vec();
+    let less = list.without(denied);
+    let target = |text: &str| text.parse::<Target>().unwrap();
+    let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+    for (text, is_permitted) in [
+        ("git.acme.internal:22", false),
+        ("web.acme.internal:443", true),
+        ("10.9.1.1:443", false),
+        ("10.8.1.1:443", true),
+        ("10.9.1.1:80", false),
+    ] {
+        assert_eq!(less.permits_target(&target(text)).is_ok(), is_permitted, "{text}");
+    }
+    let web = target("web.acme.internal:443");
+    let (shut_out, open) = (at("10.9.1.1:443"), at("10.8.1.1:443"));
+    assert_eq!(less.dialable(&web, &[shut_out, open], &[]), Ok(vec![open]));
+    assert_eq!(less.dialable(&web, &[shut_out], &[]), Err(Cause::NotOnAllowList));
+    assert_eq!(less.without(Vec::new()), list);
+    assert_eq!(list.dialable(&web, &[shut_out], &[]), Ok(vec![shut_out]));
+}

@@ -109,6 +109,20 @@ fn examples() -> Vec<Event> {
         Event::Gap { records: 3 },
         Event::Reloaded { policy: Text::new("6a4b"), changed: Text::new("rule git removed") },
         Event::EnrolmentForwarded { peer, outcome: Forwarded::Answered },
+        Event::Revoked {
+            kind: Text::new("principal"),
+            subject: Text::new(client().principal),
+            by: Text::new("uid 0, pid 4711"),
+            reason: Some(Text::new("incident 12")),
+            connections: 2,
+            sessions: 31,
+        },
+        Event::Unrevoked {
+            kind: Text::new("serial"),
+            subject: Text::new("0aff"),
+            by: Text::new("uid 0, pid 4712"),
+            reason: None,
+        },
     ]
 }
 

@@ -85,7 +85,7 @@ impl Cause {
                 "Ask `ginnel policy test CLIENT TARGET` at the server what comes nearest, and add a rule if the target is meant to be reached."
             }
             Self::NotOnAllowList => {
-                "If the target is meant to be reached, add it to `allow` in the agent's configuration."
+                "If the target is meant to be reached, add it to `allow` in the agent's configuration. `ginnel revoke --list` at the agent shows whom and what its owner shut out."
             }
             Self::AddressForbidden => {
                 "The name leads to loopback, link-local or another special address, or to the agent itself. Mend the name, or list the address itself in `allow`."
@@ -140,7 +140,7 @@ impl Cause {
             }
             Self::Internal => "This is a mistake in Ginnel: report it with the log lines of the request.",
             Self::NotAdmitted => {
-                "Add the identity to the server's `identities`, or leave it out if it was taken out on purpose."
+                "`ginnel revoke --list` at the server shows who was shut out, and the audit log by whom and why. If nobody was, add the identity to the server's `identities`. With the hop `agent` it is the agent's certificate that was not admitted."
             }
             Self::EndedByOperator => {
                 "Nothing: somebody ended it on purpose, with `ginnel sessions end` at the hop that is named."

@@ -57,6 +57,8 @@ denied! {
     Possession = "possession";
     /// The token was used before.
     Replayed = "replayed";
+    /// The identity, or one of the keys, was revoked.
+    Revoked = "revoked";
     /// The token is not signed by a key of its service account or issuer.
     Signature = "signature";
     /// The token or the request is too large.

@@ -11,8 +11,8 @@ use serde::Serialize;
 use tracing::{debug, info};
 
 use super::body::Text;
-use super::page;
 use super::{EndedSessions, Question, Shared, Which};
+use super::{page, revoke};
 use crate::reload::{Trigger, say};
 
 /// How a question came, which decides what it may ask.
@@ -30,7 +30,7 @@ pub(super) enum Door {
 }
 
 /// The pages that a listener has.
-const PAGES: &str = "/ /status /sessions /requests/ID /policy/test /metrics /healthz /readyz";
+const PAGES: &str = "/ /status /sessions /requests/ID /policy/test /denials /metrics /healthz /readyz";
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -38,7 +38,7 @@ const JSON: &str = "application/json";
 /// Nothing is loaded from anywhere, the page's own style excepted, and the empty icon that keeps browsers from asking for one.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-type Answer = Response<Text>;
+pub(super) type Answer = Response<Text>;
 
 /// Answers a question.
 pub(super) async fn answer<B>(shared: &Shared, door: Door, request: &Request<B>) -> Answer {
@@ -53,7 +53,7 @@ pub(super) async fn answer<B>(shared: &Shared, door: Door, request: &Request<B>)
     let reading = matches!(*request.method(), Method::GET | Method::HEAD);
     let answer = match (reading, path) {
         (true, _) => read(shared, path, query),
-        (false, "/sessions/end" | "/reload") if *request.method() == Method::POST => {
+        (false, "/sessions/end" | "/reload" | "/revoke") if *request.method() == Method::POST => {
             control(shared, door, path, query).await
         }
         (false, _) => not_that_method("GET, HEAD"),
@@ -82,6 +82,7 @@ fn read(shared: &Shared, path: &str, query: &str) -> Answer {
         "/status" => json(&observed.status()),
         "/sessions" => json(&observed.sessions()),
         "/policy/test" => judge(shared, query),
+        "/denials" => revoke::list(shared),
         "/metrics" => match shared.metrics.text() {
             Ok(metrics) => typed(StatusCode::OK, super::metrics::CONTENT_TYPE, metrics),
             Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "The metrics could not be written.\n"),
@@ -149,6 +150,9 @@ async fn control(shared: &Shared, door: Door, path: &str, query: &str) -> Answer
             Err(why) => text(StatusCode::CONFLICT, with_line_end(why.whole)),
         };
     }
+    if path == "/revoke" {
+        return revoke::answer(shared, (pid, uid), query).await;
+    }
     match which(query) {
         Err(why) => text(StatusCode::BAD_REQUEST, format!("{why}\n")),
         Ok(which) => {
@@ -206,7 +210,7 @@ pub(super) fn which(query: &str) -> Result<Which, String> {
     }
 }
 
-fn once<T>(slot: &mut Option<T>, key: &str, value: T) -> Result<(), String> {
+pub(super) fn once<T>(slot: &mut Option<T>, key: &str, value: T) -> Result<(), String> {
     match slot.replace(value) {
         None => Ok(()),
         Some(_) => Err(format!("The parameter {key} is there twice.")),
@@ -214,7 +218,7 @@ fn once<T>(slot: &mut Option<T>, key: &str, value: T) -> Result<(), String> {
 }
 
 /// The parameters of a query, as forms write them.
-fn pairs(query: &str) -> Result<Vec<(String, String)>, String> {
+pub(super) fn pairs(query: &str) -> Result<Vec<(String, String)>, String> {
     let pair = |part: &str| {
         let (key, value) = part.split_once('=').ok_or_else(|| format!("The parameter {part:?} has no value."))?;
         Ok((decoded(key)?, decoded(value)?))
@@ -254,7 +258,7 @@ fn not_that_method(allowed: &'static str) -> Answer {
     answer
 }
 
-fn json(value: &impl Serialize) -> Answer {
+pub(super) fn json(value: &impl Serialize) -> Answer {
     match serde_json::to_string_pretty(value) {
         Ok(json) => typed(StatusCode::OK, JSON, with_line_end(json)),
         Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "The answer could not be written.\n"),

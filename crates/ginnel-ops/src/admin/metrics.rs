@@ -192,6 +192,13 @@ fn configuration(families: &mut Families<'_>, status: &Status) -> Result<(), Err
         let help = "When the configuration in force was loaded, in seconds since 1970";
         families.gauge("ginnel_reload_applied_timestamp_seconds", help, unix(applied))?;
     }
+    if let Some(denials) = status.denials.filter(|_| status.role != "client") {
+        families.gauge(
+            "ginnel_denials",
+            "Identities, keys, certificates, rules and targets that are revoked",
+            count(denials),
+        )?;
+    }
     if status.role == "server" {
         families.gauge("ginnel_policy_rules", "Rules in force", count(config.entries))?;
         let version: [(Labels<1>, f64); 1] = [([("version", config.version.clone())], 1.0)];

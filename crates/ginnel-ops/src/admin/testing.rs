@@ -5,14 +5,15 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use ginnel_core::id::RequestId;
-use ginnel_core::status::{Request, Status, Verdict};
+use ginnel_core::status::{Denied, Request, Revoked, Status, Verdict};
 
-use super::{Observed, Question, Shared, Which};
+use super::{NotRevoked, Observed, Question, Revocation, Shared, Which};
 use crate::reload::Fault;
 
 pub(super) struct Fake {
     pub(super) status: Mutex<Status>,
     pub(super) ended: Mutex<Vec<Which>>,
+    pub(super) revoked: Mutex<Vec<Revocation>>,
 }
 
 pub(super) fn status() -> Status {
@@ -24,7 +25,7 @@ pub(super) fn sessions() -> Vec<Request> {
 }
 
 pub(super) fn fake() -> (Arc<Fake>, Shared) {
-    let fake = Arc::new(Fake { status: Mutex::new(status()), ended: Mutex::default() });
+    let fake = Arc::new(Fake { status: Mutex::new(status()), ended: Mutex::default(), revoked: Mutex::default() });
     let observed: Arc<dyn Observed> = fake.clone();
     (fake, Shared::new(observed))
 }
@@ -57,6 +58,20 @@ impl Observed for Fake {
         let mut ended = self.ended.lock().unwrap();
         ended.push(which.clone());
         ended.len() as u64
+    }
+
+    fn denials(&self) -> Option<Vec<Denied>> {
+        Some(Vec::new())
+    }
+
+    fn revoke(&self, order: Revocation) -> Pin<Box<dyn Future<Output = Result<Revoked, NotRevoked>> + Send + '_>> {
+        let answer = match order.text.as_str() {
+            "nobody" => Err(NotRevoked::Question("No identity is named nobody.".to_owned())),
+            "full" => Err(NotRevoked::Failed("The disk is full.".to_owned())),
+            _ => Ok(Revoked { sessions: 3, ..Revoked::default() }),
+        };
+        self.revoked.lock().unwrap().push(order);
+        Box::pin(ready(answer))
     }
 
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, Fault>> + Send + '_>> {

@@ -283,12 +283,21 @@ impl fmt::Display for Shown<'_> {
         for (place, name) in way.enumerate() {
             write!(f, "{}{}", if place == 0 { " " } else { " → " }, Text::new(name))?;
         }
-        let numbers =
-            [("up", entry.bytes_up), ("down", entry.bytes_down), ("ms", entry.duration_ms), ("records", entry.records)]
-                .map(|(name, number)| (name, number.map(|number| number.to_string())));
+        let numbers = [
+            ("up", entry.bytes_up),
+            ("down", entry.bytes_down),
+            ("ms", entry.duration_ms),
+            ("records", entry.records),
+            ("connections", entry.connections),
+            ("sessions", entry.sessions),
+        ]
+        .map(|(name, number)| (name, number.map(|number| number.to_string())));
         let words = [
             ("hop", &entry.hop),
             ("cause", &entry.cause),
+            ("kind", &entry.kind),
+            ("subject", &entry.subject),
+            ("by", &entry.by),
             ("reason", &entry.reason),
             ("outcome", &entry.outcome),
             ("changed", &entry.changed),

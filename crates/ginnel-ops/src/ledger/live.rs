@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use ginnel_core::audit::Timestamp;
 use ginnel_core::cause::Refusal;
+use ginnel_core::denial::Shown;
 use ginnel_core::id::{InstanceId, RequestId};
 use ginnel_core::principal::{Principal, Role};
 use ginnel_core::status::Request;
@@ -45,6 +46,10 @@ pub struct Parties {
     pub target: Option<Target>,
     /// The address of the target that was dialled.
     pub address: Option<SocketAddr>,
+    /// The client's certificate: on a server that of its connection, on an agent that of the inner handshake.
+    pub client_certificate: Option<Arc<Shown>>,
+    /// On a server, the certificate of the agent's connection.
+    pub agent_certificate: Option<Arc<Shown>>,
 }
 
 #[derive(Debug, Default)]
@@ -57,7 +62,7 @@ impl Live {
     /// The request as people see it, in a process of this role.
     pub(super) fn seen(&self, role: Role) -> Request {
         let (bytes_up, bytes_down) = self.traffic.bytes();
-        let Parties { client, agent, target: _, address } = &self.parties;
+        let Parties { client, agent, target: _, address, client_certificate: _, agent_certificate: _ } = &self.parties;
         Request {
             request_id: self.id.to_string(),
             role: role.to_string(),

@@ -1,5 +1,6 @@
 //! What the process that enrols shows of itself, and changing who may enrol while it runs.
 
+use std::future::ready;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
@@ -8,8 +9,8 @@ use ginnel_config::EnrolmentConfig;
 use ginnel_core::audit::{Event, Text, Timestamp};
 use ginnel_core::id::RequestId;
 use ginnel_core::report::Chain;
-use ginnel_core::status::{Audit, Certificate, Request, Status, Verdict};
-use ginnel_ops::admin::{Observed, Question, Which};
+use ginnel_core::status::{Audit, Certificate, Denied, Request, Revoked, Status, Verdict};
+use ginnel_ops::admin::{NotRevoked, Observed, Question, Revocation, Which};
 use ginnel_ops::reload::Fault;
 use ginnel_wire::hello::software_version;
 
@@ -65,6 +66,14 @@ impl Observed for View {
         0
     }
 
+    fn denials(&self) -> Option<Vec<Denied>> {
+        None
+    }
+
+    fn revoke(&self, _: Revocation) -> Pin<Box<dyn Future<Output = Result<Revoked, NotRevoked>> + Send + '_>> {
+        Box::pin(ready(Err(NotRevoked::NotHere)))
+    }
+
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, Fault>> + Send + '_>> {
         let office = Arc::clone(&self.0);
         Box::pin(async move {
@@ -117,7 +126,7 @@ impl Office {
             tracing::info!(changed = roots.join("; "), "the issuer's roots have changed");
         }
         changes.extend(roots);
-        self.desk.replace(admissible);
+        self.desk.replace(Arc::new(admissible));
         let version = version(&config.identities);
         let count = config.identities.len();
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);

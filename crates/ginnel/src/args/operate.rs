@@ -100,6 +100,50 @@ pub(crate) struct End {
 }
 
 #[derive(ClapArgs)]
+#[command(group = ArgGroup::new("what").args(["who", "key", "serial", "rule", "target", "list"]).required(true))]
+pub(crate) struct Revoke {
+    /// Everybody with this identity: ROLE/NAME, the whole principal, or the e-mail of the service account
+    #[arg(value_name = "WHO")]
+    pub(crate) who: Option<String>,
+
+    /// Every certificate for this key, and every enrolment that it signed: SHA-256 of its SubjectPublicKeyInfo in hexadecimal digits
+    #[arg(long, value_name = "HASH")]
+    pub(crate) key: Option<String>,
+
+    /// The certificate with this serial number, in hexadecimal digits
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) serial: Option<String>,
+
+    /// What this rule of the server allows
+    #[arg(long, value_name = "NAME")]
+    pub(crate) rule: Option<String>,
+
+    /// These targets of the agent, as its allow-list names them
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) target: Option<String>,
+
+    /// Show what is revoked
+    #[arg(long, conflicts_with_all = ["undo", "reason"])]
+    pub(crate) list: bool,
+
+    /// Take the revocation back: what the configuration allows is allowed again
+    #[arg(long)]
+    pub(crate) undo: bool,
+
+    /// Why, for the record and for whoever lists it: a sentence, or the number of a ticket
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+
+    /// Print the answer as it is, in JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// The admin socket of the server or agent
+    #[arg(long, value_name = "PATH", env = "GINNEL_ASK_SOCKET")]
+    pub(crate) socket: PathBuf,
+}
+
+#[derive(ClapArgs)]
 pub(crate) struct Reload {
     /// The process's admin socket
     #[arg(long, value_name = "PATH", env = "GINNEL_ASK_SOCKET")]

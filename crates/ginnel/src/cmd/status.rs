@@ -112,6 +112,9 @@ fn configuration(text: &mut String, status: &Status) {
     let since =
         config.applied.map(|applied| format!(", in force for {}", between(applied, status.time))).unwrap_or_default();
     let _ = writeln!(text, "  {what}: {} {entries}, version {}{since}", config.entries, Text::new(&config.version));
+    if let Some(denials @ 1..) = status.denials {
+        let _ = writeln!(text, "  revoked: {denials}; `ginnel revoke --list` shows whom and what");
+    }
     failure(text, "the last reload failed; what was in force before still is", config.failure.as_ref());
 }
 

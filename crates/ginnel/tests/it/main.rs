@@ -33,6 +33,7 @@ mod relay;
 mod reload;
 mod renewal;
 mod resumption;
+mod revoke;
 mod roles;
 mod roots;
 mod secrecy;

@@ -85,6 +85,11 @@ impl Responder {
         self.tickets.forget();
     }
 
+    /// Drops all tickets of one client.
+    pub fn forget_client(&self, client: &Principal) {
+        self.tickets.forget_client(client);
+    }
+
     /// Drops all tickets for good. It answers on, with full handshakes.
     pub fn close(&self) {
         self.tickets.close();

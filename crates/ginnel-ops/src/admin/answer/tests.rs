@@ -1,5 +1,7 @@
 use super::super::testing::fake;
 use super::*;
+use crate::admin::Revocation;
+use ginnel_core::denial::Kind;
 
 const SOCKET: Door = Door::Socket { pid: Some(7), uid: 0 };
 
@@ -101,4 +103,30 @@ async fn the_address_changes_nothing_and_the_socket_only_what_is_named() {
         (Some("frontend"), Some("git.acme:22"), false)
     );
     assert_eq!(ask_of(&shared, SOCKET, "POST", "/reload", None).await, (409, "server.yaml:1:1: is empty\n".to_owned()));
+}
+
+#[tokio::test]
+async fn a_revocation_comes_over_the_socket_and_names_one_thing_and_who_asks() {
+    let (fake, shared) = fake();
+    let cases = [
+        (Door::Address, "/revoke?who=client/frontend", 403, "Unix socket"),
+        (SOCKET, "/revoke?who=client/frontend&reason=incident+12", 200, "\"sessions\": 3"),
+        (SOCKET, "/revoke?serial=0aff&undo=true", 200, "\"sessions\": 3"),
+        (SOCKET, "/revoke?who=nobody", 400, "nobody"),
+        (SOCKET, "/revoke?who=full", 409, "disk is full"),
+        (SOCKET, "/revoke", 400, "what is to be denied"),
+        (SOCKET, "/revoke?who=a&serial=1", 400, "twice"),
+        (SOCKET, "/revoke?who=a&undo=yes", 400, "one of who"),
+        (SOCKET, "/revoke?all=true", 400, "one of who"),
+    ];
+    for (door, path, expected, words) in cases {
+        let (status, text) = ask_of(&shared, door, "POST", path, Some("localhost")).await;
+        assert!(status == expected && text.contains(words), "{path}: {status} {text}");
+    }
+    assert_eq!(ask_of(&shared, SOCKET, "GET", "/denials", None).await, (200, "[]\n".to_owned()));
+    let revoked = fake.revoked.lock().unwrap();
+    let Revocation { kind, text, undo, reason, by } = &revoked[0];
+    assert_eq!((*kind, text.as_str(), *undo), (Kind::Who, "client/frontend", false));
+    assert_eq!((reason.as_deref(), by.as_str()), (Some("incident 12"), "uid 0, pid 7"));
+    assert!(revoked[1].undo);
 }

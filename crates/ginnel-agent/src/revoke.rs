@@ -1,0 +1,125 @@
+//! The agent owner shuts a client or a target out while the agent runs.
+//!
+//! Clients are judged twice: by the name that the server gives, before anything is dialled, and by the certificate of the inner handshake,
+//! shown or of the handshake that is resumed. Where inner TLS is switched off there is no certificate, and only the name counts.
+
+use std::error::Error;
+use std::sync::{Arc, PoisonError};
+use std::time::SystemTime;
+
+use ginnel_core::audit::Timestamp;
+use ginnel_core::cause::{Cause, Hop, Refusal};
+use ginnel_core::denial::{Denial, Subject};
+use ginnel_core::principal::Role;
+use ginnel_core::report::Chain;
+use ginnel_core::status::{Denied, Revoked};
+use ginnel_core::target::Target;
+use ginnel_identity::certificate::Leaf;
+use ginnel_ops::admin::{NotRevoked, Revocation};
+use ginnel_ops::ledger::{Parties, Tracked};
+
+use crate::app::{Lists, Owner};
+
+impl Owner {
+    /// What is denied.
+    pub(crate) fn denied(&self) -> Vec<Denied> {
+        self.judging().denials.all().map(Denial::shown).collect()
+    }
+
+    /// Judges the client of an inner handshake that was verified; it is in the ledger first, where a denial that comes later finds it.
+    pub(crate) fn permits_client(&self, leaf: &Leaf, tracked: &Tracked) -> Result<(), Cause> {
+        let shown = Arc::new(leaf.shown());
+        tracked.client_showed(Arc::clone(&shown));
+        if self.judging().denials.denies(&shown) { Err(Cause::NotOnAllowList) } else { Ok(()) }
+    }
+
+    /// Denies something, or undoes that. What is answered is in force, and on disk if there is a place for it.
+    ///
+    /// # Errors
+    /// [`NotRevoked`]; then nothing has changed.
+    pub(crate) fn revoke(&self, order: &Revocation) -> Result<Revoked, NotRevoked> {
+        let Revocation { kind, text, undo, reason, by } = order;
+        let subject = Subject::read(*kind, text, self.trust_domain()).map_err(NotRevoked::Question)?;
+        let _one_at_a_time = self.revoking.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.lists();
+        if !undo {
+            can_deny(&subject, &before).map_err(NotRevoked::Question)?;
+        }
+        let changed = before.denials.has(&subject) == *undo;
+        if changed {
+            let failed =
+                |error: &(dyn Error + 'static)| NotRevoked::Failed(format!("Nothing has changed: {}.", Chain(error)));
+            let denials = if *undo {
+                before.denials.without(&subject)
+            } else {
+                let since = Timestamp::from(SystemTime::now());
+                let denial = Denial::new(subject.clone(), since, by.clone(), reason.as_deref());
+                before.denials.with(denial).map_err(|error| failed(&error))?
+            };
+            if let Some(file) = &self.denial_file {
+                file.write(&denials).map_err(|error| failed(&error))?;
+            }
+            self.deny(Arc::new(denials));
+        }
+        let effective = Timestamp::from(SystemTime::now());
+        let lists = self.lists();
+        let sessions = self.ledger.end_where(|parties| self.objection(&lists, parties));
+        let mut notes = Vec::new();
+        if self.denial_file.is_none() {
+            notes.push(
+                "This lasts until the agent is restarted: denials.file is not set in its configuration.".to_owned(),
+            );
+        }
+        if self.inner_tls_disabled && matches!(subject, Subject::Email(_) | Subject::Key(_) | Subject::Serial(_)) {
+            notes.push(
+                "Inner TLS is switched off: clients show no certificate, and only their principal can be denied."
+                    .to_owned(),
+            );
+        }
+        Ok(Revoked {
+            kind: subject.kind().to_owned(),
+            value: subject.value(),
+            denied: !undo,
+            changed,
+            effective,
+            connections: 0,
+            sessions,
+            lasting: self.denial_file.is_some(),
+            notes,
+        })
+    }
+
+    /// Why a session may not go on under `lists`, if so. It is asked with the ledger locked and takes no lock itself: sessions take the
+    /// lists' lock first and the ledger's second.
+    pub(crate) fn objection(&self, lists: &Lists, parties: &Parties) -> Option<Refusal> {
+        let Parties { client, agent: _, target, address, client_certificate, agent_certificate: _ } = parties;
+        let refusal = |cause| Refusal::new(Hop::Agent, cause);
+        let by_name = client.as_ref().is_some_and(|client| lists.denials.denies_principal(client));
+        if by_name || client_certificate.as_ref().is_some_and(|shown| lists.denials.denies(shown)) {
+            return Some(refusal(Cause::NotOnAllowList));
+        }
+        let target = target.as_ref()?;
+        let verdict = match address {
+            Some(address) => lists.allow.dialable(target, &[*address], &self.own_listeners).map(drop),
+            None => lists.allow.permits_target(target),
+        };
+        verdict.err().map(refusal)
+    }
+}
+
+/// Whether there is such a thing to deny here.
+fn can_deny(subject: &Subject, lists: &Lists) -> Result<(), String> {
+    match subject {
+        Subject::Principal(principal) if principal.role != Role::Client => {
+            Err("An agent shuts out clients and targets: an agent is shut out at the server.".to_owned())
+        }
+        Subject::Rule(_) => Err("An agent has no rules: deny the client or the target.".to_owned()),
+        Subject::Target(pattern) => {
+            let target: Option<Target> = pattern.to_string().parse().ok();
+            let is_listed = target.is_none_or(|target| lists.allow.lists_target(&target));
+            if is_listed { Ok(()) } else { Err(format!("The allow-list does not name {pattern}.")) }
+        }
+        // Which of them there are is known at the server.
+        Subject::Principal(_) | Subject::Email(_) | Subject::Key(_) | Subject::Serial(_) => Ok(()),
+    }
+}

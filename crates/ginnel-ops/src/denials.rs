@@ -1,0 +1,149 @@
+//! Denials on disk, so that they outlive the process: on disk before whoever asked is told so, and whole or not at all.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use ginnel_core::denial::{Denials, TooMany};
+
+use self::text::{Malformed, read, write};
+
+mod text;
+
+/// Bytes of a file that are read: more than twice what the most denials take with the longest reasons.
+const BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// Why denials cannot be read or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum DenialsError {
+    /// The file is not what this program writes (environment). Nothing starts without the denials that it holds.
+    #[error(
+        "{}:{line}:{column}: {message}; put the file back from a copy, or, if nothing in it is needed any more, remove it and deny anew what has to be",
+        path.display()
+    )]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The column, from 1.
+        column: usize,
+        /// What is wrong there.
+        message: String,
+    },
+    /// The directory is missing or not readable (configuration, environment).
+    #[error("there is no directory {} for the denials, or it cannot be read; make it, writable for this process alone", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// More entries than may be (environment).
+    #[error("{}", path.display())]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// How many.
+        #[source]
+        source: TooMany,
+    },
+    /// The file is there and cannot be read (environment).
+    #[error("reading the denials in {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The file could not be replaced (environment): the old one stands, or the new one may be lost by a crash.
+    #[error("writing the denials to {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The file of one process's denials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DenialFile {
+    path: PathBuf,
+}
+
+impl DenialFile {
+    /// Reads the file; one that is not there holds no denials.
+    ///
+    /// # Errors
+    /// [`DenialsError`] unless it is whole.
+    pub fn open(path: &Path) -> Result<(Self, Denials), DenialsError> {
+        let file = Self { path: path.to_owned() };
+        let directory = file.directory();
+        // Found out at the start, not when somebody has to be shut out in a hurry.
+        fs::read_dir(&directory).map_err(|source| DenialsError::Directory { path: directory.clone(), source })?;
+        let failed = |source| DenialsError::Read { path: path.to_owned(), source };
+        let opened = match File::open(path) {
+            Ok(opened) => opened,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((file, Denials::default())),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(&mut io::Read::take(opened, BYTES_MAX), &mut bytes).map_err(failed)?;
+        let denials = read(&bytes).map_err(|Malformed { line, column, message }| DenialsError::Broken {
+            path: path.to_owned(),
+            line,
+            column,
+            message,
+        })?;
+        let denials = Denials::new(denials).map_err(|source| DenialsError::Full { path: path.to_owned(), source })?;
+        Ok((file, denials))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Replaces the file. When this returns, a crash of the process or the machine does not bring the old one back.
+    ///
+    /// # Errors
+    /// [`DenialsError::Write`].
+    pub fn write(&self, denials: &Denials) -> Result<(), DenialsError> {
+        self.try_write(denials).map_err(|source| DenialsError::Write { path: self.path.clone(), source })
+    }
+
+    fn try_write(&self, denials: &Denials) -> io::Result<()> {
+        let next = self.next();
+        let written = || {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
+            file.write_all(&write(denials)?)?;
+            file.sync_all()
+        };
+        if let Err(error) = written() {
+            // What is left of it is of no use; the error that counts is the first.
+            let _ = fs::remove_file(&next);
+            return Err(error);
+        }
+        fs::rename(&next, &self.path)?;
+        File::open(self.directory())?.sync_all()
+    }
+
+    /// Where the next state is written before it takes the file's place.
+    fn next(&self) -> PathBuf {
+        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+        name.push(".next");
+        self.path.with_file_name(name)
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -59,10 +59,14 @@ impl Page {
                 }
             }
             Kind::Section(fields) => {
-                self.line(indent, is_off(field), &format!("{}:", field.name));
+                let mut section = Self { text: String::new() };
+                section.line(indent, is_off(field), &format!("{}:", field.name));
                 for field in fields {
-                    self.field(indent + 2, field, value.get(field.name), explain);
+                    section.field(indent + 2, field, value.get(field.name), explain);
                 }
+                // What is in a section that is only shown is only shown as well; the marks of a choice come later.
+                let is_shown_only = off && field.presence != Presence::Choice;
+                self.text.push_str(&if is_shown_only { switched_off(&section.text) } else { section.text });
             }
         }
     }
@@ -142,6 +146,8 @@ fn with_two_marks(text: &str) -> String {
         let bare = line.trim_start();
         let indent = &line[..line.len() - bare.len()];
         match bare.strip_prefix('#') {
+            // A choice within the choice has its marks.
+            Some(setting) if setting.starts_with('#') => format!("{line}\n"),
             Some(comment) if comment.is_empty() || comment.starts_with(' ') => format!("{line}\n"),
             Some(setting) => format!("{indent}##{setting}\n"),
             None => format!("{indent}##{bare}\n"),

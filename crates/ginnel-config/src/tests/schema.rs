@@ -136,7 +136,10 @@ fn without_what_an_issuer_needs(server: &mut Json) {
     if server["issuer"].get("enrolment").is_some() {
         server["issuer"].as_object_mut().expect("a section").remove("certificateLifetime");
         for identity in server["identities"].as_array_mut().into_iter().flatten() {
-            identity.as_object_mut().expect("a section").remove("publicKeys");
+            identity
+                .as_object_mut()
+                .expect("a section")
+                .retain(|name, _| !["publicKeys", "uniqueId", "oidc"].contains(&name.as_str()));
         }
     }
 }

@@ -59,10 +59,14 @@ impl Page {
                 }
             }
             Kind::Section(fields) => {
-                self.line(indent, is_off(field), &format!("{}:", field.name));
+                let mut section = Self { text: String::new() };
+                section.line(indent, is_off(field), &format!("{}:", field.name));
                 for field in fields {
-                    self.field(indent + 2, field, value.get(field.name), explain);
+                    section.field(indent + 2, field, value.get(field.name), explain);
                 }
+                // What is in a section that is only shown is only shown as well; the marks of a choice come later.
+                let is_shown_only = off && field.presence != Presence::Choice;
+                self.text.push_str(&if is_shown_only { switched_off(&section.text) } else { section.text });
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use ginnel_config::{RemoteIssuer, ServerConfig};
@@ -23,7 +23,7 @@ use ginnel_net::connect::{ConnectError, Endpoint};
 use ginnel_net::upstream::{EnrolError, Progress, Upstream};
 use http::uri::PathAndQuery;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::client::Grpc;
 use tonic::{Request, Status};
 
@@ -127,6 +127,9 @@ impl Remote {
         if leaf.zip(server_name(name).ok()).is_none_or(|(leaf, name)| !is_for(leaf, &name)) {
             return Err(CertifyError::Name(name.to_owned()));
         }
+        // The next request says until when this one holds.
+        let left = identity.leaf().not_after.duration_since(SystemTime::now()).unwrap_or_default();
+        self.upstream.progress.certified(&identity, Instant::now() + left);
         Ok(identity)
     }
 

@@ -32,7 +32,7 @@ struct State {
 
 impl Progress {
     /// A certificate is in use; it ends at `expires` by the monotonic clock. One that comes back with another connection is not a renewal.
-    pub(super) fn certified(&self, identity: &Identity, expires: Instant) {
+    pub fn certified(&self, identity: &Identity, expires: Instant) {
         let mut state = self.lock();
         if state.certificate.as_ref().is_some_and(|(leaf, _)| leaf.serial == identity.leaf().serial) {
             return;

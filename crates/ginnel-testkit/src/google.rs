@@ -254,7 +254,7 @@ async fn write(stream: &mut (impl AsyncWrite + Unpin), reply: Reply) -> Result<(
             }
         }
         Body::Zeroes { bytes, .. } => {
-            let zeroes = [0; 64 * 1024];
+            let zeroes = vec![0; 64 * 1024];
             let mut left = bytes;
             while left > 0 {
                 let now = usize::try_from(left).unwrap_or(usize::MAX).min(zeroes.len());

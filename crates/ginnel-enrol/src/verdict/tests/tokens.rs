@@ -49,7 +49,7 @@ fn refuses_headers_with_anything_else() {
         json!({"alg": "RS256", "kid": 1}),
         json!({"alg": "RS256", "kid": null}),
         json!({"alg": "RS256", "typ": null}),
-        json!({"alg": "RS256", "kid": "k".repeat(7000)}),
+        json!({"alg": "RS256", "kid": "k".repeat(5000)}),
         json!({"alg": "RS256", "jwk": {"kty": "RSA"}}),
         json!({"alg": "RS256", "jku": "https://evil.example"}),
         json!({"alg": "RS256", "x5u": "https://evil.example"}),

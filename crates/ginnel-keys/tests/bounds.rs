@@ -17,6 +17,9 @@ const ACCOUNT: &str = "agent@acme.iam.gserviceaccount.com";
 /// A document that gzip makes from a tenth of a megabyte of blanks.
 const GZIP: &[u8] = &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 3];
 
+/// A name, an answer, and whether an error is the one that it must lead to.
+type Case = (&'static str, Reply, fn(&FetchError) -> bool);
+
 fn account() -> KeySetId {
     KeySetId::Account(ACCOUNT.to_owned())
 }
@@ -43,15 +46,12 @@ async fn documents_within_bounds_are_taken() -> Result<()> {
     Ok(())
 }
 
-/// What the error must be.
-type Expected = fn(&FetchError) -> bool;
-
 #[tokio::test]
 async fn everything_else_is_refused_within_two_seconds() -> Result<()> {
     let zeroes =
         |bytes, announced| Reply { body: Body::Zeroes { bytes, announced }, ..Reply::new(200, "text/plain", "") };
     let trickle = Body::Trickled(b"{}".repeat(1000), Duration::from_secs(1));
-    let cases: Vec<(&str, Reply, Expected)> = vec![
+    let cases: Vec<Case> = vec![
         ("a redirect", Reply::new(302, "text/plain", "").header("Location", "http://169.254.169.254/"), |e| {
             matches!(e, FetchError::Status(302))
         }),

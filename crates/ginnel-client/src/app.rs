@@ -100,6 +100,7 @@ impl Client {
             server_roots: Roots::read(&config.trust.server)?,
             credential: ServiceAccountKey::read(&config.credential)?,
             audience: config.enrolment_audience,
+            renewal: config.renewal,
             progress: progress.clone(),
             connections: config.connections,
         };

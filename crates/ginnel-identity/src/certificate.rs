@@ -99,6 +99,11 @@ impl Leaf {
             sha256: sha256(der),
         })
     }
+
+    /// Whether the certificate is valid by a clock that says `now`.
+    pub fn is_valid_at(&self, now: SystemTime) -> bool {
+        (self.not_before..=self.not_after).contains(&now)
+    }
 }
 
 fn check_usage(certificate: &X509Certificate<'_>) -> Result<(), CertificateError> {

@@ -87,7 +87,7 @@ impl Server {
         let directory = issuer.directory.as_path();
         let opened = EmbeddedIssuer::open(directory, &config.trust_domain, issuer.certificate_lifetime, now);
         let issuer = opened.map_err(while_doing(format!("opening the issuer in {}", directory.display())))?;
-        let own = OwnCertificate::default();
+        let own = OwnCertificate::new(config.renewal);
         let trust = OuterTrust { agent: issuer.roots(Role::Agent), client: issuer.roots(Role::Client), server: None };
         let tls = outer_server(&own.current, trust).map_err(while_doing("setting TLS up"))?;
         let principal = own::principal(&config.trust_domain, &server_name);

@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use ginnel_core::audit::{Event, Text, Timestamp};
+use ginnel_core::backoff::Backoff;
 use ginnel_core::principal::{Name, Principal, Role};
-use ginnel_core::renewal::renew_after;
+use ginnel_core::renewal::Renewal;
 use ginnel_core::report::Chain;
 use ginnel_core::status::{Failure, Renewals};
 use ginnel_enrol::{CertificateRequest, IssueError, Issuer};
@@ -13,11 +14,16 @@ use ginnel_identity::certificate::Identity;
 use ginnel_identity::key::KeyPair;
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::CurrentIdentity;
+use tokio::time::{Instant, sleep_until};
 
 use crate::broker::Broker;
 
-/// A failed renewal is tried again after this time; a third of the shortest lifetime that is accepted is about as long.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// No renewal comes sooner after the last one; a third of the shortest lifetime that is accepted is about as long.
+const RENEW_FLOOR: Duration = Duration::from_secs(1);
+
+/// How often the wall clock is asked whether the certificate in use is valid. One that was issued while the clock was wrong is believed by nobody
+/// once it is right again, and the monotonic clock stands still while a machine is suspended.
+const CLOCK_LOOK: Duration = Duration::from_secs(2);
 
 /// Why the server has no certificate of its own.
 #[derive(Debug, thiserror::Error)]
@@ -34,10 +40,20 @@ pub(crate) enum OwnError {
 #[derive(Debug, Default)]
 pub(crate) struct OwnCertificate {
     pub(crate) current: CurrentIdentity,
+    renewal: Renewal,
     state: Mutex<(Renewals, Option<Failure>)>,
 }
 
 impl OwnCertificate {
+    /// None yet; the ones to come are renewed at `renewal`.
+    pub(crate) fn new(renewal: Renewal) -> Self {
+        Self { renewal, ..Self::default() }
+    }
+
+    fn is_valid_at(&self, now: SystemTime) -> bool {
+        self.current.get().is_some_and(|identity| identity.leaf().is_valid_at(now))
+    }
+
     fn renewed(&self) {
         let mut state = self.lock();
         state.0.renewed += 1;
@@ -89,7 +105,7 @@ pub(crate) async fn renew(
         not_after: Timestamp::from(issued.not_after),
         spki_sha256,
     };
-    Ok((renew_after(lifetime, &mut SystemRandom).max(RETRY_AFTER), event))
+    Ok((own.renewal.next(lifetime, &mut SystemRandom).max(RENEW_FLOOR), event))
 }
 
 /// The principal of a server: its name is the first label of `server.name`, which is a legal one.
@@ -107,22 +123,33 @@ pub(crate) fn principal(trust_domain: &ginnel_core::principal::TrustDomain, serv
 /// Renews until shutdown. The certificate in use stays until the next one is there.
 pub(crate) async fn keep(broker: Arc<Broker>, server_name: String, first: Duration) {
     let principal = principal(&broker.trust_domain, &server_name);
+    let mut retry = Backoff::RECONNECT;
     let mut wait = first;
     loop {
+        // If the clock refuted it from the first, or a renewal by the clock has failed, the next one waits for its time.
+        let is_by_the_clock = broker.own.is_valid_at(SystemTime::now());
         tokio::select! {
             () = broker.cut.cancelled() => return,
-            () = tokio::time::sleep(wait) => {}
+            () = come(Instant::now() + wait, &broker.own, is_by_the_clock) => {}
         }
         wait = match renew(broker.issuer.as_ref(), &principal, &server_name, &broker.own).await {
             Ok((next, event)) => {
                 broker.note(event);
+                retry.reset();
                 next
             }
             Err(error) => {
                 tracing::error!(error = %Chain(&error), "could not renew the server's certificate");
                 broker.own.failed(Chain(&error).to_string());
-                RETRY_AFTER
+                retry.next(&mut SystemRandom)
             }
         };
+    }
+}
+
+/// Waits until `at`, or until the wall clock says that the certificate in use is not valid.
+async fn come(at: Instant, own: &OwnCertificate, is_by_the_clock: bool) {
+    while Instant::now() < at && (!is_by_the_clock || own.is_valid_at(SystemTime::now())) {
+        sleep_until(at.min(Instant::now() + CLOCK_LOOK)).await;
     }
 }

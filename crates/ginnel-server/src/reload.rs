@@ -100,13 +100,22 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
     compare("rules", &before.rules, &after.rules, name_of_rule, &mut lines);
     let name_of_identity = |identity: &Identity| format!("{} {}", identity.role, identity.name);
     compare("identities", &before.identities, &after.identities, name_of_identity, &mut lines);
-    let ServerConfig { trust_domain, server, identities: _, rules: _, issuer, enrolment_audience, audit_directory } =
-        before;
+    let ServerConfig {
+        trust_domain,
+        server,
+        identities: _,
+        rules: _,
+        issuer,
+        enrolment_audience,
+        renewal,
+        audit_directory,
+    } = before;
     let restart = [
         ("trustDomain", *trust_domain != after.trust_domain),
         ("server", *server != after.server),
         ("issuer", *issuer != after.issuer),
         ("enrolment", *enrolment_audience != after.enrolment_audience),
+        ("renewal", *renewal != after.renewal),
         ("audit", *audit_directory != after.audit_directory),
     ];
     for (section, _) in restart.into_iter().filter(|(_, is_different)| *is_different) {
@@ -163,7 +172,7 @@ mod tests {
     fn says_what_changed_and_what_takes_a_restart() {
         let before = config(|text| text);
         assert!(changes(&before, &before).is_empty());
-        let cases: [(ServerConfig, &[&str]); 4] = [
+        let cases: [(ServerConfig, &[&str]); 5] = [
             (
                 config(|text| text.replace("gitlab.acme.internal:22", "gitlab.acme.internal:2222")),
                 &["rules changed: gitlab"],
@@ -173,6 +182,10 @@ mod tests {
             (
                 config(|text| text.replace("0.0.0.0:50050", "0.0.0.0:443")),
                 &["server has changed, which takes a restart; it stays as it was"],
+            ),
+            (
+                config(|text| text.replace("#renewal:", "renewal:").replace("#at: \"33%\"", "at: 50%")),
+                &["renewal has changed, which takes a restart; it stays as it was"],
             ),
         ];
         for (after, expected) in cases {

@@ -9,6 +9,7 @@ use ginnel_core::congestion::CongestionControl;
 use ginnel_core::pattern::TargetPattern;
 use ginnel_core::policy::Rule;
 use ginnel_core::principal::{Name, Role, TrustDomain};
+use ginnel_core::renewal::Renewal;
 use ginnel_core::target::DnsName;
 use serde_json::json;
 
@@ -35,6 +36,8 @@ pub struct ServerConfig {
     pub issuer: IssuerSection,
     /// The audience of enrolment tokens.
     pub enrolment_audience: String,
+    /// When the server's own certificate is renewed.
+    pub renewal: Renewal,
     /// Where the audit log is written.
     pub audit_directory: PathBuf,
 }
@@ -109,6 +112,8 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
         .required(shape::list(object(rule)));
     let issuer = fields.field("issuer", "What signs certificates.").required(object(issuer));
     let enrolment = fields.field("enrolment", "How certificates are asked for.").required(object(super::enrolment));
+    let renewal =
+        fields.field("renewal", "When the server's own certificate is renewed.").required(object(super::renewal));
     let audit = fields.field("audit", "The record of who reached what.").required(object(audit));
 
     fields.check(|findings| {
@@ -122,6 +127,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
     Some(ServerConfig {
         trust_domain: trust_domain?,
         enrolment_audience: super::audience_or_default(audience, &server.name),
+        renewal: renewal?,
         server,
         identities: identities?.into_iter().map(IdentityRead::complete).collect::<Option<_>>()?,
         rules: rules?.into_iter().map(RuleRead::complete).collect::<Option<_>>()?,

@@ -20,6 +20,7 @@ pub mod key;
 pub mod oid;
 pub mod pem;
 pub mod random;
+mod secret;
 pub mod tls;
 pub mod trust;
 

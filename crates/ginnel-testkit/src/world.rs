@@ -1,5 +1,6 @@
 //! One server, some agents and one client, as processes on loopback.
 
+use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -44,6 +45,16 @@ pub struct WorldBuilder {
     grace: String,
     listen: IpAddr,
     agents_in: Option<PathBuf>,
+    circumstances: Vec<Circumstances>,
+}
+
+/// What the daemons of one role are started with.
+#[derive(Clone, Debug)]
+struct Circumstances {
+    role: &'static str,
+    /// A program that starts the daemon as itself, with arguments before the daemon's.
+    starter: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl WorldBuilder {
@@ -138,6 +149,22 @@ impl WorldBuilder {
         self
     }
 
+    /// Sets a variable for the daemons of a role, `server`, `agent` or `client`.
+    #[must_use]
+    pub fn environment(mut self, role: &'static str, name: &str, value: impl ToString) -> Self {
+        let environment = vec![(name.to_owned(), value.to_string())];
+        self.circumstances.push(Circumstances { role, starter: Vec::new(), environment });
+        self
+    }
+
+    /// Has the daemons of a role started by a program that becomes the daemon in the end, such as `prlimit`.
+    #[must_use]
+    pub fn started_by(mut self, role: &'static str, starter: &[&str]) -> Self {
+        let starter = starter.iter().map(|&word| word.to_owned()).collect();
+        self.circumstances.push(Circumstances { role, starter, environment: Vec::new() });
+        self
+    }
+
     /// Starts every process and waits until the client knows every agent.
     ///
     /// # Errors
@@ -157,7 +184,10 @@ impl WorldBuilder {
         let dir = tempfile::tempdir()?;
         files::credentials(&self.binary, dir.path()).await?;
         files::server(dir.path(), &self)?;
-        let server = daemon(&self.binary, Part::Server, dir.path(), &[], None)?;
+        let start = |part, settings: &[String]| {
+            daemon(&self.binary, part, dir.path(), settings, self.agents_in.as_deref(), &self.circumstances)
+        };
+        let server = start(Part::Server, &[])?;
         let server_address = listening(&server, "server", 0).await?;
         let (agent_leg, client_leg) = if self.relayed {
             (Some(Cutter::start(server_address).await?), Some(Cutter::start(server_address).await?))
@@ -170,24 +200,19 @@ impl WorldBuilder {
 
         let mut agents = Vec::new();
         for index in 0..self.agents {
-            agents.push(daemon(
-                &self.binary,
-                Part::Agent(index),
-                dir.path(),
-                &[socket_setting(index)],
-                self.agents_in.as_deref(),
-            )?);
+            agents.push(start(Part::Agent(index), &[socket_setting(index)])?);
         }
-        let client = daemon(&self.binary, Part::Client, dir.path(), &[], None)?;
+        let client = start(Part::Client, &[])?;
         let proxy = listening(&client, "proxy", 0).await?;
         let mut forwards = Vec::new();
         for index in 0..self.forwards.len() {
             forwards.push(listening(&client, "forward", index).await?);
         }
-        let (binary, agents_in) = (self.binary, self.agents_in);
+        let Self { binary, agents_in, circumstances, .. } = self;
         Ok(World {
             binary,
             agents_in,
+            circumstances,
             server,
             agents,
             client,
@@ -205,6 +230,7 @@ impl WorldBuilder {
 pub struct World {
     binary: PathBuf,
     agents_in: Option<PathBuf>,
+    circumstances: Vec<Circumstances>,
     /// The server.
     pub server: Daemon,
     /// The agents, also those that were killed.
@@ -236,6 +262,7 @@ impl World {
             grace: "0s".to_owned(),
             listen: Ipv4Addr::LOCALHOST.into(),
             agents_in: None,
+            circumstances: Vec::new(),
         }
     }
 
@@ -311,11 +338,8 @@ impl World {
         let old = self.part(part)?;
         old.kill().await?;
         old.check()?;
-        let inside = match part {
-            Part::Server | Part::Client => None,
-            Part::Agent(_) => self.agents_in.as_deref(),
-        };
-        let started = daemon(&self.binary, part, self.dir.path(), &settings, inside)?;
+        let started =
+            daemon(&self.binary, part, self.dir.path(), &settings, self.agents_in.as_deref(), &self.circumstances)?;
         match part {
             Part::Server => drop(listening(&started, "server", 0).await?),
             Part::Client => {
@@ -440,18 +464,30 @@ fn socket_setting(index: usize) -> String {
     format!("adminSocket=agent-{index}.sock")
 }
 
-/// Starts `part`, in the network namespace `inside` if there is one.
-fn daemon(binary: &Path, part: Part, dir: &Path, settings: &[String], inside: Option<&Path>) -> Result<Daemon> {
-    let (role, name) = match part {
-        Part::Server => ("server", "server".to_owned()),
-        Part::Agent(index) => ("agent", format!("agent {index}")),
-        Part::Client => ("client", "client".to_owned()),
+/// Starts `part`, if it is an agent in the network namespace `agents_in`, if there is one.
+fn daemon(
+    binary: &Path,
+    part: Part,
+    dir: &Path,
+    settings: &[String],
+    agents_in: Option<&Path>,
+    circumstances: &[Circumstances],
+) -> Result<Daemon> {
+    let (role, name, inside) = match part {
+        Part::Server => ("server", "server".to_owned(), None),
+        Part::Agent(index) => ("agent", format!("agent {index}"), agents_in),
+        Part::Client => ("client", "client".to_owned(), None),
     };
+    let circumstances = circumstances.iter().filter(|circumstances| circumstances.role == role);
+    let words = circumstances.clone().flat_map(|circumstances| &circumstances.starter).map(OsStr::new);
+    let mut words = words.chain([binary.as_os_str()]);
+    let program = words.next().unwrap_or(binary.as_os_str());
     let mut command = match inside {
-        None => crate::command::command(binary, dir),
-        Some(namespace) => crate::link::command_inside(namespace, binary, dir),
+        None => crate::command::command(program, dir),
+        Some(namespace) => crate::link::command_inside(namespace, Path::new(program), dir),
     };
-    command.current_dir(dir);
+    command.args(words).current_dir(dir);
+    command.envs(circumstances.flat_map(|circumstances| circumstances.environment.iter().cloned()));
     command.arg(role).arg("--config").arg(dir.join(format!("{role}.yaml"))).args(["--log-format", "json"]);
     for setting in settings {
         command.arg("--set").arg(setting);

@@ -6,6 +6,7 @@ mod args;
 mod cmd;
 #[cfg(all(feature = "server", feature = "agent", feature = "client"))]
 mod demo;
+mod shield;
 
 use std::error::Error;
 use std::io::Write;
@@ -35,6 +36,10 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
+    if let Err(error) = shield::close() {
+        report(&error);
+        return ExitCode::from(1);
+    }
     match cmd::run(args) {
         Ok(Outcome::Yes) => ExitCode::SUCCESS,
         Ok(Outcome::No) => ExitCode::from(1),

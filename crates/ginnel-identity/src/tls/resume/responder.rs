@@ -50,6 +50,8 @@ struct State {
     made: Vec<(Id, Secret)>,
 }
 
+crate::never_implements!(State: fmt::Debug, serde::Serialize, Clone);
+
 impl Responder {
     /// Sets it up for the clients of the agent's own trust domain.
     ///

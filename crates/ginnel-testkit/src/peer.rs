@@ -3,6 +3,7 @@
 //! It proves who it is like everybody else: with a key file of the world, an enrolment and a certificate.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
@@ -30,6 +31,10 @@ use tokio_rustls::TlsConnector;
 
 use crate::wait::{SOON, within};
 use crate::world::{SERVER_NAME, World};
+
+mod enrolment;
+
+pub use enrolment::Enrolment;
 
 /// Longest message that a peer reads.
 const MESSAGE_MAX: usize = 1 << 20;
@@ -73,8 +78,16 @@ impl Peer {
     /// # Errors
     /// If the server does not accept the connection.
     pub async fn connect(world: &World, identity: Option<&Identity>) -> Result<Self> {
-        let roots = Roots::read(&world.directory().join("ca/server-root.pem"))?;
-        within("a connection to the server", SOON, Self::attempt(world.server_addr(), &roots, identity)).await?
+        Self::connect_at(world.server_addr(), &world.directory().join("ca/server-root.pem"), identity).await
+    }
+
+    /// The same to a server whose root is in a file.
+    ///
+    /// # Errors
+    /// If the server does not accept the connection.
+    pub async fn connect_at(server: SocketAddr, root: &Path, identity: Option<&Identity>) -> Result<Self> {
+        let roots = Roots::read(root)?;
+        within("a connection to the server", SOON, Self::attempt(server, &roots, identity)).await?
     }
 
     async fn attempt(server: SocketAddr, roots: &Roots, identity: Option<&Identity>) -> Result<Self> {

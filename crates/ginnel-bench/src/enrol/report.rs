@@ -61,7 +61,7 @@ pub(super) fn document(effort: &Effort, load_before: &str, rounds: &[Round]) -> 
     let ratio = cell(rounds.iter().map(|round| 100.0 * round.bulk[1].speed / round.bulk[0].speed.max(1.0)));
     writeln!(
         text,
-        "\nBeside a flood of {FLOOD} bad signatures a second that are sent, the sessions have {ratio} % of their speed.\n\n{LIMITS}"
+        "\nBeside senders that want {FLOOD} bad signatures a second, and get as many answered as the table says, the sessions have {ratio} % of their speed.\n\n{LIMITS}"
     )?;
     Ok(text)
 }

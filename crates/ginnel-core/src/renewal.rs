@@ -14,6 +14,22 @@ use crate::backoff::draw_between;
 /// The first renewal of a process comes no sooner than after this part of the usual time.
 const FIRST_DIVISOR: u32 = 8;
 
+/// Attempts at a renewal that fit into what is left of a lifetime, whatever the backoff says: an outage that ends before it must not be outlasted by
+/// a wait.
+const ATTEMPTS_LEFT: u32 = 8;
+
+/// No wait is cut to less than this.
+const RETRY_FLOOR: Duration = Duration::from_secs(1);
+
+/// How long to wait after a failed renewal: as long as the backoff has `drawn`, if the certificate in use lives long enough. With one that has
+/// expired there is nothing left to hurry for.
+pub fn retry_after(drawn: Duration, left: Duration) -> Duration {
+    match left {
+        Duration::ZERO => drawn,
+        left => drawn.min((left / ATTEMPTS_LEFT).max(RETRY_FLOOR)),
+    }
+}
+
 /// A part of a whole, in percent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Percent(u8);
@@ -143,6 +159,14 @@ mod tests {
             assert_eq!(Renewal::new(percent(at), percent(jitter)), None);
         }
         assert_eq!(Renewal::new(percent("33%"), percent("10%")), Some(Renewal::DEFAULT));
+    }
+
+    #[test]
+    fn waits_after_a_failure_no_longer_than_the_certificate_allows() {
+        let seconds = Duration::from_secs;
+        for (drawn, left, expected) in [(30, 86_400, 30), (30, 80, 10), (3, 80, 3), (30, 4, 1), (30, 0, 30)] {
+            assert_eq!(retry_after(seconds(drawn), seconds(left)), seconds(expected), "{drawn} {left}");
+        }
     }
 
     #[test]

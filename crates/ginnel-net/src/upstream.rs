@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use ginnel_core::backoff::Backoff;
 use ginnel_core::cause::Cause;
 use ginnel_core::lanes::Bounds;
-use ginnel_core::renewal::Renewal;
+use ginnel_core::renewal::{Renewal, retry_after};
 use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Identity;
 use ginnel_identity::credential::ServiceAccountKey;
@@ -161,7 +161,8 @@ impl Admitted {
 
     /// Puts the renewal off after it failed.
     fn put_off(&mut self, delay: Duration) {
-        let at = Instant::now() + delay;
+        let now = Instant::now();
+        let at = now + retry_after(delay, self.expires.saturating_duration_since(now));
         self.renewal = Due { earliest: at, at, is_first: true, ..self.renewal };
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use ginnel_core::audit::{Event, Text, Timestamp};
 use ginnel_core::backoff::Backoff;
 use ginnel_core::principal::{Name, Principal, Role};
-use ginnel_core::renewal::Renewal;
+use ginnel_core::renewal::{Renewal, retry_after};
 use ginnel_core::report::Chain;
 use ginnel_core::status::{Failure, Renewals};
 use ginnel_enrol::{CertificateRequest, IssueError, Issuer};
@@ -52,6 +52,12 @@ impl OwnCertificate {
 
     fn is_valid_at(&self, now: SystemTime) -> bool {
         self.current.get().is_some_and(|identity| identity.leaf().is_valid_at(now))
+    }
+
+    /// How long the certificate in use is valid yet.
+    fn left(&self, now: SystemTime) -> Duration {
+        let identity = self.current.get();
+        identity.and_then(|identity| identity.leaf().not_after.duration_since(now).ok()).unwrap_or_default()
     }
 
     fn renewed(&self) {
@@ -141,7 +147,7 @@ pub(crate) async fn keep(broker: Arc<Broker>, server_name: String, first: Durati
             Err(error) => {
                 tracing::error!(error = %Chain(&error), "could not renew the server's certificate");
                 broker.own.failed(Chain(&error).to_string());
-                retry.next(&mut SystemRandom)
+                retry_after(retry.next(&mut SystemRandom), broker.own.left(SystemTime::now()))
             }
         };
     }

@@ -215,6 +215,7 @@ impl Agent {
             server_roots: server_roots.roots().clone(),
             credential,
             audience: config.enrolment_audience,
+            renewal: config.renewal,
             progress: progress.clone(),
             connections: config.connections,
         };

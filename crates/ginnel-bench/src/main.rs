@@ -9,6 +9,7 @@ mod args;
 mod bars;
 mod chain;
 mod congestion;
+mod enrol;
 mod host;
 mod load;
 mod pki;
@@ -47,6 +48,7 @@ const DESCRIPTORS: u64 = 20_000;
 async fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["enrol", ..] => enrol::main(words.get(1..).unwrap_or_default()).await,
         ["wan", ..] => wan::main(words.get(1..).unwrap_or_default()),
         ["host", at] => host::serve(ip(at)?).await,
         ["relay", at, to] => relay::serve(ip(at)?, address(to)?).await,

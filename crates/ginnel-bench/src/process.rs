@@ -66,6 +66,13 @@ pub(crate) fn cpu_seconds(roots: &[Root]) -> Result<Vec<f64>> {
         .collect()
 }
 
+/// CPU seconds of this process so far, without its children.
+pub(crate) fn own_cpu_seconds() -> Result<f64> {
+    let all = processes()?;
+    let stat = all.get(&std::process::id()).context("no entry for this process")?;
+    Ok(to_f64(stat.ticks) / to_f64(rustix::param::clock_ticks_per_second()))
+}
+
 /// KiB of memory that each process and its children have resident.
 pub(crate) fn resident_kib(roots: &[Root]) -> Result<Vec<f64>> {
     let all = processes()?;

@@ -108,6 +108,7 @@ impl Client {
             server_roots: server_roots.roots().clone(),
             credential,
             audience: config.enrolment_audience,
+            renewal: config.renewal,
             progress: progress.clone(),
             connections: config.connections,
         };

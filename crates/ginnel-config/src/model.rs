@@ -10,6 +10,7 @@ use ginnel_core::congestion::CongestionControl;
 use ginnel_core::lanes::Bounds;
 use ginnel_core::limits::LANES_MAX;
 use ginnel_core::proxy::ProxySettings;
+use ginnel_core::renewal::{Percent, Renewal};
 use ginnel_core::target::{DnsName, InvalidTarget, Target};
 
 use crate::Daemon;
@@ -206,6 +207,28 @@ fn connections(fields: &mut Fields<'_, '_>) -> Option<Bounds> {
         }
     });
     Some(Bounds { least: least.value, most })
+}
+
+/// `renewal` of all roles: when a certificate is renewed.
+fn renewal(fields: &mut Fields<'_, '_>) -> Option<Renewal> {
+    let at = fields
+        .field(
+            "at",
+            "After which part of its lifetime a certificate is renewed, from 10% to 60%; the rest is for a server or an issuer that is \
+             away. The first renewal after a start comes earlier, at random, so that those who started together part.",
+        )
+        .default("33%", located(shape::parsed::<Percent>()));
+    let jitter = fields
+        .field("jitter", "How much of that time a renewal may come earlier or later, at random, from 0% to 25%.")
+        .default("10%", located(shape::parsed::<Percent>()));
+    fields.check(|findings| {
+        for (part, (least, most)) in [(&at, Renewal::AT), (&jitter, Renewal::JITTER)] {
+            if let Some(part) = part.as_ref().filter(|part| !(least..=most).contains(&part.value)) {
+                part.report(findings, format!("{} is not between {least} and {most}", part.value), None);
+            }
+        }
+    });
+    Renewal::new(at?.value, jitter?.value)
 }
 
 /// An address and port to listen on; port 0 asks the system for a free one.

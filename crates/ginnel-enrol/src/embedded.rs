@@ -216,6 +216,8 @@ impl Authority {
 /// A CA's key. It leaves the process only for its file.
 struct AuthorityKey(EcdsaKeyPair);
 
+ginnel_identity::never_implements!(AuthorityKey: std::fmt::Debug, std::fmt::Display, serde::Serialize, Clone);
+
 impl PublicKeyData for AuthorityKey {
     fn der_bytes(&self) -> &[u8] {
         self.0.public_key().as_ref()

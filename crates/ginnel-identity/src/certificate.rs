@@ -114,6 +114,11 @@ impl Leaf {
             signed_by: None,
         }
     }
+
+    /// Whether the certificate is valid by a clock that says `now`.
+    pub fn is_valid_at(&self, now: SystemTime) -> bool {
+        (self.not_before..=self.not_after).contains(&now)
+    }
 }
 
 fn check_usage(certificate: &X509Certificate<'_>) -> Result<(), CertificateError> {

@@ -76,6 +76,9 @@ pub struct ServiceAccountKey {
     pair: RsaKeyPair,
 }
 
+crate::never_implements!(ServiceAccountKey: fmt::Display, Serialize, Clone);
+crate::never_implements!(KeyFile: fmt::Debug, fmt::Display, Serialize, Clone);
+
 impl ServiceAccountKey {
     /// Reads a key file, which must be for its owner only.
     ///

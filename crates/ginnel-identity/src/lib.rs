@@ -22,6 +22,7 @@ pub mod oid;
 pub mod pem;
 pub mod proof;
 pub mod random;
+mod secret;
 pub mod tls;
 pub mod trust;
 

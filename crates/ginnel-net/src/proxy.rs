@@ -46,6 +46,8 @@ pub struct Proxy {
     authorization: Option<Arc<SecretString>>,
 }
 
+ginnel_identity::never_implements!(Proxy: fmt::Display);
+
 /// Why what the configuration names cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyFileError {

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use ginnel_core::backoff::Backoff;
 use ginnel_core::cause::Cause;
 use ginnel_core::lanes::Bounds;
-use ginnel_core::renewal::renew_after;
+use ginnel_core::renewal::{Renewal, retry_after};
 use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Identity;
 use ginnel_identity::key::KeyPair;
@@ -61,6 +61,10 @@ const RENEW_FLOOR: Duration = Duration::from_secs(1);
 /// How often a credential that has no unused token is asked again. Tokens in files are replaced every ten minutes at the soonest.
 const TOKEN_POLL: Duration = Duration::from_secs(1);
 
+/// How often the wall clock is asked whether the certificate in use is valid. The monotonic clock stands still while a machine is suspended, and
+/// a wall clock that was wrong for a while may have left a certificate that nobody believes.
+const CLOCK_LOOK: Duration = Duration::from_secs(2);
+
 /// Replaced connections that still finish their sessions. With a renewal every eight hours that is three weeks of history.
 const RETIRED_MAX: usize = 64;
 
@@ -80,6 +84,8 @@ pub struct Upstream {
     pub credential: Credential,
     /// The audience of enrolment tokens.
     pub audience: String,
+    /// When certificates are renewed.
+    pub renewal: Renewal,
     /// Where it is put down how things stand.
     pub progress: Progress,
     /// How many connections that take new sessions there may be at once.
@@ -128,16 +134,44 @@ pub enum EnrolError {
 /// A certificate with its deadlines on the monotonic clock.
 struct Admitted {
     identity: Identity,
-    renew: Instant,
+    renewal: Due,
     expires: Instant,
 }
 
+/// When a certificate is renewed.
+#[derive(Clone, Copy)]
+struct Due {
+    /// Not before this, whatever happens.
+    earliest: Instant,
+    at: Instant,
+    /// Whether it is renewed at once when the wall clock says that it is not valid: so it is unless the clock said that from the first.
+    is_by_the_clock: bool,
+    /// Whether others may have the same moment in common: the start, or the end of an outage.
+    is_first: bool,
+}
+
 impl Admitted {
-    fn new(identity: Identity) -> Self {
+    fn new(identity: Identity, renewal: Renewal, is_first: bool) -> Self {
+        let (now, clock) = (Instant::now(), SystemTime::now());
+        let lifetime = identity.leaf().not_after.duration_since(clock).unwrap_or_default();
+        let drawn = match is_first {
+            true => renewal.first(lifetime, &mut SystemRandom),
+            false => renewal.next(lifetime, &mut SystemRandom),
+        };
+        let renewal = Due {
+            earliest: now + RENEW_FLOOR,
+            at: now + drawn.max(RENEW_FLOOR),
+            is_by_the_clock: identity.leaf().is_valid_at(clock),
+            is_first: false,
+        };
+        Self { identity, renewal, expires: now + lifetime }
+    }
+
+    /// Puts the renewal off after it failed.
+    fn put_off(&mut self, delay: Duration) {
         let now = Instant::now();
-        let lifetime = identity.leaf().not_after.duration_since(SystemTime::now()).unwrap_or_default();
-        let renew = now + renew_after(lifetime, &mut SystemRandom).max(RENEW_FLOOR);
-        Self { identity, renew, expires: now + lifetime }
+        let at = now + retry_after(delay, self.expires.saturating_duration_since(now));
+        self.renewal = Due { earliest: at, at, is_first: true, ..self.renewal };
     }
 
     fn is_valid(&self) -> bool {
@@ -146,7 +180,21 @@ impl Admitted {
 
     /// Whether the wall clock says so too. It may be wrong; but the monotonic clock stands still while a machine is suspended.
     fn is_current(&self) -> bool {
-        SystemTime::now() < self.identity.leaf().not_after
+        self.identity.leaf().is_valid_at(SystemTime::now())
+    }
+}
+
+impl Due {
+    /// Waits until it is time to renew `identity`.
+    async fn come(self, identity: &Identity) {
+        sleep_until(self.earliest).await;
+        loop {
+            let is_refuted = self.is_by_the_clock && !identity.leaf().is_valid_at(SystemTime::now());
+            if is_refuted || Instant::now() >= self.at {
+                return;
+            }
+            sleep_until(self.at.min(Instant::now() + CLOCK_LOOK)).await;
+        }
     }
 }
 
@@ -175,7 +223,7 @@ impl Upstream {
                     Err(error) => {
                         tracing::warn!(error = %Chain(&*error), "no connection to the server");
                         self.progress.disconnected(Some(Chain(&*error).to_string()));
-                        // A certificate that does not connect and has expired by the wall clock is not tried again.
+                        // A certificate that does not connect and is not valid by the wall clock is not tried again.
                         admitted = Some(certificate).filter(Admitted::is_current);
                     }
                     Ok(running) => {
@@ -198,7 +246,7 @@ impl Upstream {
             Some(admitted) if admitted.is_valid() => Ok(admitted),
             Some(_) | None => {
                 self.unused_token(|why| self.progress.disconnected(Some(why))).await;
-                self.enrol().await.map(Admitted::new)
+                self.enrol().await.map(|identity| Admitted::new(identity, self.renewal, true))
             }
         }
     }
@@ -215,10 +263,10 @@ impl Upstream {
         let mut retry = Backoff::RECONNECT;
         loop {
             let connecting = AtomicBool::new(false);
-            let identity = current.identity.clone();
+            let (identity, due) = (current.identity.clone(), current.renewal);
             let mut is_over = false;
             let renewed = {
-                let mut renewing = pin!(self.renew(link, current.renew, retired.len(), &connecting));
+                let mut renewing = pin!(self.renew(link, &identity, due, retired.len(), &connecting));
                 let mut tending = pin!(lanes.tend(self, &identity, link));
                 loop {
                     tokio::select! {
@@ -255,7 +303,7 @@ impl Upstream {
                 Err(error) => {
                     tracing::warn!(error = %Chain(&*error), "renewal failed; the certificate stays in use");
                     self.progress.renewal_failed(Chain(&*error).to_string());
-                    current.renew = Instant::now() + pushback(&*error) + retry.next(&mut SystemRandom);
+                    current.put_off(pushback(&*error) + retry.next(&mut SystemRandom));
                 }
             }
         }
@@ -265,16 +313,17 @@ impl Upstream {
     async fn renew<L: Link>(
         &self,
         link: &L,
-        at: Instant,
+        identity: &Identity,
+        due: Due,
         retired: usize,
         connecting: &AtomicBool,
     ) -> Result<(Admitted, Running), Failure> {
-        sleep_until(at).await;
+        due.come(identity).await;
         if retired >= RETIRED_MAX {
             return Err("too many connections are still finishing their sessions".into());
         }
         self.unused_token(|why| self.progress.renewal_waits(why)).await;
-        let renewed = Admitted::new(self.enrol().await?);
+        let renewed = Admitted::new(self.enrol().await?, self.renewal, due.is_first);
         connecting.store(true, Ordering::Relaxed);
         let running = self.bring_up(&renewed, link).await?;
         Ok((renewed, running))

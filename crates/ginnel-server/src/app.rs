@@ -116,19 +116,12 @@ impl Server {
         let named = key_files(&config.identities).into_iter().chain(certifier.files());
         let read = read.map(|config_file| config_file.and(Seen::now(named)));
         let authority = Authority::new(&config, certifier, now)?;
-        let own = OwnCertificate::default();
+        let own = OwnCertificate::new(config.renewal);
         let trust = CurrentTrust::from(authority.trust());
         let tls = outer_server(&own.current, &trust).map_err(while_doing("setting TLS up"))?;
         let certificates = authority.certificates();
-        let (renew_after, issued) = match &authority {
-            Authority::Here { .. } => {
-                let made = certificates.renew(&subject, &own).await;
-                let (renew_after, issued) = made.map_err(while_doing("making the server's own certificate"))?;
-                (renew_after, Some(issued))
-            }
-            // It need not be there yet: whoever starts both need not start one before the other.
-            Authority::Elsewhere(_) => (Duration::ZERO, None),
-        };
+        let made = certificates.begin(&subject, &own).await;
+        let (renew_after, issued) = made.map_err(while_doing("making the server's own certificate"))?;
         let directory = config.audit_directory.as_path();
         let audit = AuditLog::open(directory, server_id)
             .map_err(while_doing(format!("opening the audit log in {}", directory.display())))?;

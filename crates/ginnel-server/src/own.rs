@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use ginnel_core::audit::{Event, Text, Timestamp};
 use ginnel_core::backoff::Backoff;
 use ginnel_core::principal::{Name, Principal, Role, TrustDomain};
-use ginnel_core::renewal::renew_after;
+use ginnel_core::renewal::{Renewal, retry_after};
 use ginnel_core::report::Chain;
 use ginnel_core::status::{Certificate, Failure, Renewals};
 use ginnel_enrol::{CertificateRequest, IssueError, Issuer};
@@ -15,6 +15,7 @@ use ginnel_identity::key::KeyPair;
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::CurrentIdentity;
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::remote::{CertifyError, Remote};
@@ -25,6 +26,10 @@ const RENEW_FLOOR: Duration = Duration::from_secs(1);
 /// Failed renewals are tried again soon, and then at most so far apart: agents and clients wait for a server whose certificate has expired, and
 /// servers are few.
 const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10));
+
+/// How often the wall clock is asked whether the certificate in use is valid. One that was issued while the clock was wrong is believed by nobody
+/// once it is right again, and the monotonic clock stands still while a machine is suspended.
+const CLOCK_LOOK: Duration = Duration::from_secs(2);
 
 /// Why the server has no certificate of its own.
 #[derive(Debug, thiserror::Error)]
@@ -59,12 +64,28 @@ pub(crate) struct Subject {
 #[derive(Debug, Default)]
 pub(crate) struct OwnCertificate {
     pub(crate) current: CurrentIdentity,
+    renewal: Renewal,
     state: Mutex<(Renewals, Option<Failure>)>,
     /// It is to be renewed although it is not time.
     early: Notify,
 }
 
 impl OwnCertificate {
+    /// None yet; the ones to come are renewed at `renewal`.
+    pub(crate) fn new(renewal: Renewal) -> Self {
+        Self { renewal, ..Self::default() }
+    }
+
+    fn is_valid_at(&self, now: SystemTime) -> bool {
+        self.current.get().is_some_and(|identity| identity.leaf().is_valid_at(now))
+    }
+
+    /// How long the certificate in use is valid yet.
+    fn left(&self, now: SystemTime) -> Duration {
+        let identity = self.current.get();
+        identity.and_then(|identity| identity.leaf().not_after.duration_since(now).ok()).unwrap_or_default()
+    }
+
     fn renewed(&self) {
         let mut state = self.lock();
         state.0.renewed += 1;
@@ -108,6 +129,19 @@ impl OwnCertificate {
 }
 
 impl Source {
+    /// Gets the first certificate, if it comes from here. Another process that enrols need not be there yet: whoever starts both need not start
+    /// one before the other.
+    pub(crate) async fn begin(
+        &self,
+        subject: &Subject,
+        own: &OwnCertificate,
+    ) -> Result<(Duration, Option<Event>), OwnError> {
+        match self {
+            Self::Issuer(_) => self.renew(subject, own).await.map(|(renew_after, issued)| (renew_after, Some(issued))),
+            Self::Remote(_) => Ok((Duration::ZERO, None)),
+        }
+    }
+
     /// Gets a certificate and puts it to use; tells when to renew it.
     pub(crate) async fn renew(&self, subject: &Subject, own: &OwnCertificate) -> Result<(Duration, Event), OwnError> {
         let (identity, spki_sha256) = match self {
@@ -124,7 +158,7 @@ impl Source {
         let lifetime = leaf.not_after.duration_since(SystemTime::now()).unwrap_or_default();
         own.current.set(identity);
         own.renewed();
-        Ok((renew_after(lifetime, &mut SystemRandom).max(RENEW_FLOOR), event))
+        Ok((own.renewal.next(lifetime, &mut SystemRandom).max(RENEW_FLOOR), event))
     }
 }
 
@@ -174,9 +208,11 @@ pub(crate) async fn keep(
     let mut wait = first;
     let mut retry = RETRY;
     loop {
+        // If the clock refuted it from the first, or a renewal by the clock has failed, the next one waits for its time.
+        let is_by_the_clock = own.is_valid_at(SystemTime::now());
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(wait) => {}
+            () = come(Instant::now() + wait, own, is_by_the_clock) => {}
             () = own.early.notified() => {}
         }
         let renewed = tokio::select! {
@@ -193,8 +229,15 @@ pub(crate) async fn keep(
             Err(error) => {
                 tracing::error!(error = %Chain(&error), "could not renew the server's certificate");
                 own.failed(Chain(&error).to_string());
-                retry.next(&mut SystemRandom)
+                retry_after(retry.next(&mut SystemRandom), own.left(SystemTime::now()))
             }
         };
+    }
+}
+
+/// Waits until `at`, or until the wall clock says that the certificate in use is not valid.
+async fn come(at: Instant, own: &OwnCertificate, is_by_the_clock: bool) {
+    while Instant::now() < at && (!is_by_the_clock || own.is_valid_at(SystemTime::now())) {
+        sleep_until(at.min(Instant::now() + CLOCK_LOOK)).await;
     }
 }

@@ -150,6 +150,7 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
         google,
         oidc_issuers,
         enrolment_audience,
+        renewal,
         audit_directory,
         configured_denials,
     } = before;
@@ -160,6 +161,7 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
         ("google", *google != after.google),
         ("oidcIssuers", *oidc_issuers != after.oidc_issuers),
         ("enrolment", *enrolment_audience != after.enrolment_audience),
+        ("renewal", *renewal != after.renewal),
         ("audit", *audit_directory != after.audit_directory),
         ("denials", *configured_denials != after.configured_denials),
     ];
@@ -227,7 +229,7 @@ mod tests {
     fn says_what_changed_and_what_takes_a_restart() {
         let before = config(|text| text);
         assert!(changes(&before, &before).is_empty());
-        let cases: [(ServerConfig, &[&str]); 4] = [
+        let cases: [(ServerConfig, &[&str]); 5] = [
             (
                 config(|text| text.replace("gitlab.acme.internal:22", "gitlab.acme.internal:2222")),
                 &["rules changed: gitlab"],
@@ -237,6 +239,10 @@ mod tests {
             (
                 config(|text| text.replace("0.0.0.0:50050", "0.0.0.0:443")),
                 &["server has changed, which takes a restart; it stays as it was"],
+            ),
+            (
+                config(|text| text.replace("#renewal:", "renewal:").replace("#at: \"33%\"", "at: 50%")),
+                &["renewal has changed, which takes a restart; it stays as it was"],
             ),
         ];
         for (after, expected) in cases {

@@ -98,6 +98,7 @@ impl Remote {
             server_roots: server_roots.into(),
             credential,
             audience: config.enrolment_audience.clone(),
+            renewal: config.renewal,
             progress: Progress::default(),
             connections: Bounds::ONE,
         };

@@ -19,6 +19,7 @@ struct State {
     passing: Mutex<Vec<Passing>>,
     cuts: watch::Sender<u64>,
     frozen: watch::Sender<bool>,
+    closed: AtomicBool,
     captured: Mutex<Vec<u8>>,
 }
 
@@ -53,6 +54,7 @@ impl Cutter {
             passing: Mutex::default(),
             cuts: watch::Sender::new(0),
             frozen: watch::Sender::new(false),
+            closed: AtomicBool::new(false),
             captured: Mutex::default(),
         });
         let task = tokio::spawn(Arc::clone(&state).accept(listener));
@@ -93,6 +95,16 @@ impl Cutter {
         self.state.frozen.send_replace(false);
     }
 
+    /// Resets every connection that begins, until [`Self::open`]. Those that are there stay.
+    pub fn close(&self) {
+        self.state.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets connections begin again.
+    pub fn open(&self) {
+        self.state.closed.store(false, Ordering::Relaxed);
+    }
+
     /// Everything that passed so far, both directions in the order in which it was read.
     pub fn captured(&self) -> Vec<u8> {
         self.state.captured().clone()
@@ -129,6 +141,10 @@ impl State {
 
     async fn relay(self: Arc<Self>, mut near: TcpStream) {
         let mut cuts = self.cuts.subscribe();
+        if self.closed.load(Ordering::Relaxed) {
+            near.set_zero_linger().ok();
+            return;
+        }
         let passing = Passing::default();
         self.passing().push(passing.clone());
         let Passing(counted) = &passing;

@@ -5,6 +5,10 @@ use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result};
 
+mod scalar;
+
+pub use scalar::{Scalar, scalars};
+
 /// Bytes read at once.
 const WINDOW: usize = 1 << 20;
 
@@ -22,11 +26,9 @@ pub struct Hunt {
 /// # Errors
 /// If the process may not be read.
 pub fn hunt(pid: u32, needles: &[&[u8]]) -> Result<Hunt> {
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).context("reading the memory map")?;
     let memory = File::open(format!("/proc/{pid}/mem")).context("opening the memory")?;
     let mut total = Hunt::default();
-    for line in maps.lines() {
-        let Some((start, end)) = readable(line) else { continue };
+    for (start, end) in maps(pid, |permissions, _| permissions.starts_with('r'))? {
         let found = hunt_range(&memory, start, end, needles);
         total.hits += found.hits;
         total.bytes_read += found.bytes_read;
@@ -34,14 +36,21 @@ pub fn hunt(pid: u32, needles: &[&[u8]]) -> Result<Hunt> {
     Ok(total)
 }
 
-/// The range of one line of `/proc/PID/maps`, unless it cannot be read.
-fn readable(line: &str) -> Option<(u64, u64)> {
+/// The ranges of memory whose permissions and name are wanted.
+fn maps(pid: u32, is_wanted: impl Fn(&str, &str) -> bool) -> Result<Vec<(u64, u64)>> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).context("reading the memory map")?;
+    Ok(maps.lines().filter_map(|line| range(line, &is_wanted)).collect())
+}
+
+/// The range of one line of `/proc/PID/maps`, if it is wanted and can be read.
+fn range(line: &str, is_wanted: impl Fn(&str, &str) -> bool) -> Option<(u64, u64)> {
     let mut fields = line.split_ascii_whitespace();
     let (start, end) = fields.next()?.split_once('-')?;
     let permissions = fields.next()?;
+    let name = fields.nth(3).unwrap_or_default();
     // The kernel's own pages at the end of the address space refuse to be read through this file.
-    let kernels = line.contains("[vvar") || line.contains("[vsyscall");
-    if !permissions.starts_with('r') || kernels {
+    let kernels = name.starts_with("[vvar") || name.starts_with("[vsyscall");
+    if kernels || !is_wanted(permissions, name) {
         return None;
     }
     Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))

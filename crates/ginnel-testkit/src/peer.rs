@@ -3,6 +3,7 @@
 //! It proves who it is like everybody else: with a key file of the world, an enrolment and a certificate.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
@@ -30,6 +31,10 @@ use tokio_rustls::TlsConnector;
 
 use crate::wait::{SOON, within};
 use crate::world::{ENROLMENT_NAME, SERVER_NAME, World};
+
+mod enrolment;
+
+pub use enrolment::Enrolment;
 
 /// Longest message that a peer reads.
 const MESSAGE_MAX: usize = 1 << 20;
@@ -116,6 +121,15 @@ impl Peer {
     /// If the server does not accept the connection.
     pub async fn connect(world: &World, identity: Option<&Identity>) -> Result<Self> {
         Self::connect_to(world, (world.server_addr(), SERVER_NAME), identity).await
+    }
+
+    /// The same to a server whose root is in a file.
+    ///
+    /// # Errors
+    /// If the server does not accept the connection.
+    pub async fn connect_at(server: SocketAddr, root: &Path, identity: Option<&Identity>) -> Result<Self> {
+        let roots = Roots::read(root)?;
+        within("a connection to the server", SOON, Self::attempt((server, SERVER_NAME), &roots, identity)).await?
     }
 
     /// Connects to the process that enrols apart from the server.

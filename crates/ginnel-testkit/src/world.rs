@@ -1,6 +1,7 @@
 //! One server, some agents and one client, as processes on loopback.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -48,7 +49,6 @@ pub struct WorldBuilder {
     relayed: bool,
     client_key: &'static str,
     client_credential: Option<Value>,
-    client_environment: Vec<(String, String)>,
     client_public_key: Option<String>,
     server_settings: Vec<(String, Value)>,
     grace: String,
@@ -57,6 +57,7 @@ pub struct WorldBuilder {
     issued_by: Option<Issuing>,
     own_roots: bool,
     enrolment_apart: bool,
+    circumstances: Vec<Circumstances>,
 }
 
 /// An issuer that is not the embedded one.
@@ -64,6 +65,14 @@ pub struct WorldBuilder {
 struct Issuing {
     issuer: Value,
     roots: Vec<(String, String)>,
+}
+
+/// What the daemons of one role are started with.
+#[derive(Clone, Debug)]
+struct Circumstances {
+    role: &'static str,
+    /// A program that starts the daemon as itself, with arguments before the daemon's.
+    starter: Vec<String>,
     environment: Vec<(String, String)>,
 }
 
@@ -148,8 +157,9 @@ impl WorldBuilder {
     #[must_use]
     pub fn client_credential(mut self, credential: Value, environment: &[(&str, &str)]) -> Self {
         self.client_credential = Some(credential);
-        self.client_environment =
-            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        for (name, value) in environment {
+            self = self.environment("client", name, value);
+        }
         self
     }
 
@@ -204,9 +214,24 @@ impl WorldBuilder {
         let issuer = json!({"cas": {"pools": pools, "tier": tier, "endpoint": cas.endpoint()}});
         let roots = pools.iter().map(|(role, pool)| Ok((role.clone(), cas.root(pool)?))).collect::<Result<_>>()?;
         let credentials = cas.credentials_file(dir)?.display().to_string();
-        let environment = vec![("GOOGLE_APPLICATION_CREDENTIALS".to_owned(), credentials)];
-        self.issued_by = Some(Issuing { issuer, roots, environment });
-        Ok(self)
+        self.issued_by = Some(Issuing { issuer, roots });
+        Ok(self.environment("server", "GOOGLE_APPLICATION_CREDENTIALS", credentials))
+    }
+
+    /// Sets a variable for the daemons of a role, `server`, `agent` or `client`.
+    #[must_use]
+    pub fn environment(mut self, role: &'static str, name: &str, value: impl ToString) -> Self {
+        let environment = vec![(name.to_owned(), value.to_string())];
+        self.circumstances.push(Circumstances { role, starter: Vec::new(), environment });
+        self
+    }
+
+    /// Has the daemons of a role started by a program that becomes the daemon in the end, such as `prlimit`.
+    #[must_use]
+    pub fn started_by(mut self, role: &'static str, starter: &[&str]) -> Self {
+        let starter = starter.iter().map(|&word| word.to_owned()).collect();
+        self.circumstances.push(Circumstances { role, starter, environment: Vec::new() });
+        self
     }
 
     /// Starts every process and waits until the client knows every agent.
@@ -232,8 +257,10 @@ impl WorldBuilder {
         }
         let enrolment = if self.enrolment_apart { Some(apart::start(&self, dir.path()).await?) } else { None };
         files::server(dir.path(), &self, enrolment.as_ref().map(|enrolment| enrolment.address))?;
-        let environment = self.issued_by.as_ref().map(|issuing| issuing.environment.clone()).unwrap_or_default();
-        let server = daemon(&self.binary, Part::Server, dir.path(), &[], None, &environment)?;
+        let start = |part, settings: &[String]| {
+            daemon(&self.binary, part, dir.path(), settings, self.agents_in.as_deref(), &self.circumstances)
+        };
+        let server = start(Part::Server, &[])?;
         let server_address = listening(&server, "server", 0).await?;
         let (agent_leg, client_leg) = if self.relayed {
             (Some(Cutter::start(server_address).await?), Some(Cutter::start(server_address).await?))
@@ -251,21 +278,20 @@ impl WorldBuilder {
             if self.own_roots {
                 settings.extend(files::own_roots(dir.path(), part)?);
             }
-            agents.push(daemon(&self.binary, part, dir.path(), &settings, self.agents_in.as_deref(), &[])?);
+            agents.push(start(part, &settings)?);
         }
         let own_roots = if self.own_roots { files::own_roots(dir.path(), Part::Client)? } else { Vec::new() };
-        let client = daemon(&self.binary, Part::Client, dir.path(), &own_roots, None, &self.client_environment)?;
+        let client = start(Part::Client, &own_roots)?;
         let proxy = listening(&client, "proxy", 0).await?;
         let mut forwards = Vec::new();
         for index in 0..self.forwards.len() {
             forwards.push(listening(&client, "forward", index).await?);
         }
-        let (binary, agents_in, client_environment) = (self.binary, self.agents_in, self.client_environment);
+        let Self { binary, agents_in, circumstances, .. } = self;
         Ok(World {
             binary,
-            environment,
             agents_in,
-            client_environment,
+            circumstances,
             server,
             agents,
             client,
@@ -283,10 +309,8 @@ impl WorldBuilder {
 /// A running world. Dropping it kills its processes, and shows what they said unless [`World::finish`] was reached.
 pub struct World {
     binary: PathBuf,
-    /// Of the server.
-    environment: Vec<(String, String)>,
     agents_in: Option<PathBuf>,
-    client_environment: Vec<(String, String)>,
+    circumstances: Vec<Circumstances>,
     /// The server.
     pub server: Daemon,
     /// The agents, also those that were killed.
@@ -317,7 +341,6 @@ impl World {
             relayed: false,
             client_key: files::CLIENT,
             client_credential: None,
-            client_environment: Vec::new(),
             client_public_key: None,
             server_settings: Vec::new(),
             grace: "0s".to_owned(),
@@ -326,6 +349,7 @@ impl World {
             issued_by: None,
             own_roots: false,
             enrolment_apart: false,
+            circumstances: Vec::new(),
         }
     }
 
@@ -403,16 +427,8 @@ impl World {
         let old = self.part(part)?;
         old.kill().await?;
         old.check()?;
-        let inside = match part {
-            Part::Server | Part::Client | Part::Enrolment => None,
-            Part::Agent(_) => self.agents_in.as_deref(),
-        };
-        let environment = match part {
-            Part::Server => self.environment.as_slice(),
-            Part::Client => self.client_environment.as_slice(),
-            Part::Agent(_) | Part::Enrolment => &[],
-        };
-        let started = daemon(&self.binary, part, self.dir.path(), &settings, inside, environment)?;
+        let started =
+            daemon(&self.binary, part, self.dir.path(), &settings, self.agents_in.as_deref(), &self.circumstances)?;
         match part {
             Part::Server => drop(listening(&started, "server", 0).await?),
             Part::Enrolment => drop(listening(&started, "enrolment", 0).await?),
@@ -551,35 +567,40 @@ fn socket_setting(index: usize) -> String {
     format!("adminSocket=agent-{index}.sock")
 }
 
-/// Starts `part`, in the network namespace `inside` if there is one.
+/// Starts `part`, if it is an agent in the network namespace `agents_in`, if there is one.
 fn daemon(
     binary: &Path,
     part: Part,
     dir: &Path,
     settings: &[String],
-    inside: Option<&Path>,
-    environment: &[(String, String)],
+    agents_in: Option<&Path>,
+    circumstances: &[Circumstances],
 ) -> Result<Daemon> {
-    let (role, name) = match part {
-        Part::Server => ("server", "server".to_owned()),
-        Part::Agent(index) => ("agent", format!("agent {index}")),
-        Part::Client => ("client", "client".to_owned()),
-        Part::Enrolment => ("enrolment", "enrolment".to_owned()),
+    let (role, name, inside) = match part {
+        Part::Server => ("server", "server".to_owned(), None),
+        Part::Agent(index) => ("agent", format!("agent {index}"), agents_in),
+        Part::Client => ("client", "client".to_owned(), None),
+        Part::Enrolment => ("enrolment", "enrolment".to_owned(), None),
     };
     let config = match part {
         Part::Server | Part::Agent(_) | Part::Client => dir.join(format!("{role}.yaml")),
         Part::Enrolment => dir.join(files::ENROLMENT).join("enrolment.yaml"),
     };
+    let circumstances = circumstances.iter().filter(|circumstances| circumstances.role == role);
+    let words = circumstances.clone().flat_map(|circumstances| &circumstances.starter).map(OsStr::new);
+    let mut words = words.chain([binary.as_os_str()]);
+    let program = words.next().unwrap_or(binary.as_os_str());
     let mut command = match inside {
-        None => crate::command::command(binary, dir),
-        Some(namespace) => crate::link::command_inside(namespace, binary, dir),
+        None => crate::command::command(program, dir),
+        Some(namespace) => crate::link::command_inside(namespace, Path::new(program), dir),
     };
-    command.current_dir(dir);
+    command.args(words).current_dir(dir);
+    command.envs(circumstances.flat_map(|circumstances| circumstances.environment.iter().cloned()));
     command.arg(role).arg("--config").arg(config).args(["--log-format", "json"]);
     for setting in settings {
         command.arg("--set").arg(setting);
     }
-    command.env("RUST_BACKTRACE", "1").envs(environment.iter().map(|(name, value)| (name, value)));
+    command.env("RUST_BACKTRACE", "1");
     Daemon::spawn(&name, command)
 }
 

@@ -94,6 +94,33 @@ pub(crate) enum Command {
     Connect(Connect),
 }
 
+impl Command {
+    /// Whether it has TLS connections of its own.
+    pub(crate) fn speaks_tls(&self) -> bool {
+        match self {
+            #[cfg(all(feature = "server", feature = "agent", feature = "client"))]
+            Self::Demo(_) => true,
+            #[cfg(feature = "server")]
+            Self::Server(_) => true,
+            #[cfg(feature = "agent")]
+            Self::Agent(_) => true,
+            #[cfg(feature = "client")]
+            Self::Client(_) => true,
+            Self::Check(_) => true,
+            #[cfg(feature = "client")]
+            Self::Connect(_) => false,
+            Self::Config(_)
+            | Self::Credentials(_)
+            | Self::Audit(_)
+            | Self::Status(_)
+            | Self::Sessions(_)
+            | Self::Explain(_)
+            | Self::Policy(_)
+            | Self::Reload(_) => false,
+        }
+    }
+}
+
 #[cfg(all(feature = "server", feature = "agent", feature = "client"))]
 #[derive(ClapArgs)]
 pub(crate) struct Demo {

@@ -12,6 +12,7 @@ use crate::args::Demo;
 use crate::args::{Args, Command, DAEMON_FILTER, Log};
 #[cfg(all(feature = "server", feature = "agent", feature = "client"))]
 use crate::demo;
+use crate::shield;
 
 mod ask;
 mod audit;
@@ -68,6 +69,9 @@ impl From<LoadError> for Failure {
 }
 
 pub(crate) fn run(args: Args) -> Result<Outcome, Failure> {
+    if args.command.speaks_tls() {
+        shield::refuse_key_log().map_err(Failure::input)?;
+    }
     match args.command {
         #[cfg(all(feature = "server", feature = "agent", feature = "client"))]
         Command::Demo(Demo { once, targets }) => {

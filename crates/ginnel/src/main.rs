@@ -9,6 +9,7 @@ mod credential;
 mod demo;
 #[cfg(feature = "server")]
 mod issuer;
+mod shield;
 
 use std::error::Error;
 use std::io::Write;
@@ -38,6 +39,10 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
+    if let Err(error) = shield::close() {
+        report(&error);
+        return ExitCode::from(1);
+    }
     match cmd::run(args) {
         Ok(Outcome::Yes) => ExitCode::SUCCESS,
         Ok(Outcome::No) => ExitCode::from(1),

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use xtask::callgrind;
 
-const USAGE: &str = "usage: cargo xtask [wire | callgrind [--record] | bench [--wan] [--quick] [--rounds N] [--way NAME]... [--only WORKLOAD]... [--out FILE]]";
+const USAGE: &str = "usage: cargo xtask [wire | callgrind [--record] | bench [--wan | --enrol] [--quick] [--rounds N] [--way NAME]... [--only WORKLOAD]... [--out FILE]]";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -15,6 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // No protoc: the compiler is a library. This is a crate of its own so that it builds whatever state the types are in.
         [] | ["wire"] => xtask::generate(&xtask::generated_dir()),
         ["bench", "--wan", options @ ..] => bench(&["wan"], "docs/long-path.md", options),
+        ["bench", "--enrol", options @ ..] => bench(&["enrol"], "docs/identity-performance.md", options),
         ["bench", options @ ..] => bench(&[], "docs/performance.md", options),
         ["callgrind"] => callgrind(false),
         ["callgrind", "--record"] => callgrind(true),

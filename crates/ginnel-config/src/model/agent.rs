@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ginnel_core::lanes::Bounds;
 use ginnel_core::pattern::TargetPattern;
+use ginnel_core::renewal::Renewal;
 
 use super::{Admin, Credential, Upstream, loadable};
 use crate::shape::{self, Fields, object};
@@ -20,6 +21,8 @@ pub struct AgentConfig {
     pub credential: Credential,
     /// The audience of enrolment tokens.
     pub enrolment_audience: String,
+    /// When certificates are renewed.
+    pub renewal: Renewal,
     /// What may be dialled; the server cannot widen it.
     pub allow: Vec<TargetPattern>,
     /// How many connections to the server that take new sessions there may be at once.
@@ -52,6 +55,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<AgentConfig> {
     let credential =
         fields.field("credential", "How this agent proves who it is.").required(object(super::credential::declaration));
     let enrolment = fields.field("enrolment", "How certificates are asked for.").required(object(super::enrolment));
+    let renewal = fields.field("renewal", "When certificates are renewed.").required(object(super::renewal));
     let allow = fields
         .field(
             "allow",
@@ -74,6 +78,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<AgentConfig> {
     let (server, audience) = (server?, enrolment?);
     Some(AgentConfig {
         enrolment_audience: super::audience_or_default(audience, &server.name),
+        renewal: renewal?,
         server,
         trust: trust?,
         credential: credential?,

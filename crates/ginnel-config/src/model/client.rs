@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ginnel_core::lanes::Bounds;
+use ginnel_core::renewal::Renewal;
 use ginnel_core::target::Target;
 
 use super::{Admin, Credential, Upstream, loadable};
@@ -23,6 +24,8 @@ pub struct ClientConfig {
     pub credential: Credential,
     /// The audience of enrolment tokens.
     pub enrolment_audience: String,
+    /// When certificates are renewed.
+    pub renewal: Renewal,
     /// Where applications come in.
     pub listen: Listen,
     /// How many connections to the server that take new sessions there may be at once.
@@ -75,6 +78,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ClientConfig> {
         .field("credential", "How this client proves who it is.")
         .required(object(super::credential::declaration));
     let enrolment = fields.field("enrolment", "How certificates are asked for.").required(object(super::enrolment));
+    let renewal = fields.field("renewal", "When certificates are renewed.").required(object(super::renewal));
     let front_ends =
         fields.field("listen", "Where applications come in: a proxy, forwards, or both.").required(object(listen));
     let connections = fields
@@ -87,6 +91,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ClientConfig> {
     let (server, audience) = (server?, enrolment?);
     Some(ClientConfig {
         enrolment_audience: super::audience_or_default(audience, &server.name),
+        renewal: renewal?,
         server,
         trust: trust?,
         credential: credential?,

@@ -9,6 +9,7 @@ use ginnel_core::congestion::CongestionControl;
 use ginnel_core::pattern::TargetPattern;
 use ginnel_core::policy::Rule;
 use ginnel_core::principal::{Name, Role, TrustDomain};
+use ginnel_core::renewal::Renewal;
 use ginnel_core::target::DnsName;
 use serde_json::json;
 
@@ -37,6 +38,8 @@ pub struct ServerConfig {
     pub oidc_issuers: Vec<OidcIssuer>,
     /// The audience of enrolment tokens.
     pub enrolment_audience: String,
+    /// When the server's own certificate is renewed.
+    pub renewal: Renewal,
     /// Where the audit log is written.
     pub audit_directory: PathBuf,
     /// The file of denials, if it is not where [`Self::denials_file`] puts it.
@@ -129,6 +132,8 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
     let google = fields.field("google", "Where Google's public keys come from.").required(object(proof::google));
     let oidc_issuers = proof::oidc_issuers(fields);
     let enrolment = fields.field("enrolment", "How certificates are asked for.").required(object(super::enrolment));
+    let renewal =
+        fields.field("renewal", "When the server's own certificate is renewed.").required(object(super::renewal));
     let audit = fields.field("audit", "The record of who reached what.").required(object(audit));
     let denials = fields
         .field("denials", "What `ginnel revoke` denied, so that it outlives a restart.")
@@ -157,6 +162,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
     Some(ServerConfig {
         trust_domain: trust_domain?,
         enrolment_audience: super::audience_or_default(audience, &server.name),
+        renewal: renewal?,
         server,
         identities: identities?.into_iter().map(|identity| identity.value.complete()).collect::<Option<_>>()?,
         rules: rules?.into_iter().map(RuleRead::complete).collect::<Option<_>>()?,

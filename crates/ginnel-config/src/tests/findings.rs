@@ -441,6 +441,26 @@ fn finds_what_is_wrong_with_connections() {
         let found = findings(role, &set("Bbr/1"), &Overrides::none());
         assert!(found.contains("server.congestionControl: \"Bbr/1\": a congestion control has a name of"), "{found}");
     }
+    let renewals = [
+        ("{at: 50%, jitter: 0%}", ""),
+        (
+            "{at: 9%, jitter: 26%}",
+            "f.yaml:LINE:15: renewal.at: 9% is not between 10% and 60%\nf.yaml:LINE:27: renewal.jitter: 26% is not between 0% and 25%",
+        ),
+        ("{at: 61%}", "f.yaml:LINE:15: renewal.at: 61% is not between 10% and 60%"),
+        ("{at: 33}", "f.yaml:LINE:15: renewal.at: expected text, found a number\n  hint: put it in quotes: \"33\""),
+        (
+            "{at: 1/3}",
+            "f.yaml:LINE:15: renewal.at: \"1/3\": a part is written as a whole number of percent, such as 33%",
+        ),
+    ];
+    for role in ROLES {
+        for (value, expected) in renewals {
+            let text = format!("{}renewal: {value}\n", good(role));
+            let line = text.lines().count().to_string();
+            assert_eq!(findings(role, &text, &Overrides::none()), expected.replace("LINE", &line));
+        }
+    }
     let text = format!("{CLIENT}connections: {{min: 4, max: 4}}\n");
     let client = ClientConfig::parse(&text, "f.yaml", Path::new("/"), &Overrides::none()).expect("a client");
     assert_eq!(client.connections, Bounds { least: 4, most: 4 });

@@ -49,6 +49,8 @@ struct State {
     made: Vec<(Id, Secret)>,
 }
 
+crate::never_implements!(State: fmt::Debug, serde::Serialize, Clone);
+
 impl Responder {
     /// Sets it up for the clients of the agent's own trust domain. Roots that change count from the next handshake on, resumed or not.
     ///

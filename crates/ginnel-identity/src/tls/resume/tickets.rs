@@ -37,6 +37,8 @@ struct Ticket {
     life: Life,
 }
 
+crate::never_implements!(Ticket: fmt::Debug, serde::Serialize, Clone);
+
 impl Tickets {
     /// The count of forgettings so far, for [`Self::put`]; `None` if nothing is kept any more.
     pub(super) fn epoch(&self) -> Option<u64> {

@@ -8,6 +8,7 @@ use ginnel_config::{Credential as Setting, Upstream as Server};
 use ginnel_core::budget::Budget;
 use ginnel_core::lanes::Bounds;
 use ginnel_core::principal::Role;
+use ginnel_core::renewal::Renewal;
 use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Identity;
 use ginnel_identity::key::KeyPair;
@@ -71,6 +72,7 @@ impl Way<'_> {
             server_roots: server_roots.into(),
             credential,
             audience: self.audience.to_owned(),
+            renewal: Renewal::DEFAULT,
             progress: Progress::default(),
             connections: Bounds::ONE,
         };

@@ -240,8 +240,12 @@ mod tests {
         let path = dir.path().join("performance.md");
         write(&path, &run(), &results()).unwrap();
         let text = fs::read_to_string(&path).unwrap();
-        let named: Vec<&str> =
-            text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(name, _)| name).collect();
+        let named: Vec<&str> = text
+            .split("![")
+            .skip(1)
+            .filter_map(|rest| rest.split_once("](")?.1.split_once(')'))
+            .map(|(name, _)| name)
+            .collect();
         assert_eq!(named, ["performance/down-1.svg"]);
         assert!(named.iter().all(|name| dir.path().join(name).exists()));
     }

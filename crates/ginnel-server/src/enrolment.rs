@@ -110,7 +110,7 @@ impl Enrolment {
         let admissible = admissible(&config, now)?;
         let keys = key_sets(&config.google, &config.oidc_issuers)?;
         let tasks = TaskTracker::new();
-        let own = OwnCertificate::default();
+        let own = OwnCertificate::new(config.renewal);
         let tls = outer_server_for_strangers(&own.current).map_err(while_doing("setting TLS up"))?;
         let (renew_after, issued) = own::Source::Issuer(Arc::clone(&issuer))
             .renew(&subject(&config), &own)

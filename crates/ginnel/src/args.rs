@@ -101,7 +101,9 @@ impl Command {
             #[cfg(all(feature = "server", feature = "agent", feature = "client"))]
             Self::Demo(_) => true,
             #[cfg(feature = "server")]
-            Self::Server(_) => true,
+            Self::Server(_) | Self::Enrolment(_) => true,
+            #[cfg(feature = "server")]
+            Self::Issuer(_) => false,
             #[cfg(feature = "agent")]
             Self::Agent(_) => true,
             #[cfg(feature = "client")]
@@ -116,6 +118,7 @@ impl Command {
             | Self::Sessions(_)
             | Self::Explain(_)
             | Self::Policy(_)
+            | Self::Revoke(_)
             | Self::Reload(_) => false,
         }
     }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ginnel_core::principal::{Role, TrustDomain};
+use ginnel_core::renewal::Renewal;
 use ginnel_core::target::DnsName;
 use serde_json::json;
 
@@ -29,6 +30,8 @@ pub struct EnrolmentConfig {
     pub google: GoogleSection,
     /// Whose tokens are taken beside those of service accounts. Names are unique.
     pub oidc_issuers: Vec<OidcIssuer>,
+    /// When its own certificate is renewed.
+    pub renewal: Renewal,
     /// The audience of enrolment tokens.
     pub enrolment_audience: String,
     /// Where the audit log is written.
@@ -78,6 +81,8 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<EnrolmentConfig
     let google = fields.field("google", "Where Google's public keys come from.").required(object(proof::google));
     let oidc_issuers = proof::oidc_issuers(fields);
     let enrolment = fields.field("enrolment", "How certificates are asked for.").required(object(enrolment));
+    let renewal =
+        fields.field("renewal", "When the certificate of this process is renewed.").required(object(super::renewal));
     let audit = fields.field("audit", "The record of who was given a certificate.").required(object(server::audit));
 
     fields.check(|findings| {
@@ -98,6 +103,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<EnrolmentConfig
         issuer: issuer?,
         google: google?,
         oidc_issuers: oidc_issuers.into_iter().flatten().map(OidcIssuerRead::complete).collect::<Option<_>>()?,
+        renewal: renewal?,
         enrolment_audience: enrolment?,
         audit_directory: audit?,
     })

@@ -155,6 +155,7 @@ fn changes(before: &EnrolmentConfig, after: &EnrolmentConfig) -> Vec<String> {
         issuer,
         google,
         oidc_issuers,
+        renewal,
         enrolment_audience,
         audit_directory,
     } = before;
@@ -165,6 +166,7 @@ fn changes(before: &EnrolmentConfig, after: &EnrolmentConfig) -> Vec<String> {
         ("google", *google != after.google),
         ("oidcIssuers", *oidc_issuers != after.oidc_issuers),
         ("enrolment", *enrolment_audience != after.enrolment_audience),
+        ("renewal", *renewal != after.renewal),
         ("audit", *audit_directory != after.audit_directory),
     ];
     takes_a_restart(&restart, &mut lines);

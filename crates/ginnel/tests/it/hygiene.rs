@@ -30,7 +30,7 @@ const PARTS: [Part; 3] = [Part::Server, Part::Agent(0), Part::Client];
 /// The hashes of the public keys that the audit log has for this part, the newest last.
 fn keys_of(world: &World, part: Part) -> Result<Vec<String>> {
     let (event, role) = match part {
-        Part::Server => ("certificateIssued", "/server/"),
+        Part::Server | Part::Enrolment => ("certificateIssued", "/server/"),
         Part::Agent(_) => ("enrolled", "/agent/"),
         Part::Client => ("enrolled", "/client/"),
     };

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use ginnel_agent::app::Agent;
 use ginnel_client::app::Client;
 use ginnel_config::{AgentConfig, ClientConfig, Overrides};
+use ginnel_identity::Credential;
 use ginnel_testkit::hosts::TcpHost;
 use ginnel_testkit::wait::SOON;
 use ginnel_testkit::{World, eventually, proxy, within};
@@ -85,6 +86,11 @@ fn upstream(world: &World, role: &str, index: usize, peers: &str) -> Value {
     })
 }
 
+/// The key of one of the fleet.
+fn credential(world: &World, role: &str, index: usize) -> Result<Credential> {
+    Ok(Credential::read_key(&world.directory().join(format!("{role}-{index}.json")))?)
+}
+
 /// Starts the whole fleet inside this process, and gives the proxies of its clients.
 async fn start(
     world: &World,
@@ -98,11 +104,11 @@ async fn start(
         let mut config = upstream(world, "agent", index, "client");
         config["allow"] = json!([target]);
         let config = AgentConfig::parse(&config.to_string(), "agent", directory, &none).context("an agent")?;
-        running.spawn(Agent::start(config, None).await?.run(stop.clone()));
+        running.spawn(Agent::start(config, credential(world, "agent", index)?, None).await?.run(stop.clone()));
         let mut config = upstream(world, "client", index, "agent");
         config["listen"] = json!({"proxy": "127.0.0.1:0"});
         let config = ClientConfig::parse(&config.to_string(), "client", directory, &none).context("a client")?;
-        let client = Client::start(config, None).await?;
+        let client = Client::start(config, credential(world, "client", index)?, None).await?;
         proxies.push(client.proxy_address().context("a proxy")?);
         running.spawn(client.run(stop.clone()));
     }

@@ -74,9 +74,6 @@ pub const ISSUE_WAIT: Duration = Duration::from_secs(13);
 /// How much longer than [`ISSUE_WAIT`] a connection stays after its enrolment was admitted, for the record and the answer.
 pub const ISSUE_ANSWER_WAIT: Duration = Duration::from_secs(1);
 
-/// Calls on one connection without a client certificate: an enrolment, and what a caller may try again. One more closes the connection.
-pub const STRANGERS_CALLS_MAX: u32 = 4;
-
 /// TLS handshakes under way at once. Each costs about a millisecond of CPU; more of them would only wait inside the process. Twice what one
 /// source may have pending, so that no source holds every slot by beginning handshakes that it does not finish.
 pub const HANDSHAKES_MAX: usize = 2 * PENDING_PER_SOURCE_MAX;

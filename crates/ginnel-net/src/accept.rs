@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use ginnel_core::limits::{
     ACCEPT_REST, ENROL_DEADLINE, HANDSHAKE_DEADLINE, HANDSHAKES_MAX, ISSUE_ANSWER_WAIT, ISSUE_WAIT, SILENCE_MAX,
-    STRANGERS_CALLS_MAX,
 };
 use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Leaf;
@@ -247,14 +246,10 @@ async fn converse<A: Admit>(
         let mut connection = builder.handshake::<_, Piece>(stream).await?;
         let mut asking = pin!(keep_asking(connection.ping_pong()));
         let crowd = Crowd::default();
-        let mut calls_left = anonymous.then_some(STRANGERS_CALLS_MAX);
         loop {
             tokio::select! {
                 call = connection.accept() => match call {
-                    // Each call of a stranger costs a verdict and a record.
-                    Some(_) if calls_left == Some(0) => return Ok(()),
                     Some(call) => {
-                        calls_left = calls_left.map(|left| left - 1);
                         let (request, respond) = call?;
                         calls.answer(Call::new(request, respond, crowd.clone()));
                     }

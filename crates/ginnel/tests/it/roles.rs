@@ -88,7 +88,14 @@ async fn a_principal_with_somebody_elses_email_is_turned_away() -> Result<()> {
         let mark = world.server.mark();
         is_turned_away(&world, &certify(&world, principal, email)?).await?;
         let is_it = |line: &serde_json::Value| line["principal"] == principal;
-        world.server.wait_for_after(mark, "certificate of an identity that is not configured", is_it).await?;
+        world
+            .server
+            .wait_for_after(
+                mark,
+                "certificate of an identity that is not configured, or of a key that it has no longer",
+                is_it,
+            )
+            .await?;
     }
     // The same principal with its own e-mail is who it says.
     let right = certify(&world, "spiffe://acme.example/client/frontend", &client)?;

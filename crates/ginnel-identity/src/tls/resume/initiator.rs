@@ -156,7 +156,7 @@ impl Agent {
 }
 
 impl Initiating {
-    /// What to give to rustls, with [`inner_server_name`].
+    /// What to give to rustls, with the name of the inner server (`inner_server_name`).
     pub fn config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.config)
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use ginnel_config::{GoogleSection, OidcIssuer, ServerConfig, ServerIssuer, ServerSection, Source};
+use ginnel_config::{GoogleSection, OidcIssuer, PerRole, ServerConfig, ServerIssuer, ServerSection, Source};
 use ginnel_core::audit::{Event, Text, Timestamp};
 use ginnel_core::budget::Budget;
 use ginnel_core::denial::Denials;
@@ -28,7 +28,7 @@ use ginnel_ops::ledger::Ledger;
 use ginnel_ops::reload::{Files, Seen};
 use ginnel_wire::hello::software_version;
 use tokio::net::TcpListener;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
@@ -42,6 +42,9 @@ use crate::own::{self, OwnCertificate, Subject};
 use crate::remote::{Enrolment, Remote};
 use crate::rules::{InForceRules, Rules, enrol_identities, key_files, oidc_issuers};
 use crate::view::View;
+
+/// How often an issuer is asked whether its roots have changed: what it signs with a new one is refused for as long.
+const ROOTS_LOOK: Duration = Duration::from_secs(5);
 
 /// How long sessions may take to hear of a shutdown and to leave their records.
 const STOP_WAIT: Duration = Duration::from_secs(5);
@@ -80,6 +83,25 @@ impl Certifier {
     }
 }
 
+/// The files of roots of a server that enrols nobody.
+fn root_files(config: &ServerConfig) -> Vec<PathBuf> {
+    match &config.issuer {
+        ServerIssuer::Here(_) => Vec::new(),
+        ServerIssuer::Elsewhere(remote) => {
+            let PerRole { server, agent, client } = remote.trust.clone();
+            vec![server, agent, client]
+        }
+    }
+}
+
+/// Takes up the roots that an issuer outside of this process has, as they change.
+async fn keep_roots(broker: Arc<Broker>, desk: Arc<Desk>) {
+    loop {
+        sleep(ROOTS_LOOK).await;
+        broker.take_roots(&desk.issuer);
+    }
+}
+
 /// A server that listens.
 pub struct Server {
     listener: TcpListener,
@@ -113,7 +135,7 @@ impl Server {
         let subject =
             Subject { trust_domain: config.trust_domain.clone(), server_name: config.server.name.to_string() };
         let (source, read) = source.unzip();
-        let named = key_files(&config.identities).into_iter().chain(certifier.files());
+        let named = key_files(&config.identities).into_iter().chain(certifier.files()).chain(root_files(&config));
         let read = read.map(|config_file| config_file.and(Seen::now(named)));
         let authority = Authority::new(&config, certifier, now)?;
         let own = OwnCertificate::new(config.renewal);
@@ -193,7 +215,9 @@ impl Server {
         let beside = AbortOnDropHandle::new(tokio::spawn(beside));
         let watch = match &broker.enrolment {
             Enrolment::Here(desk) => {
-                Some(AbortOnDropHandle::new(tokio::spawn(keys::watch(Arc::clone(&broker), Arc::clone(desk)))))
+                let (roots, desk) = (keep_roots(Arc::clone(&broker), Arc::clone(desk)), Arc::clone(desk));
+                let watch = keys::watch(Arc::clone(&broker), desk);
+                Some([AbortOnDropHandle::new(tokio::spawn(roots)), AbortOnDropHandle::new(tokio::spawn(watch))])
             }
             Enrolment::Elsewhere(_) => None,
         };

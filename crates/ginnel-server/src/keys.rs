@@ -85,11 +85,13 @@ impl EnrolledKeys {
         }
     }
 
-    /// Forgets everything about accounts other than these.
+    /// Takes note that Google's keys count for these accounts alone. What the keys of others enrolled is gone, like what a key enrolled that is
+    /// deleted: an account that comes back does not bring it back, unless Google still has the key.
     pub(crate) fn keep(&self, accounts: &BTreeSet<String>) {
         let mut table = self.table();
-        table.by_serial.retain(|_, enrolled| accounts.contains(&enrolled.email));
-        table.without_keys.retain(|email| accounts.contains(email));
+        for enrolled in table.by_serial.values_mut().filter(|enrolled| !accounts.contains(&enrolled.email)) {
+            enrolled.is_gone = true;
+        }
     }
 
     /// Whether the key is gone that enrolled the certificate.
@@ -139,7 +141,7 @@ pub(crate) async fn watch(broker: Arc<Broker>, desk: Arc<Desk>) {
 }
 
 /// Cuts off every process whose key is gone.
-fn cut(broker: &Broker) {
+pub(crate) fn cut(broker: &Broker) {
     let closing = broker.leases.cut(|email, serial| broker.enrolled.is_gone(email, serial));
     if closing.is_empty() {
         return;

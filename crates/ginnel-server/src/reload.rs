@@ -5,16 +5,19 @@ use std::fmt::Display;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use ginnel_config::{Identity, ServerConfig};
+use ginnel_config::{Identity, OidcIssuer, ServerConfig};
 use ginnel_core::audit::{Event, Text};
 use ginnel_core::policy::Rule;
 use ginnel_core::report::Chain;
+use ginnel_enrol::Issuer;
+use ginnel_identity::trust::Roots;
 use ginnel_ops::reload::Fault;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::outer_trust;
 use crate::broker::Broker;
+use crate::keys;
 use crate::remote::Enrolment;
 use crate::rules::Rules;
 
@@ -42,9 +45,12 @@ impl Broker {
     fn try_reload(&self) -> Result<String, Fault> {
         let source = self.source.as_ref().ok_or("this server was started without a configuration file")?;
         let config = source.load().map_err(|error| Fault { whole: error.whole(), logged: error.without_quotes() })?;
-        // From here on nothing waits for a file.
-        let _replacing = self.rules.replacing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.rules.now();
+        if let Some(name) = redefined(&before.config.oidc_issuers, &config.oidc_issuers, &config.identities) {
+            return Err(Fault::from(format!(
+                "identities mean the OIDC issuer {name}, which has changed; that takes a restart"
+            )));
+        }
         let mut changes = changes(&before.config, &config);
         // What needs a restart stays as it was, also for the next comparison.
         let config = ServerConfig { identities: config.identities, rules: config.rules, ..before.config.clone() };
@@ -54,16 +60,27 @@ impl Broker {
                 // Last of what can fail: the issuer takes what it reads into use by itself.
                 let roots = desk.issuer.reload(SystemTime::now());
                 let roots = roots.map_err(|error| format!("reading the issuer again: {}", Chain(&*error)))?;
+                self.take_roots(&desk.issuer);
                 if !roots.is_empty() {
-                    self.trust.set(outer_trust(&*desk.issuer));
                     self.own.renew_soon();
                     tracing::info!(changed = roots.join("; "), "the issuer's roots have changed");
                 }
                 changes.extend(roots);
                 Some((desk, Arc::new(admissible)))
             }
-            Enrolment::Elsewhere(_) => None,
+            Enrolment::Elsewhere(remote) => {
+                let roots = remote.read_roots().map_err(|error| format!("reading roots again: {}", Chain(&error)))?;
+                if !roots.is_empty() {
+                    self.trust.set(remote.trust());
+                    self.own.renew_soon();
+                }
+                changes.extend(roots);
+                None
+            }
         };
+        // From here on nothing waits for a file. A revocation that came meanwhile has changed the denials alone.
+        let _replacing = self.rules.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.rules.now();
         let next = admissible.as_ref().map(|(_, admissible)| Arc::clone(admissible));
         let after = Arc::new(Rules::new(config, next, Arc::clone(&before.denials)));
         if let Some((desk, admissible)) = admissible {
@@ -74,8 +91,19 @@ impl Broker {
         // Before the ends that follow from it, so that the record reads in the order of cause and effect.
         self.note(Event::Reloaded { policy: after.version.clone(), changed: Text::new(changes.join("; ")) });
         let ended = self.enforce(&before, &after);
+        keys::cut(self);
         tell(&after, ended, &mut changes);
         Ok(changes.join("\n"))
+    }
+
+    /// Believes the roots that the issuer has at the moment, for handshakes from here on.
+    pub(crate) fn take_roots(&self, issuer: &Arc<dyn Issuer>) {
+        let (now, next) = (self.trust.now(), outer_trust(&**issuer));
+        let differs = |a: &Roots, b: &Roots| a.certificates() != b.certificates();
+        if differs(&now.agent, &next.agent) || differs(&now.client, &next.client) {
+            tracing::info!("the roots of agents and clients have changed");
+            self.trust.set(next);
+        }
     }
 
     /// How many sessions and connections the rules no longer allow.
@@ -167,6 +195,18 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
     ];
     takes_a_restart(&restart, &mut lines);
     lines
+}
+
+/// An OIDC issuer of this name that identities mean, and that is another one than the one in use, which stays until a restart.
+pub(crate) fn redefined<'a>(
+    in_use: &[OidcIssuer],
+    file: &'a [OidcIssuer],
+    identities: &[Identity],
+) -> Option<&'a ginnel_core::principal::Name> {
+    let is_meant = |issuer: &&OidcIssuer| {
+        identities.iter().filter_map(|identity| identity.oidc.as_ref()).any(|oidc| oidc.issuer == issuer.name.as_str())
+    };
+    file.iter().filter(is_meant).find(|issuer| !in_use.contains(issuer)).map(|issuer| &issuer.name)
 }
 
 /// What is different among identities.

@@ -2,11 +2,11 @@
 
 use std::error::Error;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use ginnel_config::{RemoteIssuer, ServerConfig};
+use ginnel_config::{PerRole, RemoteIssuer, ServerConfig};
 use ginnel_core::audit::Forwarded;
 use ginnel_core::budget::Budget;
 use ginnel_core::denial::Denials;
@@ -72,7 +72,9 @@ pub(crate) enum CertifyError {
 /// The process that enrols, as a server knows it.
 pub(crate) struct Remote {
     upstream: Upstream,
-    trust: OuterTrust,
+    /// Where the roots are, and those of agents and clients.
+    roots: PerRole<PathBuf>,
+    trust: RwLock<OuterTrust>,
     passing: Semaphore,
     counted: Mutex<Enrolments>,
 }
@@ -102,16 +104,43 @@ impl Remote {
             progress: Progress::default(),
             connections: Bounds::ONE,
         };
-        let trust = OuterTrust { agent: Roots::read(&trust.agent)?, client: Roots::read(&trust.client)?, server: None };
+        let roots = trust.clone();
+        let trust = OuterTrust { agent: Roots::read(&roots.agent)?, client: Roots::read(&roots.client)?, server: None };
         // Made once here, so that what is wrong with the roots shows at the start.
         outer_client(&upstream.server_roots.now(), None)?;
         let passing = Semaphore::new(PASSED_AT_ONCE_MAX);
-        Ok(Self { upstream, trust, passing, counted: Mutex::default() })
+        Ok(Self { upstream, roots, trust: RwLock::new(trust), passing, counted: Mutex::default() })
     }
 
     /// Whose certificates are accepted.
     pub(crate) fn trust(&self) -> OuterTrust {
-        self.trust.clone()
+        self.trust.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The files of the roots.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let PerRole { server, agent, client } = &self.roots;
+        vec![server.clone(), agent.clone(), client.clone()]
+    }
+
+    /// Reads the roots again, puts them into force, and says whose have changed.
+    ///
+    /// # Errors
+    /// If one cannot be used; then all stay as they were.
+    pub(crate) fn read_roots(&self) -> Result<Vec<String>, TrustError> {
+        let PerRole { server, agent, client } = &self.roots;
+        let next = OuterTrust { agent: Roots::read(agent)?, client: Roots::read(client)?, server: None };
+        let server = Roots::read(server)?;
+        let mut trust = self.trust.write().unwrap_or_else(PoisonError::into_inner);
+        let differs = |a: &Roots, b: &Roots| a.certificates() != b.certificates();
+        let changed = [
+            ("server", self.upstream.server_roots.set(server)),
+            ("agents", differs(&trust.agent, &next.agent)),
+            ("clients", differs(&trust.client, &next.client)),
+        ];
+        *trust = next;
+        let changed = changed.into_iter().filter(|(_, is_other)| *is_other);
+        Ok(changed.map(|(whose, _)| format!("roots of the {whose} have changed")).collect())
     }
 
     /// Gets a certificate that agents and clients will take for this server's.
@@ -239,11 +268,11 @@ impl Enrolment {
         }
     }
 
-    /// The files that the issuer reads, if it is here.
+    /// The files that the issuer reads if it is here, or those of the roots.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         match self {
             Self::Here(desk) => desk.issuer.files(),
-            Self::Elsewhere(_) => Vec::new(),
+            Self::Elsewhere(remote) => remote.files(),
         }
     }
 }

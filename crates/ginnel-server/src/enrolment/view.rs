@@ -15,7 +15,7 @@ use ginnel_ops::reload::Fault;
 use ginnel_wire::hello::software_version;
 
 use super::{Office, version};
-use crate::reload::{compare_identities, takes_a_restart};
+use crate::reload::{compare_identities, redefined, takes_a_restart};
 
 /// The office, as its admin listeners see it.
 pub(super) struct View(pub(super) Arc<Office>);
@@ -114,6 +114,11 @@ impl Office {
         let source = self.source.as_ref().ok_or("this process was started without a configuration file")?;
         let config = source.load().map_err(|error| Fault { whole: error.whole(), logged: error.without_quotes() })?;
         let before = self.config();
+        if let Some(name) = redefined(&before.oidc_issuers, &config.oidc_issuers, &config.identities) {
+            return Err(Fault::from(format!(
+                "identities mean the OIDC issuer {name}, which has changed; that takes a restart"
+            )));
+        }
         let mut changes = changes(&before, &config);
         // What needs a restart stays as it was, also for the next comparison.
         let config = EnrolmentConfig { identities: config.identities, ..(*before).clone() };

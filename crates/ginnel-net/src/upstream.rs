@@ -65,6 +65,9 @@ const TOKEN_POLL: Duration = Duration::from_secs(1);
 /// a wall clock that was wrong for a while may have left a certificate that nobody believes.
 const CLOCK_LOOK: Duration = Duration::from_secs(2);
 
+/// Times in a row that a certificate is turned away before another one is asked for. A server that stops does that once.
+const TURNED_AWAY_MAX: u32 = 3;
+
 /// Replaced connections that still finish their sessions. With a renewal every eight hours that is three weeks of history.
 const RETIRED_MAX: usize = 64;
 
@@ -130,6 +133,11 @@ pub enum EnrolError {
     #[error("the enrolment took longer than {} s", ENROL_WAIT.as_secs())]
     TimedOut,
 }
+
+/// The server was reached and did not want the link.
+#[derive(Debug, thiserror::Error)]
+#[error("the server closed the link before it was up")]
+struct TurnedAway;
 
 /// A certificate with its deadlines on the monotonic clock.
 struct Admitted {
@@ -203,6 +211,7 @@ impl Upstream {
     pub async fn keep<L: Link>(&self, link: L) {
         let mut backoff = Backoff::RECONNECT;
         let mut admitted: Option<Admitted> = None;
+        let mut turned_away = 0;
         // Connections that were replaced and finish their sessions.
         let mut retired = JoinSet::new();
         let mut lanes = Lanes::new(self.connections, self.progress.load().clone());
@@ -223,11 +232,15 @@ impl Upstream {
                     Err(error) => {
                         tracing::warn!(error = %Chain(&*error), "no connection to the server");
                         self.progress.disconnected(Some(Chain(&*error).to_string()));
-                        // A certificate that does not connect and is not valid by the wall clock is not tried again.
-                        admitted = Some(certificate).filter(Admitted::is_current);
+                        turned_away = if error.is::<TurnedAway>() { turned_away + 1 } else { 0 };
+                        // A certificate that does not connect and is not valid by the wall clock is not tried again, nor one that the server
+                        // does not want: it may have been revoked, or its issuer's root be gone, and the next one be good.
+                        let is_wanted = turned_away < TURNED_AWAY_MAX;
+                        admitted = Some(certificate).filter(|certificate| is_wanted && certificate.is_current());
                     }
                     Ok(running) => {
                         let up = Instant::now();
+                        turned_away = 0;
                         self.progress.connected();
                         admitted = Some(self.stay(certificate, running, &link, &mut retired, &mut lanes).await);
                         self.progress.disconnected(None);
@@ -347,7 +360,7 @@ impl Upstream {
                 self.progress.certified(&admitted.identity, admitted.expires);
                 Ok(running)
             }
-            Ok(Err(_)) => Err("the server closed the link before it was up".into()),
+            Ok(Err(_)) => Err(TurnedAway.into()),
             Err(_) => Err("the server did not answer the first message in time".into()),
         }
     }

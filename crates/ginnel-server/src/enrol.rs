@@ -186,18 +186,14 @@ impl Desk {
         if let Some(key) = admitted.signed_by {
             self.signers.issued(&serial, not_after, key, now);
         }
-        // A denial that came while the certificate was made did not find it; one that comes from here on finds it when it is used.
-        if has_revoked(&self.denials(), &admitted) {
-            return Err(self.refuse(Denied::Revoked, caller));
-        }
         let event = Event::Enrolled {
-            principal: admitted.principal,
-            email: Text::new(admitted.email),
+            principal: admitted.principal.clone(),
+            email: Text::new(&admitted.email),
             serial: Text::new(serial),
             not_after: Timestamp::from(not_after),
             peer,
             spki_sha256: Some(Text::hex(&admitted.spki_sha256)),
-            proof: Some(Text::new(admitted.evidence)),
+            proof: Some(Text::new(&admitted.evidence)),
             forwarded_for,
         };
         let recorded = async { self.audit.record(event)?.await };
@@ -205,6 +201,12 @@ impl Desk {
             tracing::error!(error = %Chain(&error), "could not record an enrolment");
             not_now(None)
         })?;
+        // A denial that came while the certificate was made did not find it; one that comes from here on finds it when it is used.
+        if has_revoked(&self.denials(), &admitted) {
+            self.count_refused(Denied::Revoked.as_str());
+            self.note_refused(Text::new(Denied::Revoked.as_str()), Some(Text::new(&admitted.email)), caller);
+            return Err(refused());
+        }
         self.count().issued += 1;
         let certificate_chain = chain.into_iter().map(|certificate| certificate.to_vec()).collect();
         Ok(EnrolResponse { certificate_chain })

@@ -157,3 +157,29 @@ pub(crate) fn cut(broker: &Broker) {
 fn jittered(time: Duration) -> Duration {
     ginnel_core::backoff::spread(time, &mut SystemRandom)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_key_at_google_enrolled_does_not_come_back_with_its_account() {
+        let keys = EnrolledKeys::default();
+        let (email, now) = ("agent@acme.example", SystemTime::now());
+        let admitted = Admitted {
+            principal: "spiffe://acme.example/agent/acme".parse().unwrap(),
+            email: email.to_owned(),
+            spki_der: Vec::new(),
+            spki_sha256: [0; 32],
+            signed_by: None,
+            evidence: Evidence::GoogleKey("key".to_owned()),
+        };
+        let issued = Issued { chain: Vec::new(), not_after: now + Duration::from_secs(60), serial: "01".to_owned() };
+        keys.remember(&admitted, &issued, now);
+        assert!(!keys.is_gone(email, "01"));
+        keys.keep(&BTreeSet::new());
+        assert!(keys.is_gone(email, "01"), "the account's keys at Google do not count");
+        keys.keep(&BTreeSet::from([email.to_owned()]));
+        assert!(keys.is_gone(email, "01"), "Google has not been asked whether it has the key");
+    }
+}

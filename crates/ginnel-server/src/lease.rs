@@ -95,15 +95,18 @@ impl Leases {
     /// Cuts off every process that has no certificate but such as `is_gone` says so of, by e-mail and serial number: its sessions end as not
     /// admitted. Gives what closes its connections. A process that has enrolled anew meanwhile keeps what it has.
     pub(crate) fn cut(&self, is_gone: impl Fn(&str, &str) -> bool) -> Vec<CancellationToken> {
-        let leases = lock(&self.leases);
         let mut closing = Vec::new();
-        for lease in leases.values() {
+        // One that is cut is left to its own end: whoever comes with another certificate of the process begins a new one.
+        lock(&self.leases).retain(|_, lease| {
             let connections = lock(&lease.connections);
-            if connections.shown.values().all(|shown| is_gone(&shown.email, &shown.serial)) {
+            let mut shown = connections.shown.values().peekable();
+            let is_cut = shown.peek().is_some() && shown.all(|shown| is_gone(&shown.email, &shown.serial));
+            if is_cut {
                 lease.refused.cancel();
                 closing.extend(connections.shown.values().map(|shown| shown.closed.clone()));
             }
-        }
+            !is_cut
+        });
         closing
     }
 
@@ -140,7 +143,9 @@ impl Leases {
         if latest.is_some_and(|latest| latest + LEASE_GRACE > Instant::now()) {
             return false;
         }
-        leases.remove(key);
+        if leases.get(key).is_some_and(|held| std::ptr::eq(&**held, lease)) {
+            leases.remove(key);
+        }
         // Without connections there is nothing left to end, and sessions that were cut are not told of an expiry.
         if latest.is_some() {
             lease.ended.cancel();
@@ -263,5 +268,14 @@ mod tests {
         assert_eq!(cut, [true, false, false, false]);
         let refused = [&gone, &bystander, &renewed].map(|share| share.refused().is_cancelled());
         assert_eq!(refused, [true, false, false]);
+
+        // Whoever comes back with another certificate is not what was cut, also after that has come to its end.
+        let back = leases.join(&with("03"), id(1), &CancellationToken::new()).unwrap();
+        drop(gone);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let more = leases.join(&with("03"), id(1), &CancellationToken::new()).unwrap();
+        assert!(!back.refused().is_cancelled() && !more.refused().is_cancelled());
+        drop(back);
+        assert!(!more.ended().is_cancelled(), "both are of one lease");
     }
 }

@@ -311,11 +311,11 @@ impl Running<'_> {
         loop {
             tokio::select! {
                 biased;
+                refusal = &mut cut => return Err(refusal),
                 done = &mut durable => match done {
                     Ok(()) => break,
                     Err(_) => return Err(Refusal::new(Hop::Server, Cause::AuditUnavailable)),
                 },
-                refusal = &mut cut => return Err(refusal),
                 () = &mut late => return Err(Refusal::new(Hop::Server, Cause::AuditUnavailable)),
                 said = middle.next() => match said {
                     Said::Over(Ending { hop, cause }) => return Err(Refusal::new(hop, cause)),

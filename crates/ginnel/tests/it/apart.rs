@@ -355,3 +355,25 @@ async fn check_finds_its_way_to_the_process_that_enrols() -> Result<()> {
     ensure!(code == Some(0) && said.contains("3 public keys of 3 identities"), "{said}");
     world.finish(&[])
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_passes_enrolments_on_reads_its_roots_again() -> Result<()> {
+    let host = TcpListener::bind("127.0.0.1:0").await?;
+    let world = apart().target(host.local_addr()?).start().await?;
+    let mut pair = Pair::open(&world, &host).await?;
+    let ca = world.directory().join("ca");
+    let both =
+        std::fs::read_to_string(ca.join("agent-root.pem"))? + &std::fs::read_to_string(ca.join("server-root.pem"))?;
+    std::fs::write(ca.join("agent-root.pem"), both)?;
+    let mark = world.server.mark();
+    let mut reload = world.ginnel();
+    reload.args(["reload", "--socket"]).arg(world.socket(Part::Server));
+    // The change of the file may have been noticed before the command.
+    let said = succeed(reload).await?;
+    let has_changed = "roots of the agents have changed";
+    if !said.contains(has_changed) {
+        world.server.wait_for_after(mark, "rules replaced", |line| line.to_string().contains(has_changed)).await?;
+    }
+    pair.exchange().await?;
+    world.finish(&[])
+}

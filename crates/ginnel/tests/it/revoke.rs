@@ -367,6 +367,21 @@ async fn a_denied_certificate_does_not_take_the_renewed_one_of_the_same_process_
     world.finish(&[])
 }
 
+/// Whoever was turned away with a certificate that is denied, and is not denied itself, asks for another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_whose_certificate_is_denied_comes_back_with_another() -> Result<()> {
+    let host = TcpListener::bind("127.0.0.1:0").await?;
+    let world = world().target(host.local_addr()?).start().await?;
+    let (denied, _) = certificate(&world, AGENT)?;
+    revoke(&world, Part::Server, &["--serial", &denied]).await?;
+    let is_new = |record: &Value| {
+        record["event"] == "linkUp" && record["agent"] == AGENT && record["serial"].as_str() != Some(denied.as_str())
+    };
+    world.audit_until("a link with another certificate", |log| log.iter().any(is_new)).await?;
+    Pair::open(&world, &host).await?.exchange().await?;
+    world.finish(&[])
+}
+
 /// A certificate that somebody else holds is closed at the server within a second, and comes in no more; the identity itself works on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stolen_certificate_is_thrown_out_and_its_owner_is_not() -> Result<()> {

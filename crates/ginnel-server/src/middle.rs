@@ -33,8 +33,6 @@ pub(crate) struct Middle {
     client: Leg,
     agent: Option<Leg>,
     traffic: Traffic,
-    /// Nothing is sent to the client for the time being.
-    holds_back: bool,
     /// Frames that were passed on since the last turn of other sessions.
     turn: usize,
 }
@@ -71,7 +69,6 @@ impl Middle {
             client: Leg::new(Side::Client, reader, writer),
             agent: None,
             traffic: Traffic::default(),
-            holds_back: false,
             turn: 0,
         })
     }
@@ -96,13 +93,7 @@ impl Middle {
 
     /// Answers the client's wish, before anything else that is sent to it.
     pub(crate) fn answer(&mut self, frame: SessionFrame) {
-        self.holds_back = false;
         self.client.first = Some(frame);
-    }
-
-    /// Sends nothing to the client until it is answered.
-    pub(crate) fn hold_back(&mut self) {
-        self.holds_back = true;
     }
 
     /// Ends the session in the name of `hop`.
@@ -193,8 +184,8 @@ impl Middle {
     }
 
     async fn select(&mut self) -> Step {
-        let Self { relay, client, agent, traffic: _, holds_back, turn: _ } = self;
-        let to_client = !*holds_back && client.wants_to_send(relay);
+        let Self { relay, client, agent, traffic: _, turn: _ } = self;
+        let to_client = client.wants_to_send(relay);
         let to_agent = agent.as_ref().is_some_and(|agent| agent.wants_to_send(relay));
         let Leg { reader: client_reader, writer: client_writer, first, reading: client_reading, .. } = client;
         let (agent_reader, agent_writer) = match agent {

@@ -306,8 +306,8 @@ impl Running<'_> {
             connected?.await
         };
         let (mut durable, mut cut, mut late) = (pin!(durable), pin!(self.cut()), pin!(sleep_until(deadline)));
-        // Who leaves meanwhile is heard, and the client hears nothing before the disk has the record.
-        middle.hold_back();
+        // Who leaves meanwhile is heard, and the handshake inside goes on, which may come to its end after the agent's connection. The client does
+        // not hear that the session is open before the disk has the record, and its application nothing at all.
         loop {
             tokio::select! {
                 biased;

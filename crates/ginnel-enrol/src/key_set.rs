@@ -103,22 +103,23 @@ impl KeySet {
     /// [`KeySetError`] if it is no set.
     pub fn parse(json: &[u8]) -> Result<Self, KeySetError> {
         if let Ok(Jwks { keys }) = serde_json::from_slice(json) {
-            return Self::collect(keys, |jwk| Some((jwk.kid.clone()?, jwk.key()?)));
+            return Self::collect(keys, |jwk| Ok(jwk.kid.clone().zip(jwk.key())));
         }
         let certificates: BTreeMap<String, String> = serde_json::from_slice(json).map_err(|_| KeySetError::Form)?;
-        Self::collect(certificates, |(id, text)| Some((id, key_of_certificate(text.as_bytes())?)))
+        Self::collect(certificates, |(id, text)| Ok(key_of_certificate(text.as_bytes())?.map(|key| (id, key))))
     }
 
     fn collect<T>(
         published: impl IntoIterator<Item = T, IntoIter: ExactSizeIterator>,
-        read: impl Fn(T) -> Option<(String, VerifyingKey)>,
+        read: impl Fn(T) -> Result<Option<(String, VerifyingKey)>, KeySetError>,
     ) -> Result<Self, KeySetError> {
         let published = published.into_iter();
         if published.len() > KEYS_PER_SET_MAX {
             return Err(KeySetError::TooMany);
         }
         let mut keys = BTreeMap::new();
-        for (id, key) in published.filter_map(read).filter(|(id, _)| is_published_key_id(id)) {
+        for published in published {
+            let Some((id, key)) = read(published)?.filter(|(id, _)| is_published_key_id(id)) else { continue };
             if keys.insert(id, key).is_some() {
                 return Err(KeySetError::DuplicateId);
             }
@@ -129,6 +130,11 @@ impl KeySet {
     /// The key of this id.
     pub fn find(&self, key_id: &str) -> Option<&VerifyingKey> {
         self.0.get(key_id)
+    }
+
+    /// Whether it has no key that could verify a token.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The ids of all keys.
@@ -162,12 +168,15 @@ impl Jwk {
     }
 }
 
-/// The key in a certificate, of which nothing else counts: the one who publishes the set says that it is good by publishing it.
-fn key_of_certificate(pem: &[u8]) -> Option<VerifyingKey> {
-    let der = pem::decode_one(pem, SectionKind::Certificate)?;
-    let (rest, certificate) = X509Certificate::from_der(&der).ok()?;
-    let key = PublicKey::from_spki_der(certificate.public_key().raw).ok()?;
-    rest.is_empty().then_some(VerifyingKey::Rsa(key))
+/// The key in a certificate, of which nothing else counts: the one who publishes the set says that it is good by publishing it. What is no
+/// certificate is no part of a set either: an object of texts may also be an error that came with a good status.
+fn key_of_certificate(pem: &[u8]) -> Result<Option<VerifyingKey>, KeySetError> {
+    let der = pem::decode_one(pem, SectionKind::Certificate).ok_or(KeySetError::Form)?;
+    let (rest, certificate) = X509Certificate::from_der(&der).map_err(|_| KeySetError::Form)?;
+    if !rest.is_empty() {
+        return Err(KeySetError::Form);
+    }
+    Ok(PublicKey::from_spki_der(certificate.public_key().raw).ok().map(VerifyingKey::Rsa))
 }
 
 impl VerifyingKey {
@@ -250,6 +259,8 @@ mod tests {
             ("[]", KeySetError::Form),
             (r#"{"keys": 1}"#, KeySetError::Form),
             (r#"{"a": 1}"#, KeySetError::Form),
+            (r#"{"error": "try again later"}"#, KeySetError::Form),
+            (r#"{"a": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"}"#, KeySetError::Form),
             ("<html>", KeySetError::Form),
         ];
         for (text, error) in cases {

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use ginnel_identity::key::{p256_spki, sha256};
 use ginnel_identity::pem;
 use rustls_pki_types::pem::SectionKind;
 use serde::Deserialize;
@@ -42,7 +43,14 @@ pub enum VerifyingKey {
     /// Verifies RS256.
     Rsa(PublicKey),
     /// Verifies ES256.
-    P256(ParsedPublicKey),
+    P256(P256Key),
+}
+
+/// A P-256 key.
+#[derive(Clone)]
+pub struct P256Key {
+    key: ParsedPublicKey,
+    spki_sha256: [u8; 32],
 }
 
 /// Why a text is no set of keys. Whoever publishes it is to blame.
@@ -161,7 +169,9 @@ impl Jwk {
                     return None;
                 }
                 let point = [&[4][..], &x, &y].concat();
-                ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).ok().map(VerifyingKey::P256)
+                let spki_sha256 = sha256(&p256_spki(&point));
+                let key = ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).ok()?;
+                Some(VerifyingKey::P256(P256Key { key, spki_sha256 }))
             }
             _ => None,
         }
@@ -188,10 +198,18 @@ impl VerifyingKey {
         }
     }
 
+    /// SHA-256 of its SubjectPublicKeyInfo.
+    pub fn spki_sha256(&self) -> [u8; 32] {
+        match self {
+            Self::Rsa(key) => key.spki_sha256(),
+            Self::P256(key) => key.spki_sha256,
+        }
+    }
+
     pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         match self {
             Self::Rsa(key) => key.verifies(message, signature),
-            Self::P256(key) => key.verify_sig(message, signature).is_ok(),
+            Self::P256(P256Key { key, .. }) => key.verify_sig(message, signature).is_ok(),
         }
     }
 }
@@ -248,6 +266,21 @@ mod tests {
         for (name, bad) in cases {
             assert_eq!(ids(&json!({"keys": [bad, good]})), ["good"], "{name}");
         }
+    }
+
+    #[test]
+    fn a_key_is_known_by_its_subject_public_key_info() {
+        let account = Account::new("a@b");
+        let pair = ginnel_identity::KeyPair::generate().expect("a key");
+        let point = ginnel_identity::key::p256_point(pair.spki_der()).expect("a point");
+        let number = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+        let (x, y) = (number(&point[1..33]), number(&point[33..]));
+        let p256 = json!({"kid": "p", "kty": "EC", "crv": "P-256", "x": x, "y": y});
+        let document = json!({"keys": [account.jwk("r"), p256]}).to_string();
+        let set = KeySet::parse(document.as_bytes()).expect("a set");
+        let hash = |id| set.find(id).expect("a key").spki_sha256();
+        assert_eq!(hash("r"), sha256(&account.spki_der));
+        assert_eq!(hash("p"), pair.spki_sha256());
     }
 
     #[test]

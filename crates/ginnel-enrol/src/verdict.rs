@@ -205,6 +205,8 @@ pub struct Admitted {
     pub spki_sha256: [u8; 32],
     /// SHA-256 of the SubjectPublicKeyInfo of the key that signed the token, if it is one of the configuration.
     pub signed_by: Option<[u8; 32]>,
+    /// The same of whatever key verified the token: one of the configuration, of Google, or of an issuer.
+    pub verified_by: Option<[u8; 32]>,
     /// What it was proved by, for the audit log.
     pub evidence: Evidence,
 }

@@ -245,7 +245,7 @@ impl Claim<'_> {
     /// # Errors
     /// [`Denied`], for the audit log only.
     pub fn admit(self, key: Option<&VerifyingKey>) -> Result<Admitted, Denied> {
-        let (evidence, signed_by) = self.evidence(key)?;
+        let (evidence, verified_by) = self.evidence(key)?;
         self.request.check_possession()?;
         // Last, so that nobody but the holder of token and key can use the token up.
         match self.known.used.take(&self.once, self.until, self.now) {
@@ -259,19 +259,20 @@ impl Claim<'_> {
             email: self.email,
             spki_sha256: sha256(&spki_der),
             spki_der,
-            signed_by,
+            signed_by: matches!(evidence, Evidence::Key(_)).then_some(verified_by),
+            verified_by: Some(verified_by),
             evidence,
         })
     }
 
-    /// What proves it, and the key of the configuration that signed, if one did.
-    fn evidence(&self, key: Option<&VerifyingKey>) -> Result<(Evidence, Option<[u8; 32]>), Denied> {
+    /// What proves it, and the hash of the key that verified it.
+    fn evidence(&self, key: Option<&VerifyingKey>) -> Result<(Evidence, [u8; 32]), Denied> {
         let message = self.signed.as_bytes();
         match &self.signer {
             Signer::Keys(keys) => {
                 let signed_by = signed_by(keys, message, &self.signature, self.key_id.as_deref());
                 let signed_by = signed_by.ok_or(Denied::Signature)?;
-                Ok((Evidence::Key(signed_by.id().to_owned()), Some(signed_by.spki_sha256())))
+                Ok((Evidence::Key(signed_by.id().to_owned()), signed_by.spki_sha256()))
             }
             Signer::Set(_, kind) => {
                 let key = key.ok_or(Denied::KeySource)?;
@@ -287,7 +288,7 @@ impl Claim<'_> {
                     Kind::Oidc(issuer) => Evidence::Oidc(issuer.clone()),
                     Kind::Bearer(issuer) => Evidence::Bearer(issuer.clone()),
                 };
-                Ok((evidence, None))
+                Ok((evidence, key.spki_sha256()))
             }
         }
     }

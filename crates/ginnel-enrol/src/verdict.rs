@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ginnel_core::principal::Principal;
 use ginnel_identity::credential::TOKEN_LIFETIME_SECONDS;
@@ -222,9 +222,26 @@ pub struct Enroller {
     /// The e-mail of each subject, by what its issuer's tokens call the issuer.
     subjects: BTreeMap<(String, String), String>,
     gone: BTreeMap<String, Gone>,
-    iat_min: u64,
-    /// The same for tokens that nothing binds to a key: not one that was used before may be used again.
-    bearer_iat_min: u64,
+    /// When the process started, by the clock that nobody sets.
+    started: Instant,
+    /// How long it had run when something was forgotten for want of room.
+    forgot: Option<Duration>,
+}
+
+/// The moment of a verdict.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    /// The second, by the clock that tokens go by.
+    now: u64,
+    /// How long the process has run, by the one that nobody sets.
+    ran: Duration,
+}
+
+impl Moment {
+    /// The second at which the process had run for so long, by the clock as it is set at this moment.
+    fn second_of(self, ran: Duration) -> u64 {
+        self.now.saturating_sub(self.ran.saturating_sub(ran).as_secs())
+    }
 }
 
 #[derive(Debug)]
@@ -243,7 +260,8 @@ struct Gone {
 }
 
 impl Enroller {
-    /// Takes the audience that tokens must name, who may enrol, whose tokens count beside their own, and when the process started.
+    /// Takes the audience that tokens must name, who may enrol, whose tokens count beside their own, and when the process started by the
+    /// clock as it is at this moment. From here on that is counted by a clock that nobody sets: the other may be wrong, and be put right.
     ///
     /// # Errors
     /// [`EnrollerError`] for the first identity that cannot be used.
@@ -262,17 +280,16 @@ impl Enroller {
                 return Err(EnrollerError::DuplicateIssuer { name });
             }
         }
-        let mut enroller = Self::of(audience, identities, Arc::new(by_spelling))?;
-        let started = seconds(started);
-        enroller.iat_min = started.saturating_sub(BEFORE_START_SECONDS);
-        enroller.bearer_iat_min = started.saturating_add(LEEWAY_SECONDS).saturating_add(1);
-        Ok(enroller)
+        let ran = SystemTime::now().duration_since(started).unwrap_or(Duration::ZERO);
+        let now = Instant::now();
+        Self::of(audience, identities, Arc::new(by_spelling), now.checked_sub(ran).unwrap_or(now))
     }
 
     fn of(
         audience: String,
         identities: Vec<EnrolIdentity>,
         issuers: Arc<BTreeMap<String, OidcIssuer>>,
+        started: Instant,
     ) -> Result<Self, EnrollerError> {
         if audience.is_empty() {
             return Err(EnrollerError::Audience);
@@ -308,15 +325,7 @@ impl Enroller {
             }
             known.insert(email, Known { principal, keys, oidc, used: Arc::default() });
         }
-        Ok(Self {
-            audience,
-            identities: known,
-            issuers,
-            subjects,
-            gone: BTreeMap::new(),
-            iat_min: 0,
-            bearer_iat_min: 0,
-        })
+        Ok(Self { audience, identities: known, issuers, subjects, gone: BTreeMap::new(), started, forgot: None })
     }
 
     /// The same with other identities. Tokens that were used before stay used, also those of an identity that is taken out and comes back.
@@ -324,9 +333,13 @@ impl Enroller {
     /// # Errors
     /// [`EnrollerError`] for the first identity that cannot be used.
     pub fn with_identities(&self, identities: Vec<EnrolIdentity>, now: SystemTime) -> Result<Self, EnrollerError> {
-        let now = seconds(now);
-        let mut next = Self::of(self.audience.clone(), identities, Arc::clone(&self.issuers))?;
-        (next.iat_min, next.bearer_iat_min) = (self.iat_min, self.bearer_iat_min);
+        self.with_identities_at(identities, self.moment(now))
+    }
+
+    fn with_identities_at(&self, identities: Vec<EnrolIdentity>, moment: Moment) -> Result<Self, EnrollerError> {
+        let now = moment.now;
+        let mut next = Self::of(self.audience.clone(), identities, Arc::clone(&self.issuers), self.started)?;
+        next.forgot = self.forgot;
         let gone = self.gone.iter().filter(|(_, gone)| gone.until >= now);
         next.gone = gone.map(|(email, gone)| (email.clone(), gone.clone())).collect();
         // Also where nothing is remembered: a verdict may be on its way.
@@ -338,7 +351,7 @@ impl Enroller {
                 known.used = before.used;
             }
         }
-        next.bound_memory(now);
+        next.bound_memory(moment.ran);
         Ok(next)
     }
 
@@ -353,15 +366,32 @@ impl Enroller {
     }
 
     /// Forgets what there is no room for, and with it every token that could be among it: for a minute nobody enrols.
-    fn bound_memory(&mut self, now: u64) {
+    fn bound_memory(&mut self, ran: Duration) {
         let Some(over) = self.gone.len().checked_sub(GONE_MAX).filter(|over| *over > 0) else { return };
         let mut ends: Vec<_> = self.gone.iter().map(|(email, gone)| (gone.until, email.clone())).collect();
         ends.sort_unstable();
         for (_, email) in ends.iter().take(over) {
             self.gone.remove(email);
         }
-        self.iat_min = self.iat_min.max(now.saturating_add(LEEWAY_SECONDS).saturating_add(1));
-        self.bearer_iat_min = self.bearer_iat_min.max(self.iat_min);
+        self.forgot = Some(ran);
+    }
+
+    fn moment(&self, now: SystemTime) -> Moment {
+        Moment { now: seconds(now), ran: self.started.elapsed() }
+    }
+
+    /// The first second at which a token may have been issued. It is counted back from the present each time: a clock that was ahead when the
+    /// process started, and was put right, would otherwise make every token one from before the start.
+    fn iat_min(&self, binding: Binding, moment: Moment) -> u64 {
+        let after = |second: u64| second.saturating_add(LEEWAY_SECONDS).saturating_add(1);
+        let started = moment.second_of(Duration::ZERO);
+        let remembered = match binding {
+            Binding::Audience | Binding::Confirmation => started.saturating_sub(BEFORE_START_SECONDS),
+            // Nothing binds it to a key: not one that was used before may be used again.
+            Binding::Bearer => after(started),
+        };
+        let forgot = self.forgot.map_or(0, |ran| after(moment.second_of(ran)));
+        remembered.max(forgot)
     }
 
     /// Judges a token and the certificate request that came with it: first all that needs no key ([`Self::claim`]), then the signature by a key
@@ -376,7 +406,17 @@ impl Enroller {
         now: SystemTime,
         source: &dyn KeySource,
     ) -> Result<Admitted, Denied> {
-        let claim = self.claim(token, csr_der, now)?;
+        self.verdict_at(token, csr_der, self.moment(now), source).await
+    }
+
+    async fn verdict_at(
+        &self,
+        token: &str,
+        csr_der: &[u8],
+        moment: Moment,
+        source: &dyn KeySource,
+    ) -> Result<Admitted, Denied> {
+        let claim = self.claim_at(token, csr_der, moment)?;
         let Some((set, key_id)) = claim.wants() else { return claim.admit(None) };
         let key = source.find(set, key_id).await.map_err(|none| match none {
             NoKey::Unknown => Denied::KeyId,

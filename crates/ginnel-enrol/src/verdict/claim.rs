@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     AccountKeys, Admitted, Binding, CSR_BYTES_MAX, Denied, Enroller, Evidence, GOOGLE_ISSUER, ISSUED_TOKEN_SECONDS,
-    Known, LEEWAY_SECONDS, seconds,
+    Known, LEEWAY_SECONDS, Moment,
 };
 use crate::csr::Request;
 use crate::key_set::{KeySetId, VerifyingKey};
@@ -70,7 +70,15 @@ impl Enroller {
     /// # Errors
     /// [`Denied`], for the audit log only.
     pub fn claim<'a>(&'a self, token: &'a str, csr_der: &'a [u8], now: SystemTime) -> Result<Claim<'a>, Denied> {
-        let now = seconds(now);
+        self.claim_at(token, csr_der, self.moment(now))
+    }
+
+    pub(super) fn claim_at<'a>(
+        &'a self,
+        token: &'a str,
+        csr_der: &'a [u8],
+        moment: Moment,
+    ) -> Result<Claim<'a>, Denied> {
         if csr_der.len() > CSR_BYTES_MAX {
             return Err(Denied::Size);
         }
@@ -80,14 +88,14 @@ impl Enroller {
         let (judged, request) = if issuer == GOOGLE_ISSUER || self.issuers.contains_key(&issuer) {
             let claims = token.foreign_claims()?;
             let (judged, binding, audience) = self.foreign(&issuer, &claims, &token)?;
-            self.check_foreign_times(&claims, binding, now)?;
+            self.check_foreign_times(&claims, binding, moment)?;
             let request = request()?;
             check_binding(binding, &claims, audience, &sha256(request.spki_der()))?;
             (judged, request)
         } else {
             let claims = token.claims()?;
             let judged = self.own(&claims, token.header.algorithm)?;
-            self.check_claims(&claims, now)?;
+            self.check_claims(&claims, moment)?;
             let request = request()?;
             if decode(&claims.cnf.spki_sha256).map_err(|_| Denied::Binding)? != sha256(request.spki_der()) {
                 return Err(Denied::Binding);
@@ -101,6 +109,7 @@ impl Enroller {
         }
         let (algorithm, key_id) = (header.algorithm, header.key_id);
         let email = email.to_owned();
+        let now = moment.now;
         Ok(Claim { known, email, signed, signature, algorithm, key_id, signer, request, once, until, now })
     }
 
@@ -166,7 +175,7 @@ impl Enroller {
         }
     }
 
-    fn check_claims(&self, claims: &Claims, now: u64) -> Result<(), Denied> {
+    fn check_claims(&self, claims: &Claims, moment: Moment) -> Result<(), Denied> {
         if claims.sub != claims.iss {
             return Err(Denied::Subject);
         }
@@ -176,8 +185,8 @@ impl Enroller {
         if claims.exp <= claims.iat || claims.exp - claims.iat > TOKEN_LIFETIME_SECONDS {
             return Err(Denied::Lifetime);
         }
-        check_times(claims.iat, claims.nbf, claims.exp, now)?;
-        if claims.iat < self.iat_min {
+        check_times(claims.iat, claims.nbf, claims.exp, moment.now)?;
+        if claims.iat < self.iat_min(Binding::Confirmation, moment) {
             return Err(Denied::BeforeStart);
         }
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
@@ -187,19 +196,15 @@ impl Enroller {
         Ok(())
     }
 
-    fn check_foreign_times(&self, claims: &ForeignClaims, binding: Binding, now: u64) -> Result<(), Denied> {
+    fn check_foreign_times(&self, claims: &ForeignClaims, binding: Binding, moment: Moment) -> Result<(), Denied> {
         if claims.exp <= claims.iat {
             return Err(Denied::Lifetime);
         }
-        check_times(claims.iat, claims.nbf, claims.exp, now)?;
-        if claims.iat.saturating_add(ISSUED_TOKEN_SECONDS) < now {
+        check_times(claims.iat, claims.nbf, claims.exp, moment.now)?;
+        if claims.iat.saturating_add(ISSUED_TOKEN_SECONDS) < moment.now {
             return Err(Denied::Expired);
         }
-        let iat_min = match binding {
-            Binding::Audience | Binding::Confirmation => self.iat_min,
-            Binding::Bearer => self.bearer_iat_min,
-        };
-        if claims.iat < iat_min { Err(Denied::BeforeStart) } else { Ok(()) }
+        if claims.iat < self.iat_min(binding, moment) { Err(Denied::BeforeStart) } else { Ok(()) }
     }
 }
 

@@ -73,7 +73,8 @@ pub enum AccountKeys {
     Held(Vec<PublicKey>),
     /// Those that Google publishes for the account. Google's ID tokens about it, bound by their audience, count as well.
     AtGoogle {
-        /// The account's numeric id, which ID tokens must then name.
+        /// The account's numeric id. With it nothing but ID tokens that name it are taken: the keys of an account are found by its e-mail,
+        /// which an account that is deleted and made again has as well.
         unique_id: Option<String>,
     },
 }

@@ -118,8 +118,11 @@ impl Enroller {
         let (email, known) = self.identities.get_key_value(&claims.iss).ok_or(Denied::UnknownIdentity)?;
         let signer = match &known.keys {
             Some(AccountKeys::Held(keys)) => Signer::Keys(keys),
-            Some(AccountKeys::AtGoogle { .. }) => Signer::Set(KeySetId::Account(email.clone()), Kind::GoogleKey),
-            None => return Err(Denied::UnknownIdentity),
+            Some(AccountKeys::AtGoogle { unique_id: None }) => {
+                Signer::Set(KeySetId::Account(email.clone()), Kind::GoogleKey)
+            }
+            // Keys are published by e-mail, so that these do not say which account of that e-mail has signed.
+            Some(AccountKeys::AtGoogle { unique_id: Some(_) }) | None => return Err(Denied::UnknownIdentity),
         };
         if algorithm != Algorithm::Rs256 {
             return Err(Denied::Algorithm);

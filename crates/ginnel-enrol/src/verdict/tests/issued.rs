@@ -54,9 +54,14 @@ fn set(keys: &[Value]) -> KeySet {
 
 impl Issued {
     fn new() -> Self {
+        Self::of(None)
+    }
+
+    /// The same, with the number of the agent's account if there is one.
+    fn of(unique_id: Option<&str>) -> Self {
         let world = &*WORLD;
         let issuer = Account::new("issuer@acme.example");
-        let at_google = Some(AccountKeys::AtGoogle { unique_id: Some(UNIQUE_ID.to_owned()) });
+        let at_google = Some(AccountKeys::AtGoogle { unique_id: unique_id.map(str::to_owned) });
         let agent = EnrolIdentity {
             principal: principal(Role::Agent, "one"),
             email: AGENT.to_owned(),
@@ -149,6 +154,21 @@ fn admits_a_token_of_a_key_at_google_and_names_the_key() {
     assert_eq!(admitted.evidence, Evidence::GoogleKey("g1".to_owned()));
     assert_eq!(admitted.evidence.to_string(), "googleKey:g1");
     assert_eq!(admitted.principal, principal(Role::Agent, "one"));
+    assert_eq!((admitted.signed_by, admitted.verified_by), (None, Some(sha256(&WORLD.agent.spki_der))));
+}
+
+#[test]
+fn an_account_that_is_known_by_its_number_comes_with_id_tokens_alone() {
+    let issued = Issued::of(Some(UNIQUE_ID));
+    assert_eq!(
+        issued.judge(&issued.own(&WORLD.agent, "g1")),
+        Err(Denied::UnknownIdentity),
+        "made again, with a new key"
+    );
+    assert_eq!(issued.asked(), 0);
+    let admitted = issued.judge(&issued.issued("google", &id_token())).expect("admitted");
+    assert_eq!(admitted.evidence, Evidence::GoogleIdToken);
+    assert_eq!((admitted.signed_by, admitted.verified_by), (None, Some(sha256(&issued.issuer.spki_der))));
 }
 
 #[test]
@@ -206,7 +226,7 @@ fn admits_googles_id_token_that_is_bound_by_its_audience() {
 
 #[test]
 fn refuses_other_id_tokens_of_google() {
-    let issued = Issued::new();
+    let issued = Issued::of(Some(UNIQUE_ID));
     let other = format!("{AUDIENCE}?k={}", BASE64_URL_SAFE_NO_PAD.encode([7; 32]));
     let cases = [
         ("audience without key", "aud", json!(AUDIENCE), Denied::Audience),

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ginnel_core::principal::Role;
 use ginnel_identity::oid::{INNER_INITIATOR_DER, INNER_RESPONDER_DER};
-use ginnel_identity::tls::leads_to;
+use ginnel_identity::tls::{INTERMEDIATES_MAX, leads_to};
 use ginnel_identity::{CertificateError, Leaf, Roots};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
@@ -16,9 +16,6 @@ use crate::issuer::{CertificateRequest, Issued};
 
 /// How far the issuer's clock may be from ours.
 const CLOCKS_APART_MAX: Duration = Duration::from_secs(300);
-
-/// Certificates between leaf and root that peers take.
-const INTERMEDIATES_MAX: usize = 4;
 
 /// What is wrong with an issuer's answer.
 #[derive(Debug, thiserror::Error)]

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use ginnel_identity::key::{p256_spki, sha256};
 use ginnel_identity::pem;
 use rustls_pki_types::pem::SectionKind;
 use serde::Deserialize;
@@ -42,7 +43,14 @@ pub enum VerifyingKey {
     /// Verifies RS256.
     Rsa(PublicKey),
     /// Verifies ES256.
-    P256(ParsedPublicKey),
+    P256(P256Key),
+}
+
+/// A P-256 key.
+#[derive(Clone)]
+pub struct P256Key {
+    key: ParsedPublicKey,
+    spki_sha256: [u8; 32],
 }
 
 /// Why a text is no set of keys. Whoever publishes it is to blame.
@@ -103,22 +111,23 @@ impl KeySet {
     /// [`KeySetError`] if it is no set.
     pub fn parse(json: &[u8]) -> Result<Self, KeySetError> {
         if let Ok(Jwks { keys }) = serde_json::from_slice(json) {
-            return Self::collect(keys, |jwk| Some((jwk.kid.clone()?, jwk.key()?)));
+            return Self::collect(keys, |jwk| Ok(jwk.kid.clone().zip(jwk.key())));
         }
         let certificates: BTreeMap<String, String> = serde_json::from_slice(json).map_err(|_| KeySetError::Form)?;
-        Self::collect(certificates, |(id, text)| Some((id, key_of_certificate(text.as_bytes())?)))
+        Self::collect(certificates, |(id, text)| Ok(key_of_certificate(text.as_bytes())?.map(|key| (id, key))))
     }
 
     fn collect<T>(
         published: impl IntoIterator<Item = T, IntoIter: ExactSizeIterator>,
-        read: impl Fn(T) -> Option<(String, VerifyingKey)>,
+        read: impl Fn(T) -> Result<Option<(String, VerifyingKey)>, KeySetError>,
     ) -> Result<Self, KeySetError> {
         let published = published.into_iter();
         if published.len() > KEYS_PER_SET_MAX {
             return Err(KeySetError::TooMany);
         }
         let mut keys = BTreeMap::new();
-        for (id, key) in published.filter_map(read).filter(|(id, _)| is_published_key_id(id)) {
+        for published in published {
+            let Some((id, key)) = read(published)?.filter(|(id, _)| is_published_key_id(id)) else { continue };
             if keys.insert(id, key).is_some() {
                 return Err(KeySetError::DuplicateId);
             }
@@ -129,6 +138,11 @@ impl KeySet {
     /// The key of this id.
     pub fn find(&self, key_id: &str) -> Option<&VerifyingKey> {
         self.0.get(key_id)
+    }
+
+    /// Whether it has no key that could verify a token.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The ids of all keys.
@@ -155,19 +169,24 @@ impl Jwk {
                     return None;
                 }
                 let point = [&[4][..], &x, &y].concat();
-                ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).ok().map(VerifyingKey::P256)
+                let spki_sha256 = sha256(&p256_spki(&point));
+                let key = ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).ok()?;
+                Some(VerifyingKey::P256(P256Key { key, spki_sha256 }))
             }
             _ => None,
         }
     }
 }
 
-/// The key in a certificate, of which nothing else counts: the one who publishes the set says that it is good by publishing it.
-fn key_of_certificate(pem: &[u8]) -> Option<VerifyingKey> {
-    let der = pem::decode_one(pem, SectionKind::Certificate)?;
-    let (rest, certificate) = X509Certificate::from_der(&der).ok()?;
-    let key = PublicKey::from_spki_der(certificate.public_key().raw).ok()?;
-    rest.is_empty().then_some(VerifyingKey::Rsa(key))
+/// The key in a certificate, of which nothing else counts: the one who publishes the set says that it is good by publishing it. What is no
+/// certificate is no part of a set either: an object of texts may also be an error that came with a good status.
+fn key_of_certificate(pem: &[u8]) -> Result<Option<VerifyingKey>, KeySetError> {
+    let der = pem::decode_one(pem, SectionKind::Certificate).ok_or(KeySetError::Form)?;
+    let (rest, certificate) = X509Certificate::from_der(&der).map_err(|_| KeySetError::Form)?;
+    if !rest.is_empty() {
+        return Err(KeySetError::Form);
+    }
+    Ok(PublicKey::from_spki_der(certificate.public_key().raw).ok().map(VerifyingKey::Rsa))
 }
 
 impl VerifyingKey {
@@ -179,10 +198,18 @@ impl VerifyingKey {
         }
     }
 
+    /// SHA-256 of its SubjectPublicKeyInfo.
+    pub fn spki_sha256(&self) -> [u8; 32] {
+        match self {
+            Self::Rsa(key) => key.spki_sha256(),
+            Self::P256(key) => key.spki_sha256,
+        }
+    }
+
     pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         match self {
             Self::Rsa(key) => key.verifies(message, signature),
-            Self::P256(key) => key.verify_sig(message, signature).is_ok(),
+            Self::P256(P256Key { key, .. }) => key.verify_sig(message, signature).is_ok(),
         }
     }
 }
@@ -242,6 +269,21 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_known_by_its_subject_public_key_info() {
+        let account = Account::new("a@b");
+        let pair = ginnel_identity::KeyPair::generate().expect("a key");
+        let point = ginnel_identity::key::p256_point(pair.spki_der()).expect("a point");
+        let number = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+        let (x, y) = (number(&point[1..33]), number(&point[33..]));
+        let p256 = json!({"kid": "p", "kty": "EC", "crv": "P-256", "x": x, "y": y});
+        let document = json!({"keys": [account.jwk("r"), p256]}).to_string();
+        let set = KeySet::parse(document.as_bytes()).expect("a set");
+        let hash = |id| set.find(id).expect("a key").spki_sha256();
+        assert_eq!(hash("r"), sha256(&account.spki_der));
+        assert_eq!(hash("p"), pair.spki_sha256());
+    }
+
+    #[test]
     fn refuses_what_is_no_set() {
         let good = Account::new("a@b").jwk("good");
         let cases = [
@@ -250,6 +292,8 @@ mod tests {
             ("[]", KeySetError::Form),
             (r#"{"keys": 1}"#, KeySetError::Form),
             (r#"{"a": 1}"#, KeySetError::Form),
+            (r#"{"error": "try again later"}"#, KeySetError::Form),
+            (r#"{"a": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"}"#, KeySetError::Form),
             ("<html>", KeySetError::Form),
         ];
         for (text, error) in cases {

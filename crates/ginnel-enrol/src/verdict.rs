@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ginnel_core::principal::Principal;
 use ginnel_identity::credential::TOKEN_LIFETIME_SECONDS;
@@ -73,7 +73,8 @@ pub enum AccountKeys {
     Held(Vec<PublicKey>),
     /// Those that Google publishes for the account. Google's ID tokens about it, bound by their audience, count as well.
     AtGoogle {
-        /// The account's numeric id, which ID tokens must then name.
+        /// The account's numeric id. With it nothing but ID tokens that name it are taken: the keys of an account are found by its e-mail,
+        /// which an account that is deleted and made again has as well.
         unique_id: Option<String>,
     },
 }
@@ -205,6 +206,8 @@ pub struct Admitted {
     pub spki_sha256: [u8; 32],
     /// SHA-256 of the SubjectPublicKeyInfo of the key that signed the token, if it is one of the configuration.
     pub signed_by: Option<[u8; 32]>,
+    /// The same of whatever key verified the token: one of the configuration, of Google, or of an issuer.
+    pub verified_by: Option<[u8; 32]>,
     /// What it was proved by, for the audit log.
     pub evidence: Evidence,
 }
@@ -220,9 +223,26 @@ pub struct Enroller {
     /// The e-mail of each subject, by what its issuer's tokens call the issuer.
     subjects: BTreeMap<(String, String), String>,
     gone: BTreeMap<String, Gone>,
-    iat_min: u64,
-    /// The same for tokens that nothing binds to a key: not one that was used before may be used again.
-    bearer_iat_min: u64,
+    /// When the process started, by the clock that nobody sets.
+    started: Instant,
+    /// How long it had run when something was forgotten for want of room.
+    forgot: Option<Duration>,
+}
+
+/// The moment of a verdict.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    /// The second, by the clock that tokens go by.
+    now: u64,
+    /// How long the process has run, by the one that nobody sets.
+    ran: Duration,
+}
+
+impl Moment {
+    /// The second at which the process had run for so long, by the clock as it is set at this moment.
+    fn second_of(self, ran: Duration) -> u64 {
+        self.now.saturating_sub(self.ran.saturating_sub(ran).as_secs())
+    }
 }
 
 #[derive(Debug)]
@@ -241,7 +261,8 @@ struct Gone {
 }
 
 impl Enroller {
-    /// Takes the audience that tokens must name, who may enrol, whose tokens count beside their own, and when the process started.
+    /// Takes the audience that tokens must name, who may enrol, whose tokens count beside their own, and when the process started by the
+    /// clock as it is at this moment. From here on that is counted by a clock that nobody sets: the other may be wrong, and be put right.
     ///
     /// # Errors
     /// [`EnrollerError`] for the first identity that cannot be used.
@@ -260,17 +281,16 @@ impl Enroller {
                 return Err(EnrollerError::DuplicateIssuer { name });
             }
         }
-        let mut enroller = Self::of(audience, identities, Arc::new(by_spelling))?;
-        let started = seconds(started);
-        enroller.iat_min = started.saturating_sub(BEFORE_START_SECONDS);
-        enroller.bearer_iat_min = started.saturating_add(LEEWAY_SECONDS).saturating_add(1);
-        Ok(enroller)
+        let ran = SystemTime::now().duration_since(started).unwrap_or(Duration::ZERO);
+        let now = Instant::now();
+        Self::of(audience, identities, Arc::new(by_spelling), now.checked_sub(ran).unwrap_or(now))
     }
 
     fn of(
         audience: String,
         identities: Vec<EnrolIdentity>,
         issuers: Arc<BTreeMap<String, OidcIssuer>>,
+        started: Instant,
     ) -> Result<Self, EnrollerError> {
         if audience.is_empty() {
             return Err(EnrollerError::Audience);
@@ -306,15 +326,7 @@ impl Enroller {
             }
             known.insert(email, Known { principal, keys, oidc, used: Arc::default() });
         }
-        Ok(Self {
-            audience,
-            identities: known,
-            issuers,
-            subjects,
-            gone: BTreeMap::new(),
-            iat_min: 0,
-            bearer_iat_min: 0,
-        })
+        Ok(Self { audience, identities: known, issuers, subjects, gone: BTreeMap::new(), started, forgot: None })
     }
 
     /// The same with other identities. Tokens that were used before stay used, also those of an identity that is taken out and comes back.
@@ -322,9 +334,13 @@ impl Enroller {
     /// # Errors
     /// [`EnrollerError`] for the first identity that cannot be used.
     pub fn with_identities(&self, identities: Vec<EnrolIdentity>, now: SystemTime) -> Result<Self, EnrollerError> {
-        let now = seconds(now);
-        let mut next = Self::of(self.audience.clone(), identities, Arc::clone(&self.issuers))?;
-        (next.iat_min, next.bearer_iat_min) = (self.iat_min, self.bearer_iat_min);
+        self.with_identities_at(identities, self.moment(now))
+    }
+
+    fn with_identities_at(&self, identities: Vec<EnrolIdentity>, moment: Moment) -> Result<Self, EnrollerError> {
+        let now = moment.now;
+        let mut next = Self::of(self.audience.clone(), identities, Arc::clone(&self.issuers), self.started)?;
+        next.forgot = self.forgot;
         let gone = self.gone.iter().filter(|(_, gone)| gone.until >= now);
         next.gone = gone.map(|(email, gone)| (email.clone(), gone.clone())).collect();
         // Also where nothing is remembered: a verdict may be on its way.
@@ -336,7 +352,7 @@ impl Enroller {
                 known.used = before.used;
             }
         }
-        next.bound_memory(now);
+        next.bound_memory(moment.ran);
         Ok(next)
     }
 
@@ -351,15 +367,32 @@ impl Enroller {
     }
 
     /// Forgets what there is no room for, and with it every token that could be among it: for a minute nobody enrols.
-    fn bound_memory(&mut self, now: u64) {
+    fn bound_memory(&mut self, ran: Duration) {
         let Some(over) = self.gone.len().checked_sub(GONE_MAX).filter(|over| *over > 0) else { return };
         let mut ends: Vec<_> = self.gone.iter().map(|(email, gone)| (gone.until, email.clone())).collect();
         ends.sort_unstable();
         for (_, email) in ends.iter().take(over) {
             self.gone.remove(email);
         }
-        self.iat_min = self.iat_min.max(now.saturating_add(LEEWAY_SECONDS).saturating_add(1));
-        self.bearer_iat_min = self.bearer_iat_min.max(self.iat_min);
+        self.forgot = Some(ran);
+    }
+
+    fn moment(&self, now: SystemTime) -> Moment {
+        Moment { now: seconds(now), ran: self.started.elapsed() }
+    }
+
+    /// The first second at which a token may have been issued. It is counted back from the present each time: a clock that was ahead when the
+    /// process started, and was put right, would otherwise make every token one from before the start.
+    fn iat_min(&self, binding: Binding, moment: Moment) -> u64 {
+        let after = |second: u64| second.saturating_add(LEEWAY_SECONDS).saturating_add(1);
+        let started = moment.second_of(Duration::ZERO);
+        let remembered = match binding {
+            Binding::Audience | Binding::Confirmation => started.saturating_sub(BEFORE_START_SECONDS),
+            // Nothing binds it to a key: not one that was used before may be used again.
+            Binding::Bearer => after(started),
+        };
+        let forgot = self.forgot.map_or(0, |ran| after(moment.second_of(ran)));
+        remembered.max(forgot)
     }
 
     /// Judges a token and the certificate request that came with it: first all that needs no key ([`Self::claim`]), then the signature by a key
@@ -374,7 +407,17 @@ impl Enroller {
         now: SystemTime,
         source: &dyn KeySource,
     ) -> Result<Admitted, Denied> {
-        let claim = self.claim(token, csr_der, now)?;
+        self.verdict_at(token, csr_der, self.moment(now), source).await
+    }
+
+    async fn verdict_at(
+        &self,
+        token: &str,
+        csr_der: &[u8],
+        moment: Moment,
+        source: &dyn KeySource,
+    ) -> Result<Admitted, Denied> {
+        let claim = self.claim_at(token, csr_der, moment)?;
         let Some((set, key_id)) = claim.wants() else { return claim.admit(None) };
         let key = source.find(set, key_id).await.map_err(|none| match none {
             NoKey::Unknown => Denied::KeyId,

@@ -130,7 +130,8 @@ const P256_SPKI_PREFIX: [u8; 26] = [
 /// Bytes of an uncompressed P-256 point.
 const P256_POINT: usize = 65;
 
-fn p256_spki(point: &[u8]) -> Vec<u8> {
+/// The SubjectPublicKeyInfo of a P-256 key with this uncompressed point.
+pub fn p256_spki(point: &[u8]) -> Vec<u8> {
     [P256_SPKI_PREFIX.as_slice(), point].concat()
 }
 

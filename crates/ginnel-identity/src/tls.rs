@@ -42,7 +42,7 @@ pub use current::{CurrentIdentity, CurrentTrust};
 pub use probe::{Facts, Probe, is_for, is_signed_by, probing_client};
 pub use proxy::proxy_client;
 pub use resume::{Handshake, Initiating, Initiators, Responder, Responding, Verified};
-pub use verify::leads_to;
+pub use verify::{INTERMEDIATES_MAX, leads_to};
 
 /// Application protocol of the outer TLS: HTTP/2, which carries gRPC.
 pub const OUTER_ALPN: &[u8] = b"h2";

@@ -20,7 +20,8 @@ mod tests;
 /// during it is good for no longer.
 pub const STALE_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Longest time for which a set is not asked for again when the key is in it: how long a deleted key can still enrol.
+/// Longest time for which a set is not asked for again when the key is in it: how long a deleted key can still enrol; the last key of a set
+/// for a rest longer.
 pub const FRESH_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// The part of the fresh time that has to pass between two fetches of one set, whatever is asked for: 30 s of 5 minutes. So tokens with
@@ -94,17 +95,19 @@ enum Place {
 struct State {
     /// The last keys, and when they were fetched.
     keys: Option<(Arc<KeySet>, Instant)>,
-    /// When they were asked for last.
+    /// When they were asked for last, or the answer to that came.
     tried: Option<Instant>,
     /// Whether that succeeded.
     succeeded: bool,
-    /// Whether the set was not there when it was asked for last.
+    /// Whether the set was not there when it was asked for last, or had no key.
     absent: bool,
 }
 
 /// Why a set could not be had.
 #[derive(Debug, thiserror::Error)]
 enum SetError {
+    #[error("the set has no key")]
+    Empty,
     #[error("could not fetch the keys")]
     Fetch(#[from] FetchError),
     #[error("the keys are no set")]
@@ -264,8 +267,16 @@ impl Set {
 
     fn settle(&self, outcome: Result<KeySet, SetError>) {
         let mut state = self.state();
+        // From the answer on: those who waited for it would else ask again at once after a slow one.
+        state.tried = Some(Instant::now());
         let is_account = matches!(self.place, Place::Account(_));
-        let is_absent = is_account && matches!(outcome, Err(SetError::Fetch(FetchError::Absent)));
+        // One odd answer with a good status must not take good keys away any more than one that says that there are none.
+        let outcome = outcome.and_then(|keys| if keys.is_empty() { Err(SetError::Empty) } else { Ok(keys) });
+        let is_absent = match &outcome {
+            Err(SetError::Empty) => true,
+            Err(SetError::Fetch(FetchError::Absent)) => is_account,
+            Err(SetError::Fetch(_) | SetError::Form(_) | SetError::Discovery | SetError::Place) | Ok(_) => false,
+        };
         let outcome = match outcome {
             Err(_) if is_absent && state.absent => Ok(KeySet::default()),
             other => other,

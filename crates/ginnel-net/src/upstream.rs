@@ -36,12 +36,14 @@ use crate::connect::{ConnectError, Connection, Endpoint};
 
 mod lane;
 mod lanes;
+mod presented;
 mod progress;
 mod pushback;
 
 use self::lane::Work;
 pub use self::lane::{Lane, Place};
 use self::lanes::Lanes;
+use self::presented::present;
 pub use self::progress::Progress;
 use self::pushback::pushback;
 
@@ -398,11 +400,8 @@ impl Upstream {
         let tls = outer_client(&self.server_roots.now(), None).map_err(|error| prepare(error.into()))?;
         let connection = self.endpoint.connect(tls).await?;
         let origin = connection.origin();
-        let answer = EnrolmentClient::with_origin(connection, origin).enrol(request).await;
-        // A token that was refused was not taken. After anything else it may have been.
-        if !answer.as_ref().is_err_and(|status| status.code() == tonic::Code::Unauthenticated) {
-            self.credential.used(&token);
-        }
+        let mut server = EnrolmentClient::with_origin(connection, origin);
+        let answer = present(&self.credential, &token, server.enrol(request)).await;
         let answer = answer.map_err(EnrolError::Refused)?.into_inner();
         let chain = answer.certificate_chain.into_iter().map(CertificateDer::from).collect();
         let identity = Identity::new(chain, key).map_err(|error| EnrolError::Certificate(error.into()))?;

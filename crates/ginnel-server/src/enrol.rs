@@ -239,10 +239,10 @@ impl Desk {
 
 /// Whether an enrolment is of an identity or by a key that was revoked.
 fn has_revoked(denials: &Denials, admitted: &Admitted) -> bool {
-    let Admitted { principal, email, spki_sha256, signed_by, .. } = admitted;
+    let Admitted { principal, email, spki_sha256, verified_by, .. } = admitted;
     denials.denies_identity(principal, email)
         || denials.denies_key(spki_sha256)
-        || signed_by.is_some_and(|key| denials.denies_key(&key))
+        || verified_by.is_some_and(|key| denials.denies_key(&key))
 }
 
 /// Where an enrolment comes from.

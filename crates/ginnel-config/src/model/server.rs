@@ -79,7 +79,7 @@ pub struct Identity {
     pub email: String,
     /// The public keys that may sign its tokens, if it signs them and enrols here.
     pub public_keys: Option<PublicKeys>,
-    /// The account's numeric id, if Google's ID tokens must name that as well.
+    /// The account's numeric id, if it comes with Google's ID tokens that name it, and with nothing else of Google's.
     pub unique_id: Option<String>,
     /// Who it is to an OIDC issuer, if it may come with tokens of one. Where it enrols, it has public keys or this.
     pub oidc: Option<OidcSubject>,
@@ -232,7 +232,7 @@ pub(super) struct IdentityRead {
     /// The settings among `publicKeys` and `oidc` that are there, right or wrong.
     pub(super) proofs: Vec<&'static str>,
     pub(super) public_keys: Option<PublicKeys>,
-    pub(super) unique_id: Option<String>,
+    pub(super) unique_id: Option<Located<String>>,
     pub(super) oidc: Option<OidcSubjectRead>,
     pub(super) server_names: Option<Vec<Located<String>>>,
 }
@@ -244,7 +244,7 @@ impl IdentityRead {
             role: self.role?,
             email: self.email?.value,
             public_keys: self.public_keys,
-            unique_id: self.unique_id,
+            unique_id: self.unique_id.map(|id| id.value),
             oidc: self.oidc.map(OidcSubjectRead::complete),
             server_names: self.server_names.unwrap_or_default().into_iter().map(|name| name.value).collect(),
         })
@@ -278,11 +278,12 @@ pub(super) fn identity_of(fields: &mut Fields<'_, '_>, roles: &'static [(&'stati
     let unique_id = fields
         .field(
             "uniqueId",
-            "The account's numeric id at Google. With publicKeys: google, ID tokens must then name it as well, so that an account \
-             that is deleted and made again is another one.",
+            "The account's numeric id at Google, so that an account that is deleted and made again is another one. With \
+             publicKeys: google, nothing but Google's ID tokens is then taken, and they must name it: tokens that the account signs \
+             itself are refused, because its keys are found by its e-mail.",
         )
         .example_off("100000000000000000001")
-        .optional(proof::unique_id());
+        .optional(located(proof::unique_id()));
     let oidc = fields
         .field("oidc", "Who it is to one of oidcIssuers: its tokens prove it, beside the public keys or without any.")
         .optional(object(proof::oidc_subject));
@@ -409,6 +410,22 @@ pub(super) fn check_identities(identities: &[Located<IdentityRead>], findings: &
                 None => drop(emails.insert(&email.value, &email.place)),
             }
         }
+        check_unique_id(identity, findings);
+    }
+}
+
+/// Reports an account's number that nobody would compare.
+fn check_unique_id(identity: &IdentityRead, findings: &mut Collector) {
+    let Some(id) = &identity.unique_id else { return };
+    let is_compared = match &identity.public_keys {
+        Some(PublicKeys::Google) => true,
+        Some(PublicKeys::Files(_)) => false,
+        // If they are there, they are wrong, and there is a finding about that.
+        None => identity.proofs.contains(&"publicKeys"),
+    };
+    if !is_compared {
+        let hint = "only Google's ID tokens name it; remove it, or have publicKeys: google".to_owned();
+        id.report(findings, "means nothing without publicKeys: google", hint);
     }
 }
 

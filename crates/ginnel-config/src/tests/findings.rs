@@ -80,8 +80,17 @@ fn finds_what_is_wrong_with_keys_and_issuers() {
         (
             "publicKeys: [agent.pub.pem]".to_owned(),
             "uniqueId: \"1\"".to_owned(),
-            "f.yaml:4:5: identities[0]: has no publicKeys\n  hint: say how it proves who it is: with publicKeys or oidc",
+            "f.yaml:4:5: identities[0]: has no publicKeys\n  hint: say how it proves who it is: with publicKeys or oidc\n\
+             f.yaml:4:65: identities[0].uniqueId: means nothing without publicKeys: google\n  hint: only Google's ID tokens name \
+             it; remove it, or have publicKeys: google",
         ),
+        (
+            "publicKeys: [agent.pub.pem]".to_owned(),
+            "publicKeys: [agent.pub.pem], uniqueId: \"1\"".to_owned(),
+            "f.yaml:4:94: identities[0].uniqueId: means nothing without publicKeys: google\n  hint: only Google's ID tokens name \
+             it; remove it, or have publicKeys: google",
+        ),
+        ("publicKeys: [agent.pub.pem]".to_owned(), "publicKeys: gogle, uniqueId: \"1\"".to_owned(), "?"),
         (
             "publicKeys: [agent.pub.pem]".to_owned(),
             "oidc: {issuer: b, subject: s}".to_owned(),

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     AccountKeys, Admitted, Binding, CSR_BYTES_MAX, Denied, Enroller, Evidence, GOOGLE_ISSUER, ISSUED_TOKEN_SECONDS,
-    Known, LEEWAY_SECONDS, seconds,
+    Known, LEEWAY_SECONDS, Moment,
 };
 use crate::csr::Request;
 use crate::key_set::{KeySetId, VerifyingKey};
@@ -70,7 +70,15 @@ impl Enroller {
     /// # Errors
     /// [`Denied`], for the audit log only.
     pub fn claim<'a>(&'a self, token: &'a str, csr_der: &'a [u8], now: SystemTime) -> Result<Claim<'a>, Denied> {
-        let now = seconds(now);
+        self.claim_at(token, csr_der, self.moment(now))
+    }
+
+    pub(super) fn claim_at<'a>(
+        &'a self,
+        token: &'a str,
+        csr_der: &'a [u8],
+        moment: Moment,
+    ) -> Result<Claim<'a>, Denied> {
         if csr_der.len() > CSR_BYTES_MAX {
             return Err(Denied::Size);
         }
@@ -80,14 +88,14 @@ impl Enroller {
         let (judged, request) = if issuer == GOOGLE_ISSUER || self.issuers.contains_key(&issuer) {
             let claims = token.foreign_claims()?;
             let (judged, binding, audience) = self.foreign(&issuer, &claims, &token)?;
-            self.check_foreign_times(&claims, binding, now)?;
+            self.check_foreign_times(&claims, binding, moment)?;
             let request = request()?;
             check_binding(binding, &claims, audience, &sha256(request.spki_der()))?;
             (judged, request)
         } else {
             let claims = token.claims()?;
             let judged = self.own(&claims, token.header.algorithm)?;
-            self.check_claims(&claims, now)?;
+            self.check_claims(&claims, moment)?;
             let request = request()?;
             if decode(&claims.cnf.spki_sha256).map_err(|_| Denied::Binding)? != sha256(request.spki_der()) {
                 return Err(Denied::Binding);
@@ -101,6 +109,7 @@ impl Enroller {
         }
         let (algorithm, key_id) = (header.algorithm, header.key_id);
         let email = email.to_owned();
+        let now = moment.now;
         Ok(Claim { known, email, signed, signature, algorithm, key_id, signer, request, once, until, now })
     }
 
@@ -109,8 +118,11 @@ impl Enroller {
         let (email, known) = self.identities.get_key_value(&claims.iss).ok_or(Denied::UnknownIdentity)?;
         let signer = match &known.keys {
             Some(AccountKeys::Held(keys)) => Signer::Keys(keys),
-            Some(AccountKeys::AtGoogle { .. }) => Signer::Set(KeySetId::Account(email.clone()), Kind::GoogleKey),
-            None => return Err(Denied::UnknownIdentity),
+            Some(AccountKeys::AtGoogle { unique_id: None }) => {
+                Signer::Set(KeySetId::Account(email.clone()), Kind::GoogleKey)
+            }
+            // Keys are published by e-mail, so that these do not say which account of that e-mail has signed.
+            Some(AccountKeys::AtGoogle { unique_id: Some(_) }) | None => return Err(Denied::UnknownIdentity),
         };
         if algorithm != Algorithm::Rs256 {
             return Err(Denied::Algorithm);
@@ -166,7 +178,7 @@ impl Enroller {
         }
     }
 
-    fn check_claims(&self, claims: &Claims, now: u64) -> Result<(), Denied> {
+    fn check_claims(&self, claims: &Claims, moment: Moment) -> Result<(), Denied> {
         if claims.sub != claims.iss {
             return Err(Denied::Subject);
         }
@@ -176,8 +188,8 @@ impl Enroller {
         if claims.exp <= claims.iat || claims.exp - claims.iat > TOKEN_LIFETIME_SECONDS {
             return Err(Denied::Lifetime);
         }
-        check_times(claims.iat, claims.nbf, claims.exp, now)?;
-        if claims.iat < self.iat_min {
+        check_times(claims.iat, claims.nbf, claims.exp, moment.now)?;
+        if claims.iat < self.iat_min(Binding::Confirmation, moment) {
             return Err(Denied::BeforeStart);
         }
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
@@ -187,19 +199,15 @@ impl Enroller {
         Ok(())
     }
 
-    fn check_foreign_times(&self, claims: &ForeignClaims, binding: Binding, now: u64) -> Result<(), Denied> {
+    fn check_foreign_times(&self, claims: &ForeignClaims, binding: Binding, moment: Moment) -> Result<(), Denied> {
         if claims.exp <= claims.iat {
             return Err(Denied::Lifetime);
         }
-        check_times(claims.iat, claims.nbf, claims.exp, now)?;
-        if claims.iat.saturating_add(ISSUED_TOKEN_SECONDS) < now {
+        check_times(claims.iat, claims.nbf, claims.exp, moment.now)?;
+        if claims.iat.saturating_add(ISSUED_TOKEN_SECONDS) < moment.now {
             return Err(Denied::Expired);
         }
-        let iat_min = match binding {
-            Binding::Audience | Binding::Confirmation => self.iat_min,
-            Binding::Bearer => self.bearer_iat_min,
-        };
-        if claims.iat < iat_min { Err(Denied::BeforeStart) } else { Ok(()) }
+        if claims.iat < self.iat_min(binding, moment) { Err(Denied::BeforeStart) } else { Ok(()) }
     }
 }
 
@@ -245,7 +253,7 @@ impl Claim<'_> {
     /// # Errors
     /// [`Denied`], for the audit log only.
     pub fn admit(self, key: Option<&VerifyingKey>) -> Result<Admitted, Denied> {
-        let (evidence, signed_by) = self.evidence(key)?;
+        let (evidence, verified_by) = self.evidence(key)?;
         self.request.check_possession()?;
         // Last, so that nobody but the holder of token and key can use the token up.
         match self.known.used.take(&self.once, self.until, self.now) {
@@ -259,19 +267,20 @@ impl Claim<'_> {
             email: self.email,
             spki_sha256: sha256(&spki_der),
             spki_der,
-            signed_by,
+            signed_by: matches!(evidence, Evidence::Key(_)).then_some(verified_by),
+            verified_by: Some(verified_by),
             evidence,
         })
     }
 
-    /// What proves it, and the key of the configuration that signed, if one did.
-    fn evidence(&self, key: Option<&VerifyingKey>) -> Result<(Evidence, Option<[u8; 32]>), Denied> {
+    /// What proves it, and the hash of the key that verified it.
+    fn evidence(&self, key: Option<&VerifyingKey>) -> Result<(Evidence, [u8; 32]), Denied> {
         let message = self.signed.as_bytes();
         match &self.signer {
             Signer::Keys(keys) => {
                 let signed_by = signed_by(keys, message, &self.signature, self.key_id.as_deref());
                 let signed_by = signed_by.ok_or(Denied::Signature)?;
-                Ok((Evidence::Key(signed_by.id().to_owned()), Some(signed_by.spki_sha256())))
+                Ok((Evidence::Key(signed_by.id().to_owned()), signed_by.spki_sha256()))
             }
             Signer::Set(_, kind) => {
                 let key = key.ok_or(Denied::KeySource)?;
@@ -287,7 +296,7 @@ impl Claim<'_> {
                     Kind::Oidc(issuer) => Evidence::Oidc(issuer.clone()),
                     Kind::Bearer(issuer) => Evidence::Bearer(issuer.clone()),
                 };
-                Ok((evidence, None))
+                Ok((evidence, key.spki_sha256()))
             }
         }
     }

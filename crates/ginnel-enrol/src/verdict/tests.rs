@@ -25,10 +25,15 @@ fn held(keys: Vec<PublicKey>) -> Option<AccountKeys> {
 }
 
 impl Enroller {
-    /// The verdict on an identity whose keys are at hand.
+    /// The verdict on an identity whose keys are at hand, of a process that started at [`NOW`].
     fn held(&self, token: &str, csr_der: &[u8], now: SystemTime) -> Result<Admitted, Denied> {
-        self.claim(token, csr_der, now)?.admit(None)
+        self.claim_at(token, csr_der, since(NOW, seconds(now)))?.admit(None)
     }
+}
+
+/// A moment of a process that started at this second, by a clock that is right all the time.
+fn since(started: u64, now: u64) -> Moment {
+    Moment { now, ran: Duration::from_secs(now.saturating_sub(started)) }
 }
 
 struct World {
@@ -104,6 +109,8 @@ fn admits_a_token_that_a_key_file_signs() {
     assert_eq!((admitted.email.as_str(), admitted.spki_der.as_slice()), (AGENT, key.spki_der()));
     assert_eq!(admitted.spki_sha256, key.spki_sha256());
     assert_eq!(admitted.evidence, Evidence::Key(account.key_id().to_owned()));
+    assert!(admitted.signed_by.is_some());
+    assert_eq!(admitted.verified_by, admitted.signed_by);
 }
 
 #[test]
@@ -207,6 +214,26 @@ fn keeps_to_the_time() {
 }
 
 #[test]
+fn a_clock_that_was_ahead_at_the_start_and_is_put_right_refuses_nobody() {
+    let world = &*WORLD;
+    let token = |iat: u64| {
+        let mut claims = world.agent.claims(&world.key);
+        (claims["iat"], claims["exp"]) = (json!(iat), json!(iat + 300));
+        world.agent.token(&world.agent.header(), &claims)
+    };
+    let judge = |iat, now, ran| {
+        let moment = Moment { now, ran: Duration::from_secs(ran) };
+        let enroller = world.enroller();
+        enroller.claim_at(&token(iat), &world.csr, moment).and_then(|claim| claim.admit(None)).map(|_| ())
+    };
+    let behind = NOW - 7200;
+    assert_eq!(judge(behind, behind, 60), Ok(()), "two hours ahead, put right after a minute");
+    assert!(world.enroller().claim(&token(behind), &world.csr, at(behind)).is_ok(), "by the process's own count");
+    assert_eq!(judge(behind - 240, behind, 0), Ok(()));
+    assert_eq!(judge(behind - 301, behind, 0), Err(Denied::BeforeStart), "by the clock that is right");
+}
+
+#[test]
 fn refuses_token_ids_that_can_be_guessed() {
     let world = &*WORLD;
     for id in [String::new(), "1".to_owned(), "a".repeat(21), "a".repeat(129), format!("{}\n", "a".repeat(22))] {
@@ -286,13 +313,13 @@ fn a_token_stays_used_while_its_identity_is_taken_out_and_comes_back() {
     let token = world.agent.good(&world.key);
     assert!(before.held(&token, &world.csr, at(NOW)).is_ok());
     let clients = || world.identities().split_off(1);
-    let without = before.with_identities(clients(), at(NOW + 1)).expect("an enroller");
+    let without = before.with_identities_at(clients(), since(NOW, NOW + 1)).expect("an enroller");
     // A verdict of those who do not know of the change yet.
     let late = world.agent.good(&world.key);
     assert!(before.held(&late, &world.csr, at(NOW + 1)).is_ok());
-    let still_without = without.with_identities(clients(), at(NOW + 2)).expect("an enroller");
+    let still_without = without.with_identities_at(clients(), since(NOW, NOW + 2)).expect("an enroller");
     assert_eq!(still_without.held(&token, &world.csr, at(NOW + 2)), Err(Denied::UnknownIdentity));
-    let back = still_without.with_identities(world.identities(), at(NOW + 3)).expect("an enroller");
+    let back = still_without.with_identities_at(world.identities(), since(NOW, NOW + 3)).expect("an enroller");
     for used in [&token, &late] {
         assert_eq!(back.held(used, &world.csr, at(NOW + 3)), Err(Denied::Replayed));
     }
@@ -303,8 +330,9 @@ fn a_token_stays_used_while_its_identity_is_taken_out_and_comes_back() {
 fn what_can_be_used_no_more_is_forgotten_after_its_identity() {
     let world = &*WORLD;
     let clients = || world.identities().split_off(1);
-    let without = world.enroller().with_identities(clients(), at(NOW)).expect("an enroller");
-    let later = |seconds| without.with_identities(clients(), at(NOW + seconds)).expect("an enroller").gone.len();
+    let without = world.enroller().with_identities_at(clients(), since(NOW, NOW)).expect("an enroller");
+    let later =
+        |seconds| without.with_identities_at(clients(), since(NOW, NOW + seconds)).expect("an enroller").gone.len();
     assert_eq!((later(USABLE_SECONDS), later(USABLE_SECONDS + 1)), (1, 0));
 }
 
@@ -320,8 +348,8 @@ fn tokens_that_may_have_been_forgotten_are_refused() {
         oidc: None,
     });
     many.extend(more);
-    let crowded = world.enroller().with_identities(many, at(NOW)).expect("an enroller");
-    let after = crowded.with_identities(world.identities(), at(NOW)).expect("an enroller");
+    let crowded = world.enroller().with_identities_at(many, since(NOW, NOW)).expect("an enroller");
+    let after = crowded.with_identities_at(world.identities(), since(NOW, NOW)).expect("an enroller");
     assert_eq!(after.gone.len(), GONE_MAX);
     let mut claims = world.agent.claims(&world.key);
     (claims["iat"], claims["exp"]) = (json!(NOW + 60), json!(NOW + 300));

@@ -22,7 +22,7 @@ use proven::Proven;
 
 /// Certificates that a peer may send beside its leaf. The issuing CAs are the anchors, so that none is needed, and one leads from a new root
 /// to the one that it replaces; the other is for an issuing CA below a root of somebody else's. Path building stays cheap.
-const INTERMEDIATES_MAX: usize = 2;
+pub const INTERMEDIATES_MAX: usize = 2;
 
 /// Why a certificate that leads to an anchor is refused all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -60,9 +60,13 @@ fn document(ids: &[&str]) -> Vec<u8> {
 }
 
 fn sets(says: Says) -> (Arc<KeySets>, Arc<Counted>) {
+    sets_with(Timing::default(), says)
+}
+
+fn sets_with(timing: Timing, says: Says) -> (Arc<KeySets>, Arc<Counted>) {
     let source = Arc::new(Counted { says: Mutex::new(says), count: AtomicUsize::new(0) });
     let sets = KeySets {
-        timing: Timing::default(),
+        timing,
         accounts_url: "https://keys.example/".to_owned(),
         google: Arc::clone(&source) as Arc<dyn Fetch>,
         sets: Mutex::default(),
@@ -174,23 +178,48 @@ async fn the_current_keys_are_what_was_just_fetched_and_nothing_else() {
     source.says(Says::Down);
     advance(Duration::from_secs(240)).await;
     assert_eq!(ids(sets.current(ACCOUNT).await), None, "away");
-    source.says(Says::Keys(vec![]));
+    source.says(Says::Keys(vec!["b"]));
     advance(Duration::from_secs(240)).await;
-    assert_eq!(ids(sets.current(ACCOUNT).await), Some(vec![]));
+    assert_eq!(ids(sets.current(ACCOUNT).await), Some(vec!["b".to_owned()]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_account_that_is_absent_twice_has_no_keys() {
-    let (sets, source) = sets(Says::Keys(vec!["a"]));
-    assert_eq!(find(&sets, "a").await, Ok(()));
-    source.says(Says::Absent);
-    advance(Duration::from_secs(301)).await;
-    assert_eq!(find(&sets, "a").await, Ok(()), "absent once");
-    assert!(sets.current(ACCOUNT).await.is_none());
-    advance(Duration::from_secs(31)).await;
-    let keys = sets.current(ACCOUNT).await.expect("absent twice");
-    assert_eq!(keys.ids().count(), 0);
-    assert_eq!(find(&sets, "a").await, Err(NoKey::Unknown));
+async fn an_account_that_is_absent_or_empty_twice_in_a_row_has_no_keys() {
+    for (once, again) in [
+        (Says::Absent, Says::Absent),
+        (Says::Keys(vec![]), Says::Keys(vec![])),
+        (Says::Absent, Says::Keys(vec![])),
+        (Says::Keys(vec![]), Says::Absent),
+    ] {
+        let (sets, source) = sets(Says::Keys(vec!["a"]));
+        assert_eq!(find(&sets, "a").await, Ok(()));
+        for says in [once.clone(), Says::Down, once.clone()] {
+            source.says(says);
+            advance(Duration::from_secs(301)).await;
+            assert_eq!(find(&sets, "a").await, Ok(()), "{once:?} once");
+            assert!(sets.current(ACCOUNT).await.is_none());
+        }
+        source.says(again.clone());
+        advance(Duration::from_secs(31)).await;
+        let keys = sets.current(ACCOUNT).await.expect("twice");
+        assert_eq!(keys.ids().count(), 0, "{once:?}, {again:?}");
+        assert_eq!(find(&sets, "a").await, Err(NoKey::Unknown));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waited_for_a_slow_answer_takes_it_although_it_took_longer_than_the_rest() {
+    let (sets, source) = sets_with(Timing { fresh_for: Duration::from_secs(1) }, Says::Hangs);
+    let asking: Vec<_> = (0..10)
+        .map(|_| {
+            let sets = Arc::clone(&sets);
+            tokio::spawn(async move { find(&sets, "a").await })
+        })
+        .collect();
+    for asked in asking {
+        assert_eq!(asked.await.unwrap(), Err(NoKey::Unavailable));
+    }
+    assert_eq!(source.count(), 1);
 }
 
 #[test]

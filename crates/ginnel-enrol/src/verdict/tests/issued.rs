@@ -12,6 +12,9 @@ use super::*;
 use crate::key_set::{Finding, KeySet, KeySetId};
 
 const UNIQUE_ID: &str = "100000000000000000001";
+/// When the process started.
+const STARTED: u64 = NOW - 3600;
+
 const CLUSTER: &str = "https://kubernetes.default.svc.cluster.local";
 const SUBJECT: &str = "system:serviceaccount:acme:agent";
 
@@ -51,9 +54,14 @@ fn set(keys: &[Value]) -> KeySet {
 
 impl Issued {
     fn new() -> Self {
+        Self::of(None)
+    }
+
+    /// The same, with the number of the agent's account if there is one.
+    fn of(unique_id: Option<&str>) -> Self {
         let world = &*WORLD;
         let issuer = Account::new("issuer@acme.example");
-        let at_google = Some(AccountKeys::AtGoogle { unique_id: Some(UNIQUE_ID.to_owned()) });
+        let at_google = Some(AccountKeys::AtGoogle { unique_id: unique_id.map(str::to_owned) });
         let agent = EnrolIdentity {
             principal: principal(Role::Agent, "one"),
             email: AGENT.to_owned(),
@@ -82,13 +90,12 @@ impl Issued {
             issuers.push(OidcIssuer { name: name.to_owned(), issuer: spelling, audience: None, binding });
             sets.push((KeySetId::Issuer(name.to_owned()), set(&[issuer.jwk("i1")])));
         }
-        let started = at(NOW - 3600);
-        let enroller = Enroller::new(AUDIENCE.to_owned(), identities, issuers, started).expect("an enroller");
+        let enroller = Enroller::new(AUDIENCE.to_owned(), identities, issuers, at(NOW)).expect("an enroller");
         Self { enroller, published: Published { sets, asked: Mutex::default() }, issuer }
     }
 
     fn judge_at(&self, token: &str, now: u64) -> Result<Admitted, Denied> {
-        at_once(self.enroller.verdict(token, &WORLD.csr, at(now), &self.published))
+        at_once(self.enroller.verdict_at(token, &WORLD.csr, since(STARTED, now), &self.published))
     }
 
     fn judge(&self, token: &str) -> Result<Admitted, Denied> {
@@ -147,6 +154,21 @@ fn admits_a_token_of_a_key_at_google_and_names_the_key() {
     assert_eq!(admitted.evidence, Evidence::GoogleKey("g1".to_owned()));
     assert_eq!(admitted.evidence.to_string(), "googleKey:g1");
     assert_eq!(admitted.principal, principal(Role::Agent, "one"));
+    assert_eq!((admitted.signed_by, admitted.verified_by), (None, Some(sha256(&WORLD.agent.spki_der))));
+}
+
+#[test]
+fn an_account_that_is_known_by_its_number_comes_with_id_tokens_alone() {
+    let issued = Issued::of(Some(UNIQUE_ID));
+    assert_eq!(
+        issued.judge(&issued.own(&WORLD.agent, "g1")),
+        Err(Denied::UnknownIdentity),
+        "made again, with a new key"
+    );
+    assert_eq!(issued.asked(), 0);
+    let admitted = issued.judge(&issued.issued("google", &id_token())).expect("admitted");
+    assert_eq!(admitted.evidence, Evidence::GoogleIdToken);
+    assert_eq!((admitted.signed_by, admitted.verified_by), (None, Some(sha256(&issued.issuer.spki_der))));
 }
 
 #[test]
@@ -158,7 +180,7 @@ fn refuses_tokens_of_keys_that_google_does_not_publish() {
     assert_eq!(issued.judge(&without), Err(Denied::KeyId), "no key named");
     let nobody = Published { sets: Vec::new(), asked: Mutex::default() };
     let token = issued.own(&WORLD.agent, "g1");
-    let verdict = at_once(issued.enroller.verdict(&token, &WORLD.csr, at(NOW), &nobody));
+    let verdict = at_once(issued.enroller.verdict_at(&token, &WORLD.csr, since(STARTED, NOW), &nobody));
     assert_eq!(verdict, Err(Denied::KeySource));
 }
 
@@ -204,7 +226,7 @@ fn admits_googles_id_token_that_is_bound_by_its_audience() {
 
 #[test]
 fn refuses_other_id_tokens_of_google() {
-    let issued = Issued::new();
+    let issued = Issued::of(Some(UNIQUE_ID));
     let other = format!("{AUDIENCE}?k={}", BASE64_URL_SAFE_NO_PAD.encode([7; 32]));
     let cases = [
         ("audience without key", "aud", json!(AUDIENCE), Denied::Audience),
@@ -277,11 +299,15 @@ fn a_bearer_token_is_good_once_and_for_ten_minutes() {
 #[test]
 fn a_bearer_token_from_before_the_start_of_the_process_is_refused() {
     let issued = Issued::new();
-    let started = NOW - 3600;
-    for (iat, expected) in [(started + 60, Err(Denied::BeforeStart)), (started + 61, Ok(()))] {
-        let claims = with(projected("bearer"), &[("iat", json!(iat)), ("nbf", json!(iat))]);
-        let verdict = issued.judge_at(&issued.issued("i1", &claims), iat);
-        assert_eq!(verdict.map(|_| ()), expected);
+    // Two hours ahead at the start, or right: the clock as it is at the verdict counts.
+    for started in [STARTED, STARTED - 7200] {
+        for (iat, expected) in [(started + 60, Err(Denied::BeforeStart)), (started + 61, Ok(()))] {
+            let claims = with(projected("bearer"), &[("iat", json!(iat)), ("nbf", json!(iat))]);
+            let token = issued.issued("i1", &claims);
+            let moment = Moment { now: iat, ran: Duration::from_secs(iat - started) };
+            let verdict = at_once(issued.enroller.verdict_at(&token, &WORLD.csr, moment, &issued.published));
+            assert_eq!(verdict.map(|_| ()), expected);
+        }
     }
 }
 
@@ -344,7 +370,7 @@ fn checks_the_e_mail_of_a_subject_where_that_is_asked_for() {
         audience: Some("ginnel".to_owned()),
         binding: Binding::Bearer,
     };
-    let enroller = Enroller::new(AUDIENCE.to_owned(), vec![identity], vec![idp], at(NOW - 3600)).expect("an enroller");
+    let enroller = Enroller::new(AUDIENCE.to_owned(), vec![identity], vec![idp], at(NOW)).expect("an enroller");
     let keys = set(&[issuer.jwk("i1")]);
     let published = Published { sets: vec![(KeySetId::Issuer("idp".to_owned()), keys)], asked: Mutex::default() };
     let cases = [
@@ -359,7 +385,7 @@ fn checks_the_e_mail_of_a_subject_where_that_is_asked_for() {
             "email_verified": verified,
         });
         let token = issuer.token(&json!({"alg": "RS256", "kid": "i1"}), &claims);
-        let verdict = at_once(enroller.verdict(&token, &WORLD.csr, at(NOW), &published));
+        let verdict = at_once(enroller.verdict_at(&token, &WORLD.csr, since(STARTED, NOW), &published));
         assert_eq!(verdict.map(|_| ()), expected, "{claims}");
     }
 }

@@ -91,7 +91,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<EnrolmentConfig
             server::must_have_keys(identities, findings);
             check_servers(identities, server.as_ref(), findings);
         }
-        let issuers = oidc_issuers.as_deref().unwrap_or_default();
+        let issuers = oidc_issuers.as_ref().map(|issuers| issuers.value.as_slice()).unwrap_or_default();
         let subjects = identities.iter().flatten().filter_map(|identity| identity.value.oidc.as_ref());
         proof::check(issuers, subjects, findings);
     });
@@ -102,7 +102,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<EnrolmentConfig
         identities: identities?.into_iter().map(|identity| identity.value.complete()).collect::<Option<_>>()?,
         issuer: issuer?,
         google: google?,
-        oidc_issuers: oidc_issuers.into_iter().flatten().map(OidcIssuerRead::complete).collect::<Option<_>>()?,
+        oidc_issuers: OidcIssuerRead::all_complete(oidc_issuers)?,
         renewal: renewal?,
         enrolment_audience: enrolment?,
         audit_directory: audit?,

@@ -129,7 +129,9 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
         }]))
         .required(shape::list(object(rule)));
     let issuer = fields.field("issuer", "What signs certificates.").required(located(object(super::issuer::of_server)));
-    let google = fields.field("google", "Where Google's public keys come from.").required(object(proof::google));
+    let google =
+        fields.field("google", "Where Google's public keys come from.").required(located(object(proof::google)));
+    let google_is_given = fields.has("google");
     let oidc_issuers = proof::oidc_issuers(fields);
     let enrolment = fields.field("enrolment", "How certificates are asked for.").required(object(super::enrolment));
     let renewal =
@@ -153,7 +155,12 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
             }
             check_rules(rules.as_deref().unwrap_or_default(), identities, findings);
         }
-        let issuers = oidc_issuers.as_deref().unwrap_or_default();
+        if let Some(ServerIssuer::Elsewhere(_)) = issuer.as_ref().map(|issuer| &issuer.value) {
+            let google = google.as_ref().filter(|_| google_is_given);
+            google.into_iter().for_each(|google| is_for_who_enrols(google, findings));
+            oidc_issuers.iter().for_each(|issuers| is_for_who_enrols(issuers, findings));
+        }
+        let issuers = oidc_issuers.as_ref().map(|issuers| issuers.value.as_slice()).unwrap_or_default();
         let subjects = identities.iter().flatten().filter_map(|identity| identity.value.oidc.as_ref());
         proof::check(issuers, subjects, findings);
     });
@@ -167,8 +174,8 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
         identities: identities?.into_iter().map(|identity| identity.value.complete()).collect::<Option<_>>()?,
         rules: rules?.into_iter().map(RuleRead::complete).collect::<Option<_>>()?,
         issuer: issuer?.value,
-        google: google?,
-        oidc_issuers: oidc_issuers.into_iter().flatten().map(OidcIssuerRead::complete).collect::<Option<_>>()?,
+        google: google?.value,
+        oidc_issuers: OidcIssuerRead::all_complete(oidc_issuers)?,
         audit_directory: audit?,
         configured_denials: denials?,
     })
@@ -372,6 +379,12 @@ fn must_have_no_keys(identities: &[Located<IdentityRead>], findings: &mut Collec
             findings.report(&identity.place, path, "means nothing beside issuer.enrolment", hint);
         }
     }
+}
+
+/// Reports a setting that says whom to believe at a server that asks nobody: who changes it there would believe to have changed something.
+fn is_for_who_enrols<T>(setting: &Located<T>, findings: &mut Collector) {
+    let hint = "remove it here; it belongs into the configuration of the process that enrols".to_owned();
+    setting.report(findings, "means nothing beside issuer.enrolment", hint);
 }
 
 /// Neither may stand in for the other where names are checked.

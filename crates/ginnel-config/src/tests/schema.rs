@@ -135,6 +135,9 @@ fn choose(value: &mut Json, schema: &Json, number: usize) -> usize {
 fn without_what_an_issuer_needs(server: &mut Json) {
     if server["issuer"].get("enrolment").is_some() {
         server["issuer"].as_object_mut().expect("a section").remove("certificateLifetime");
+        for setting in ["google", "oidcIssuers"] {
+            server.as_object_mut().expect("a file").remove(setting);
+        }
         for identity in server["identities"].as_array_mut().into_iter().flatten() {
             let identity = identity.as_object_mut().expect("a section");
             for proof in ["publicKeys", "uniqueId", "oidc"] {

@@ -11,7 +11,7 @@ use aws_lc_rs::digest;
 use ginnel_config::{EnrolmentConfig, Identity, Source};
 use ginnel_core::audit::{Event, Text, Timestamp};
 use ginnel_core::id::InstanceId;
-use ginnel_core::limits::{ENROL_DEADLINE, HANDSHAKE_DEADLINE};
+use ginnel_core::limits::{ENROL_DEADLINE, HANDSHAKE_DEADLINE, ISSUE_ANSWER_WAIT, ISSUE_WAIT};
 use ginnel_core::report::Chain;
 use ginnel_enrol::{Enroller, Issuer};
 use ginnel_identity::random::SystemRandom;
@@ -39,7 +39,11 @@ use self::view::View;
 mod view;
 
 /// How long enrolments may take to finish after the signal to stop: none lives longer.
-const STOP_WAIT: Duration = Duration::from_secs(HANDSHAKE_DEADLINE.as_secs() + ENROL_DEADLINE.as_secs());
+const STOP_WAIT: Duration =
+    HANDSHAKE_DEADLINE.saturating_add(ENROL_DEADLINE).saturating_add(ISSUE_WAIT).saturating_add(ISSUE_ANSWER_WAIT);
+
+/// How long an issuer that was asked for somebody who has gone may take from then on, and its record. The unit's stop timeout is longer than both.
+const RECORD_WAIT: Duration = ISSUE_WAIT.saturating_add(ISSUE_ANSWER_WAIT);
 
 /// Hexadecimal digits of a version.
 const VERSION_DIGITS: usize = 16;
@@ -186,7 +190,7 @@ impl Enrolment {
         let _ = beside.await;
         // What an issuer signs goes on record, also when the caller has gone.
         office.tasks.close();
-        if timeout(STOP_WAIT, office.tasks.wait()).await.is_err() {
+        if timeout(RECORD_WAIT, office.tasks.wait()).await.is_err() {
             tracing::warn!("not every enrolment ended in time");
         }
         close(office.audit.clone()).await;

@@ -109,7 +109,7 @@ impl Desk {
     }
 
     /// Who is shut out at the moment.
-    fn denials(&self) -> Arc<Denials> {
+    pub(crate) fn denials(&self) -> Arc<Denials> {
         Arc::clone(&self.denials.read().unwrap_or_else(PoisonError::into_inner))
     }
 

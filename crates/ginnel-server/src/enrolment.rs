@@ -20,6 +20,7 @@ use ginnel_net::accept::{Admit, Peer, Stops, serve};
 use ginnel_ops::admin::Admin;
 use ginnel_ops::audit::AuditLog;
 use ginnel_ops::beside::beside;
+use ginnel_ops::denials::DenialFile;
 use ginnel_ops::ledger::Ledger;
 use ginnel_ops::reload::{Files, InForce, Seen};
 use ginnel_wire::hello::software_version;
@@ -36,6 +37,7 @@ use crate::service::Calls;
 
 use self::view::View;
 
+mod revoke;
 mod view;
 
 /// How long enrolments may take to finish after the signal to stop: none lives longer.
@@ -67,9 +69,10 @@ struct Office {
     config: RwLock<Arc<EnrolmentConfig>>,
     shown: InForce,
     source: Option<Source<EnrolmentConfig>>,
-    /// One reload at a time: an older file must not come into force after a newer one.
-    reloading: Mutex<()>,
+    /// One reload or revocation at a time: an older file must not come into force after a newer one.
+    replacing: Mutex<()>,
     desk: Arc<Desk>,
+    denial_file: DenialFile,
     own: OwnCertificate,
     audit: AuditLog,
     /// Empty: it carries no session.
@@ -123,6 +126,8 @@ impl Enrolment {
         let directory = config.audit_directory.as_path();
         let audit = AuditLog::open(directory, id)
             .map_err(while_doing(format!("opening the audit log in {}", directory.display())))?;
+        let (denial_file, denials) =
+            DenialFile::open(&config.denials_file()).map_err(while_doing("reading what is denied"))?;
         let version = version(&config.identities);
         let started = Event::Started { version: Text::new(software_version()), policy: version.clone() };
         for event in [started, issued] {
@@ -139,8 +144,9 @@ impl Enrolment {
             shown: InForce::new(version.as_str().to_owned(), config.identities.len()),
             config: RwLock::new(Arc::new(config)),
             source,
-            reloading: Mutex::default(),
-            desk: Arc::new(Desk::new(issuer, keys, admissible, Arc::default(), audit.clone(), tasks.clone())),
+            replacing: Mutex::default(),
+            desk: Arc::new(Desk::new(issuer, keys, admissible, Arc::new(denials), audit.clone(), tasks.clone())),
+            denial_file,
             tasks,
             own,
             audit,

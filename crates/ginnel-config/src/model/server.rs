@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ginnel_core::congestion::CongestionControl;
@@ -49,8 +49,13 @@ pub struct ServerConfig {
 impl ServerConfig {
     /// The file in which denials are kept.
     pub fn denials_file(&self) -> PathBuf {
-        self.configured_denials.clone().unwrap_or_else(|| self.audit_directory.join("denials.jsonl"))
+        denials_file(self.configured_denials.as_deref(), &self.audit_directory)
     }
+}
+
+/// The file of denials: the one that was named, or one beside the audit log.
+pub(super) fn denials_file(configured: Option<&Path>, audit_directory: &Path) -> PathBuf {
+    configured.map_or_else(|| audit_directory.join("denials.jsonl"), Path::to_owned)
 }
 
 /// The server itself.
@@ -181,11 +186,11 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
     })
 }
 
-fn denials(fields: &mut Fields<'_, '_>) -> Option<Option<PathBuf>> {
+pub(super) fn denials(fields: &mut Fields<'_, '_>) -> Option<Option<PathBuf>> {
     let file = fields
         .field(
             "file",
-            "The file, which the server writes anew with every denial; its directory must exist. Without it: denials.jsonl in the \
+            "The file, which is written anew with every denial; its directory must exist. Without it: denials.jsonl in the \
              directory of the audit log.",
         )
         .example_off("/var/lib/ginnel/denials.jsonl")

@@ -165,7 +165,8 @@ pub const LEASE_GRACE: Duration = Duration::from_secs(1);
 
 /// Connections at once that have shown no certificate: silent ones, handshakes under way, enrolments. A place costs a descriptor and a few
 /// kilobytes for at most [`HANDSHAKE_DEADLINE`] and [`ENROL_DEADLINE`], so that this is room for a hundred newcomers a second at their slowest.
-/// Only whoever proved to be an identity of the configuration keeps one for [`ISSUE_WAIT`].
+/// Only whoever proved to be an identity of the configuration keeps one for [`ISSUE_WAIT`], or whose enrolment is passed on, of which a server
+/// bounds the number.
 pub const PENDING_MAX: usize = 1024;
 
 /// The same from one source: an IPv4 /24 or an IPv6 /56, which is about what one site is given.

@@ -64,7 +64,7 @@ pub struct Status {
     pub enrolments: Option<Enrolments>,
     /// Servers: the audit log.
     pub audit: Option<Audit>,
-    /// Servers and agents: denials in force, as `ginnel revoke --list` has them.
+    /// Servers, agents and processes that enrol: denials in force, as `ginnel revoke --list` has them.
     pub denials: Option<u64>,
 }
 

@@ -30,7 +30,7 @@ impl Admit for Admission {
             let (peer, admitted) = (peer.address, peer.admitted);
             return Some(match broker.enrolment.clone() {
                 Enrolment::Here(desk) => Calls::anonymous(Enrol { desk, peer, admitted }),
-                Enrolment::Elsewhere(remote) => Calls::Forwarding(Forward { broker, remote, peer }),
+                Enrolment::Elsewhere(remote) => Calls::Forwarding(Forward { broker, remote, peer, admitted }),
             });
         };
         let principal = leaf.principal.clone();

@@ -109,7 +109,7 @@ impl Desk {
     }
 
     /// Who is shut out at the moment.
-    fn denials(&self) -> Arc<Denials> {
+    pub(crate) fn denials(&self) -> Arc<Denials> {
         Arc::clone(&self.denials.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -161,7 +161,9 @@ impl Desk {
             spki_der: admitted.spki_der.clone(),
             renews: renews(request.renews_until),
         };
-        // Once an issuer was asked, what it signs goes on record, whether or not the caller waits for it.
+        // Once an issuer was asked, what it signs goes on record, whether or not the caller waits for it. A request that still waits for its turn
+        // when the caller goes could be dropped, but the issuer does not say which it is: one more certificate that nobody fetches is harmless,
+        // one that is not on record is not.
         let certified = Arc::clone(self).certify(wanted, admitted, caller, now);
         self.tasks.spawn(certified).await.unwrap_or_else(|_| Err(not_now(None)))
     }

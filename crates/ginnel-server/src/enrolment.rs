@@ -11,7 +11,7 @@ use aws_lc_rs::digest;
 use ginnel_config::{EnrolmentConfig, Identity, Source};
 use ginnel_core::audit::{Event, Text, Timestamp};
 use ginnel_core::id::InstanceId;
-use ginnel_core::limits::{ENROL_DEADLINE, HANDSHAKE_DEADLINE};
+use ginnel_core::limits::{ENROL_DEADLINE, HANDSHAKE_DEADLINE, ISSUE_ANSWER_WAIT, ISSUE_WAIT};
 use ginnel_core::report::Chain;
 use ginnel_enrol::{Enroller, Issuer};
 use ginnel_identity::random::SystemRandom;
@@ -20,6 +20,7 @@ use ginnel_net::accept::{Admit, Peer, Stops, serve};
 use ginnel_ops::admin::Admin;
 use ginnel_ops::audit::AuditLog;
 use ginnel_ops::beside::beside;
+use ginnel_ops::denials::DenialFile;
 use ginnel_ops::ledger::Ledger;
 use ginnel_ops::reload::{Files, InForce, Seen};
 use ginnel_wire::hello::software_version;
@@ -36,10 +37,15 @@ use crate::service::Calls;
 
 use self::view::View;
 
+mod revoke;
 mod view;
 
 /// How long enrolments may take to finish after the signal to stop: none lives longer.
-const STOP_WAIT: Duration = Duration::from_secs(HANDSHAKE_DEADLINE.as_secs() + ENROL_DEADLINE.as_secs());
+const STOP_WAIT: Duration =
+    HANDSHAKE_DEADLINE.saturating_add(ENROL_DEADLINE).saturating_add(ISSUE_WAIT).saturating_add(ISSUE_ANSWER_WAIT);
+
+/// How long an issuer that was asked for somebody who has gone may take from then on, and its record. The unit's stop timeout is longer than both.
+const RECORD_WAIT: Duration = ISSUE_WAIT.saturating_add(ISSUE_ANSWER_WAIT);
 
 /// Hexadecimal digits of a version.
 const VERSION_DIGITS: usize = 16;
@@ -63,9 +69,10 @@ struct Office {
     config: RwLock<Arc<EnrolmentConfig>>,
     shown: InForce,
     source: Option<Source<EnrolmentConfig>>,
-    /// One reload at a time: an older file must not come into force after a newer one.
-    reloading: Mutex<()>,
+    /// One reload or revocation at a time: an older file must not come into force after a newer one.
+    replacing: Mutex<()>,
     desk: Arc<Desk>,
+    denial_file: DenialFile,
     own: OwnCertificate,
     audit: AuditLog,
     /// Empty: it carries no session.
@@ -119,6 +126,8 @@ impl Enrolment {
         let directory = config.audit_directory.as_path();
         let audit = AuditLog::open(directory, id)
             .map_err(while_doing(format!("opening the audit log in {}", directory.display())))?;
+        let (denial_file, denials) =
+            DenialFile::open(&config.denials_file()).map_err(while_doing("reading what is denied"))?;
         let version = version(&config.identities);
         let started = Event::Started { version: Text::new(software_version()), policy: version.clone() };
         for event in [started, issued] {
@@ -135,8 +144,9 @@ impl Enrolment {
             shown: InForce::new(version.as_str().to_owned(), config.identities.len()),
             config: RwLock::new(Arc::new(config)),
             source,
-            reloading: Mutex::default(),
-            desk: Arc::new(Desk::new(issuer, keys, admissible, Arc::default(), audit.clone(), tasks.clone())),
+            replacing: Mutex::default(),
+            desk: Arc::new(Desk::new(issuer, keys, admissible, Arc::new(denials), audit.clone(), tasks.clone())),
+            denial_file,
             tasks,
             own,
             audit,
@@ -186,7 +196,7 @@ impl Enrolment {
         let _ = beside.await;
         // What an issuer signs goes on record, also when the caller has gone.
         office.tasks.close();
-        if timeout(STOP_WAIT, office.tasks.wait()).await.is_err() {
+        if timeout(RECORD_WAIT, office.tasks.wait()).await.is_err() {
             tracing::warn!("not every enrolment ended in time");
         }
         close(office.audit.clone()).await;

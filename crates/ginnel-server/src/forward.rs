@@ -15,6 +15,7 @@ use ginnel_core::audit::{Event, Forwarded};
 use ginnel_core::limits::ENROL_MESSAGE_MAX;
 use ginnel_wire::path;
 use http::uri::PathAndQuery;
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::{Grpc, UnaryService};
@@ -36,6 +37,8 @@ pub(crate) struct Forward {
     pub(crate) broker: Arc<Broker>,
     pub(crate) remote: Arc<Remote>,
     pub(crate) peer: SocketAddr,
+    /// Cancelled when a request is passed on, so that the connection stays for the answer.
+    pub(crate) admitted: CancellationToken,
 }
 
 impl Service<http::Request<Body>> for Forward {
@@ -73,7 +76,7 @@ impl Forward {
         if let Ok(peer) = self.peer.to_string().parse() {
             request.metadata_mut().insert(FORWARDED_FOR, peer);
         }
-        let answer = self.remote.pass(request, PathAndQuery::from_static(path::ENROL)).await;
+        let answer = self.remote.pass(request, PathAndQuery::from_static(path::ENROL), &self.admitted).await;
         let (outcome, answer) = match answer {
             // Metadata of the answer stays here: the message is all that an enrolling server says.
             Ok(answer) => (Forwarded::Answered, Ok(Response::new(answer))),

@@ -11,7 +11,7 @@ use ginnel_core::audit::Forwarded;
 use ginnel_core::budget::Budget;
 use ginnel_core::denial::Denials;
 use ginnel_core::lanes::Bounds;
-use ginnel_core::limits::{CONTROL_MESSAGE_MAX, ENROL_DEADLINE, PENDING_PER_SOURCE_MAX};
+use ginnel_core::limits::{CONTROL_MESSAGE_MAX, ENROL_DEADLINE, ISSUE_ANSWER_WAIT, ISSUE_WAIT, PENDING_PER_SOURCE_MAX};
 use ginnel_core::principal::{Role, TrustDomain};
 use ginnel_core::report::Chain;
 use ginnel_core::status::Enrolments;
@@ -24,6 +24,7 @@ use ginnel_net::upstream::{EnrolError, Progress, Upstream};
 use http::uri::PathAndQuery;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 use tonic::client::Grpc;
 use tonic::{Request, Status};
 
@@ -32,14 +33,21 @@ use crate::forward::Unread;
 use crate::keys::EnrolledKeys;
 use crate::signers::Signers;
 
-/// An enrolment that is passed on: the caller's connection lives for [`ENROL_DEADLINE`], and the answer has to get there before that.
-const PASS_WAIT: Duration = Duration::from_millis(4_500);
+/// How long an enrolment waits until it can be passed on: its caller's connection lives for [`ENROL_DEADLINE`] until then, and the answer that
+/// there is no place has to get there before that.
+const PLACE_WAIT: Duration = Duration::from_millis(4_500);
+
+/// An enrolment that is passed on: the issuer elsewhere may take [`ISSUE_WAIT`]. The caller's connection lives for [`ISSUE_ANSWER_WAIT`] longer,
+/// of which half is left for the last answer to get there. Whoever proves nothing where it is passed on does not last so long: the process
+/// that enrols closes its connection after [`ENROL_DEADLINE`].
+const PASS_WAIT: Duration = ISSUE_WAIT.saturating_add(Duration::from_millis(500));
 
 /// Enrolments that are passed on at once, each on a connection of its own. Half of what the process that enrols takes from one source, so that
-/// a second server beside this one, and the enrolments of both themselves, find a place. More wait, for as long as their callers do.
+/// a second server beside this one, and the enrolments of both themselves, find a place. More wait, for [`PLACE_WAIT`].
 const PASSED_AT_ONCE_MAX: usize = PENDING_PER_SOURCE_MAX / 2;
 
-const _: () = assert!(PASS_WAIT.as_millis() < ENROL_DEADLINE.as_millis());
+const _: () = assert!(PLACE_WAIT.as_millis() < ENROL_DEADLINE.as_millis());
+const _: () = assert!(PASS_WAIT.as_millis() < ISSUE_WAIT.saturating_add(ISSUE_ANSWER_WAIT).as_millis());
 
 /// Why the process that enrols cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -163,22 +171,26 @@ impl Remote {
         Ok(identity)
     }
 
-    /// Passes one enrolment on.
-    pub(crate) async fn pass(&self, request: Request<Bytes>, path: PathAndQuery) -> Result<Bytes, Status> {
-        let passing = async {
-            let _place = self.passing.acquire().await.map_err(|_| Status::unavailable("stopping"))?;
-            self.pass_once(request, path).await
+    /// Passes one enrolment on. `is_passed_on` is cancelled once its turn has come, from when on the caller's connection has to stay for as
+    /// long as an issuer may take.
+    pub(crate) async fn pass(
+        &self,
+        request: Request<Bytes>,
+        path: PathAndQuery,
+        is_passed_on: &CancellationToken,
+    ) -> Result<Bytes, Status> {
+        let Ok(place) = timeout(PLACE_WAIT, self.passing.acquire()).await else {
+            let (wait_ms, places) = (PLACE_WAIT.as_millis(), PASSED_AT_ONCE_MAX);
+            tracing::warn!(wait_ms, places, "an enrolment was not passed on: others before it are not answered");
+            return Err(Status::deadline_exceeded("no place"));
         };
-        match timeout(PASS_WAIT, passing).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                tracing::warn!(
-                    wait_ms = PASS_WAIT.as_millis(),
-                    "an enrolment that was passed on was not answered in time"
-                );
-                Err(Status::deadline_exceeded("no answer"))
-            }
-        }
+        let _place = place.map_err(|_| Status::unavailable("stopping"))?;
+        is_passed_on.cancel();
+        timeout(PASS_WAIT, self.pass_once(request, path)).await.unwrap_or_else(|_| {
+            let wait_ms = PASS_WAIT.as_millis();
+            tracing::warn!(wait_ms, "an enrolment that was passed on was not answered in time");
+            Err(Status::deadline_exceeded("no answer"))
+        })
     }
 
     async fn pass_once(&self, request: Request<Bytes>, path: PathAndQuery) -> Result<Bytes, Status> {

@@ -11,18 +11,26 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use ginnel_core::audit::{Event, Text, Timestamp};
-use ginnel_core::denial::{Denial, Subject};
+use ginnel_core::denial::{Denial, Denials, Subject};
 use ginnel_core::report::Chain;
 use ginnel_core::status::{Denied, Revoked};
 use ginnel_ops::admin::{NotRevoked, Revocation};
 use ginnel_ops::audit::Durable;
+use ginnel_ops::denials::DenialFile;
 use tokio::time::timeout;
 
 use crate::broker::Broker;
+use crate::remote::Enrolment;
 use crate::rules::Rules;
 
 /// How long an answer waits for its record. What is denied is denied whether or not the log can be written.
 const AUDIT_WAIT: Duration = Duration::from_secs(1);
+
+/// What an answer adds while the log takes no records.
+pub(crate) const NOT_ON_RECORD: &str = "The audit log cannot be written: this is in force, and not on record.";
+
+/// What a server that passes enrolments on adds: it finds certificates of a key, and none that were given for its tokens.
+const KEY_ELSEWHERE: &str = "Which key signs tokens is known where enrolment is: deny it there as well.";
 
 impl Broker {
     /// What is denied.
@@ -38,19 +46,12 @@ impl Broker {
         // Writing waits for the disk.
         let revoking = tokio::task::spawn_blocking(move || self.revoke_now(&order)).await;
         let broke_off = |_| NotRevoked::Failed("The revocation broke off; ask for it again.".to_owned());
-        let (mut revoked, record) = revoking.map_err(broke_off)??;
-        let recorded = match record {
-            None => true,
-            Some(record) => matches!(timeout(AUDIT_WAIT, record).await, Ok(Ok(()))),
-        };
-        if !recorded {
-            revoked.notes.push("The audit log cannot be written: this is in force, and not on record yet.".to_owned());
-        }
-        Ok(revoked)
+        let (revoked, record) = revoking.map_err(broke_off)??;
+        Ok(on_record(revoked, record).await)
     }
 
     fn revoke_now(&self, order: &Revocation) -> Result<(Revoked, Option<Durable>), NotRevoked> {
-        let Revocation { kind, text, undo, reason, by } = order;
+        let Revocation { kind, text, undo, .. } = order;
         let subject =
             Subject::read(*kind, text, Some(&self.rules.now().config.trust_domain)).map_err(NotRevoked::Question)?;
         let _replacing = self.rules.replacing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -61,17 +62,7 @@ impl Broker {
         let changed = before.denials.has(&subject) == *undo;
         let mut after = Arc::clone(&before);
         if changed {
-            let since = Timestamp::from(SystemTime::now());
-            let failed = |error: &(dyn std::error::Error + 'static)| {
-                NotRevoked::Failed(format!("Nothing has changed: {}.", Chain(error)))
-            };
-            let denials = if *undo {
-                before.denials.without(&subject)
-            } else {
-                let denial = Denial::new(subject.clone(), since, by.clone(), reason.as_deref());
-                before.denials.with(denial).map_err(|error| failed(&error))?
-            };
-            self.denial_file.write(&denials).map_err(|error| failed(&error))?;
+            let denials = written(&self.denial_file, &before.denials, &subject, order)?;
             after = Arc::new(before.with_denials(Arc::new(denials)));
             self.rules.deny(Arc::clone(&after));
             self.enrolment.deny(&after.denials);
@@ -84,7 +75,10 @@ impl Broker {
         let (sessions, connections) = self.enforce(&before, &after);
         let mut notes = Vec::new();
         if audit_failed {
-            notes.push("The audit log cannot be written: this is in force, and not on record.".to_owned());
+            notes.push(NOT_ON_RECORD.to_owned());
+        }
+        if let (Subject::Key(_), Enrolment::Elsewhere(_), false) = (&subject, &self.enrolment, undo) {
+            notes.push(KEY_ELSEWHERE.to_owned());
         }
         let revoked = Revoked {
             kind: subject.kind().to_owned(),
@@ -101,7 +95,44 @@ impl Broker {
     }
 }
 
-fn event(subject: &Subject, order: &Revocation, (sessions, connections): (u64, u64)) -> Event {
+/// The denials with what was asked for, which are on disk.
+///
+/// # Errors
+/// [`NotRevoked::Failed`]; then the file is as it was.
+pub(crate) fn written(
+    file: &DenialFile,
+    before: &Denials,
+    subject: &Subject,
+    order: &Revocation,
+) -> Result<Denials, NotRevoked> {
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        NotRevoked::Failed(format!("Nothing has changed: {}.", Chain(error)))
+    };
+    let denials = if order.undo {
+        before.without(subject)
+    } else {
+        let since = Timestamp::from(SystemTime::now());
+        let denial = Denial::new(subject.clone(), since, order.by.clone(), order.reason.as_deref());
+        before.with(denial).map_err(|error| failed(&error))?
+    };
+    file.write(&denials).map_err(|error| failed(&error))?;
+    Ok(denials)
+}
+
+/// The answer, once its record is on disk or that was waited for.
+pub(crate) async fn on_record(mut revoked: Revoked, record: Option<Durable>) -> Revoked {
+    let is_recorded = match record {
+        None => true,
+        Some(record) => matches!(timeout(AUDIT_WAIT, record).await, Ok(Ok(()))),
+    };
+    if !is_recorded {
+        revoked.notes.push("The audit log cannot be written: this is in force, and not on record yet.".to_owned());
+    }
+    revoked
+}
+
+/// The record of what was asked for.
+pub(crate) fn event(subject: &Subject, order: &Revocation, (sessions, connections): (u64, u64)) -> Event {
     let (kind, subject) = (Text::new(subject.kind()), Text::new(subject.value()));
     let (by, reason) = (Text::new(&order.by), order.reason.as_ref().map(Text::new));
     if order.undo {

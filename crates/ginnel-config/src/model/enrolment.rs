@@ -36,6 +36,15 @@ pub struct EnrolmentConfig {
     pub enrolment_audience: String,
     /// Where the audit log is written.
     pub audit_directory: PathBuf,
+    /// The file of denials, if it is not where [`Self::denials_file`] puts it.
+    pub configured_denials: Option<PathBuf>,
+}
+
+impl EnrolmentConfig {
+    /// The file in which denials are kept.
+    pub fn denials_file(&self) -> PathBuf {
+        server::denials_file(self.configured_denials.as_deref(), &self.audit_directory)
+    }
 }
 
 /// The process itself.
@@ -84,6 +93,9 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<EnrolmentConfig
     let renewal =
         fields.field("renewal", "When the certificate of this process is renewed.").required(object(super::renewal));
     let audit = fields.field("audit", "The record of who was given a certificate.").required(object(server::audit));
+    let denials = fields
+        .field("denials", "What `ginnel revoke` denied, so that it outlives a restart.")
+        .required(object(server::denials));
 
     fields.check(|findings| {
         if let Some(identities) = &identities {
@@ -91,7 +103,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<EnrolmentConfig
             server::must_have_keys(identities, findings);
             check_servers(identities, server.as_ref(), findings);
         }
-        let issuers = oidc_issuers.as_deref().unwrap_or_default();
+        let issuers = oidc_issuers.as_ref().map(|issuers| issuers.value.as_slice()).unwrap_or_default();
         let subjects = identities.iter().flatten().filter_map(|identity| identity.value.oidc.as_ref());
         proof::check(issuers, subjects, findings);
     });
@@ -102,10 +114,11 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<EnrolmentConfig
         identities: identities?.into_iter().map(|identity| identity.value.complete()).collect::<Option<_>>()?,
         issuer: issuer?,
         google: google?,
-        oidc_issuers: oidc_issuers.into_iter().flatten().map(OidcIssuerRead::complete).collect::<Option<_>>()?,
+        oidc_issuers: OidcIssuerRead::all_complete(oidc_issuers)?,
         renewal: renewal?,
         enrolment_audience: enrolment?,
         audit_directory: audit?,
+        configured_denials: denials?,
     })
 }
 

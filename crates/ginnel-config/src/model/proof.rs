@@ -97,7 +97,8 @@ pub(super) fn google(fields: &mut Fields<'_, '_>) -> Option<GoogleSection> {
         .field(
             "keysFreshFor",
             "How long fetched keys are not asked for again, from 1s to 5m. A tenth of it passes between two fetches of one account's \
-             keys in any case. Those who are connected are cut off within this time after their key was deleted.",
+             keys in any case. Those who are connected are cut off within this time after their key was deleted, unless another \
+             process enrols than the one that they are connected to.",
         )
         .default("5m", shape::duration(KEYS_FRESH_FOR.0, KEYS_FRESH_FOR.1));
     Some(GoogleSection {
@@ -119,7 +120,12 @@ pub(super) struct OidcIssuerRead {
 }
 
 impl OidcIssuerRead {
-    pub(super) fn complete(self) -> Option<OidcIssuer> {
+    /// The issuers of a file, which may name none.
+    pub(super) fn all_complete(issuers: Option<Located<Vec<Self>>>) -> Option<Vec<OidcIssuer>> {
+        issuers.into_iter().flat_map(|issuers| issuers.value).map(Self::complete).collect()
+    }
+
+    fn complete(self) -> Option<OidcIssuer> {
         Some(OidcIssuer {
             name: self.name?.value,
             issuer: self.issuer?.value,
@@ -132,7 +138,7 @@ impl OidcIssuerRead {
 }
 
 /// The OIDC issuers of a file.
-pub(super) fn oidc_issuers(fields: &mut Fields<'_, '_>) -> Option<Vec<OidcIssuerRead>> {
+pub(super) fn oidc_issuers(fields: &mut Fields<'_, '_>) -> Option<Located<Vec<OidcIssuerRead>>> {
     fields
         .field(
             "oidcIssuers",
@@ -142,7 +148,7 @@ pub(super) fn oidc_issuers(fields: &mut Fields<'_, '_>) -> Option<Vec<OidcIssuer
         .example_off(json!([{
             "name": "cluster", "issuer": "https://kubernetes.default.svc.cluster.local", "binding": "bearer",
         }]))
-        .optional(shape::list_of_some(object(oidc_issuer)))
+        .optional(located(shape::list_of_some(object(oidc_issuer))))
 }
 
 pub(super) fn oidc_issuer(fields: &mut Fields<'_, '_>) -> Option<OidcIssuerRead> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ginnel_core::congestion::CongestionControl;
@@ -49,8 +49,13 @@ pub struct ServerConfig {
 impl ServerConfig {
     /// The file in which denials are kept.
     pub fn denials_file(&self) -> PathBuf {
-        self.configured_denials.clone().unwrap_or_else(|| self.audit_directory.join("denials.jsonl"))
+        denials_file(self.configured_denials.as_deref(), &self.audit_directory)
     }
+}
+
+/// The file of denials: the one that was named, or one beside the audit log.
+pub(super) fn denials_file(configured: Option<&Path>, audit_directory: &Path) -> PathBuf {
+    configured.map_or_else(|| audit_directory.join("denials.jsonl"), Path::to_owned)
 }
 
 /// The server itself.
@@ -110,16 +115,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
     let server = fields.field("server", "The server itself.").required(object(server));
     let identities = fields
         .field("identities", "Who may enrol, and as what. Whoever is not listed here gets no certificate.")
-        .example(json!([
-            {
-                "name": "acme", "role": "agent", "email": "agent@acme-project.iam.gserviceaccount.com",
-                "publicKeys": ["agent.pub.pem"],
-            },
-            {
-                "name": "frontend", "role": "client", "email": "frontend@acme-project.iam.gserviceaccount.com",
-                "publicKeys": ["frontend.pub.pem"],
-            },
-        ]))
+        .example(example_identities())
         .required(shape::list(located(object(identity))));
     let rules = fields
         .field("rules", "Who may reach what, and through whom. What no rule allows is refused.")
@@ -129,7 +125,9 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
         }]))
         .required(shape::list(object(rule)));
     let issuer = fields.field("issuer", "What signs certificates.").required(located(object(super::issuer::of_server)));
-    let google = fields.field("google", "Where Google's public keys come from.").required(object(proof::google));
+    let google =
+        fields.field("google", "Where Google's public keys come from.").required(located(object(proof::google)));
+    let google_is_given = fields.has("google");
     let oidc_issuers = proof::oidc_issuers(fields);
     let enrolment = fields.field("enrolment", "How certificates are asked for.").required(object(super::enrolment));
     let renewal =
@@ -145,17 +143,19 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
         }
         if let Some(identities) = &identities {
             check_identities(identities, findings);
-            match issuer.as_ref().map(|issuer| &issuer.value) {
-                Some(ServerIssuer::Elsewhere(_)) => must_have_no_keys(identities, findings),
-                Some(ServerIssuer::Here(_)) => must_have_keys(identities, findings),
-                // Which of the two is meant is not known, and there is a finding about that.
-                None => {}
-            }
             check_rules(rules.as_deref().unwrap_or_default(), identities, findings);
         }
-        let issuers = oidc_issuers.as_deref().unwrap_or_default();
-        let subjects = identities.iter().flatten().filter_map(|identity| identity.value.oidc.as_ref());
-        proof::check(issuers, subjects, findings);
+        let identities_read = identities.as_deref().unwrap_or_default();
+        let google = google.as_ref().filter(|_| google_is_given);
+        match issuer.as_ref().map(|issuer| &issuer.value) {
+            Some(ServerIssuer::Elsewhere(_)) => {
+                must_ask_nobody(identities_read, google, oidc_issuers.as_ref(), findings)
+            }
+            Some(ServerIssuer::Here(_)) => must_have_keys(identities_read, findings),
+            // Which of the two is meant is not known, and there is a finding about that.
+            None => {}
+        }
+        check_subjects(identities_read, oidc_issuers.as_ref(), findings);
     });
 
     let (server, audience) = (server?, enrolment?);
@@ -167,18 +167,31 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
         identities: identities?.into_iter().map(|identity| identity.value.complete()).collect::<Option<_>>()?,
         rules: rules?.into_iter().map(RuleRead::complete).collect::<Option<_>>()?,
         issuer: issuer?.value,
-        google: google?,
-        oidc_issuers: oidc_issuers.into_iter().flatten().map(OidcIssuerRead::complete).collect::<Option<_>>()?,
+        google: google?.value,
+        oidc_issuers: OidcIssuerRead::all_complete(oidc_issuers)?,
         audit_directory: audit?,
         configured_denials: denials?,
     })
 }
 
-fn denials(fields: &mut Fields<'_, '_>) -> Option<Option<PathBuf>> {
+fn example_identities() -> serde_json::Value {
+    json!([
+        {
+            "name": "acme", "role": "agent", "email": "agent@acme-project.iam.gserviceaccount.com",
+            "publicKeys": ["agent.pub.pem"],
+        },
+        {
+            "name": "frontend", "role": "client", "email": "frontend@acme-project.iam.gserviceaccount.com",
+            "publicKeys": ["frontend.pub.pem"],
+        },
+    ])
+}
+
+pub(super) fn denials(fields: &mut Fields<'_, '_>) -> Option<Option<PathBuf>> {
     let file = fields
         .field(
             "file",
-            "The file, which the server writes anew with every denial; its directory must exist. Without it: denials.jsonl in the \
+            "The file, which is written anew with every denial; its directory must exist. Without it: denials.jsonl in the \
              directory of the audit log.",
         )
         .example_off("/var/lib/ginnel/denials.jsonl")
@@ -373,6 +386,34 @@ fn must_have_no_keys(identities: &[Located<IdentityRead>], findings: &mut Collec
             findings.report(&identity.place, path, "means nothing beside issuer.enrolment", hint);
         }
     }
+}
+
+/// Reports identities whose issuer there is not, and issuers that are wrong.
+fn check_subjects(
+    identities: &[Located<IdentityRead>],
+    oidc_issuers: Option<&Located<Vec<OidcIssuerRead>>>,
+    findings: &mut Collector,
+) {
+    let issuers = oidc_issuers.map(|issuers| issuers.value.as_slice()).unwrap_or_default();
+    proof::check(issuers, identities.iter().filter_map(|identity| identity.value.oidc.as_ref()), findings);
+}
+
+/// Reports what a server that passes enrolments on says about whom to believe.
+fn must_ask_nobody(
+    identities: &[Located<IdentityRead>],
+    google: Option<&Located<GoogleSection>>,
+    oidc_issuers: Option<&Located<Vec<OidcIssuerRead>>>,
+    findings: &mut Collector,
+) {
+    must_have_no_keys(identities, findings);
+    google.into_iter().for_each(|google| is_for_who_enrols(google, findings));
+    oidc_issuers.into_iter().for_each(|issuers| is_for_who_enrols(issuers, findings));
+}
+
+/// Reports a setting that says whom to believe at a server that asks nobody: who changes it there would believe to have changed something.
+fn is_for_who_enrols<T>(setting: &Located<T>, findings: &mut Collector) {
+    let hint = "remove it here; it belongs into the configuration of the process that enrols".to_owned();
+    setting.report(findings, "means nothing beside issuer.enrolment", hint);
 }
 
 /// Neither may stand in for the other where names are checked.

@@ -34,6 +34,18 @@ fn finds_what_is_wrong_with_a_server_that_passes_enrolments_on() {
                hint: remove it here; proofs are in the configuration of the process that enrols",
         ),
         (
+            "issuer:\n",
+            "google: {keysFreshFor: 1m}\nissuer:\n",
+            "f.yaml:8:9: google: means nothing beside issuer.enrolment\n  \
+               hint: remove it here; it belongs into the configuration of the process that enrols",
+        ),
+        (
+            "issuer:\n",
+            "oidcIssuers: [{name: cluster, issuer: \"https://kubernetes.example\", binding: bearer}]\nissuer:\n",
+            "f.yaml:8:14: oidcIssuers: means nothing beside issuer.enrolment\n  \
+               hint: remove it here; it belongs into the configuration of the process that enrols",
+        ),
+        (
             "name: enrol.acme.example",
             "name: tunnel.acme.example",
             "f.yaml:9:3: issuer.enrolment.name: tunnel.acme.example is this server's own name\n  \

@@ -139,6 +139,9 @@ fn without_what_means_nothing(config: &mut Json) {
     let is_passed_on = config.pointer("/issuer/enrolment").is_some();
     if is_passed_on {
         config["issuer"].as_object_mut().expect("a section").remove("certificateLifetime");
+        for setting in ["google", "oidcIssuers"] {
+            config.as_object_mut().expect("a file").remove(setting);
+        }
     }
     for identity in config.get_mut("identities").and_then(Json::as_array_mut).into_iter().flatten() {
         let identity = identity.as_object_mut().expect("a section");

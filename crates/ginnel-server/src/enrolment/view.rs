@@ -1,6 +1,5 @@
 //! What the process that enrols shows of itself, and changing who may enrol while it runs.
 
-use std::future::ready;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
@@ -43,6 +42,7 @@ impl Observed for View {
             certificate,
             renewals: office.own.renewals().0,
             enrolments: Some(office.desk.counted()),
+            denials: Some(office.desk.denials().count()),
             audit: Some(Audit { healthy: office.audit.healthy(), waiting: office.audit.waiting() }),
             ..Status::default()
         };
@@ -67,11 +67,11 @@ impl Observed for View {
     }
 
     fn denials(&self) -> Option<Vec<Denied>> {
-        None
+        Some(self.0.denied())
     }
 
-    fn revoke(&self, _: Revocation) -> Pin<Box<dyn Future<Output = Result<Revoked, NotRevoked>> + Send + '_>> {
-        Box::pin(ready(Err(NotRevoked::NotHere)))
+    fn revoke(&self, order: Revocation) -> Pin<Box<dyn Future<Output = Result<Revoked, NotRevoked>> + Send + '_>> {
+        Box::pin(Arc::clone(&self.0).revoke(order))
     }
 
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, Fault>> + Send + '_>> {
@@ -102,7 +102,7 @@ impl View {
 impl Office {
     /// Reads the configuration again and puts its identities into force; says what changed.
     fn reload(&self) -> Result<String, Fault> {
-        let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = self.try_reload();
         if let Err(why) = &outcome {
             self.shown.failed(&why.whole);
@@ -163,6 +163,7 @@ fn changes(before: &EnrolmentConfig, after: &EnrolmentConfig) -> Vec<String> {
         renewal,
         enrolment_audience,
         audit_directory,
+        configured_denials,
     } = before;
     let restart = [
         ("trustDomain", *trust_domain != after.trust_domain),
@@ -173,6 +174,7 @@ fn changes(before: &EnrolmentConfig, after: &EnrolmentConfig) -> Vec<String> {
         ("enrolment", *enrolment_audience != after.enrolment_audience),
         ("renewal", *renewal != after.renewal),
         ("audit", *audit_directory != after.audit_directory),
+        ("denials", *configured_denials != after.configured_denials),
     ];
     takes_a_restart(&restart, &mut lines);
     lines

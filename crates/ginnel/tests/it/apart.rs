@@ -1,9 +1,10 @@
 //! Enrolment in a process of its own: the server passes enrolments on and holds no right to issue.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use ginnel_core::limits::ENROL_DEADLINE;
 use ginnel_testkit::command::{command, output, succeed};
 use ginnel_testkit::daemon::Daemon;
 use ginnel_testkit::hosts::Foreign;
@@ -298,6 +299,26 @@ async fn a_process_that_enrols_and_hangs_holds_up_callers_and_nobody_else() -> R
     world.part(Part::Enrolment)?.resume()?;
     let (key, request) = enrolment(&world, "agent.json")?;
     enrol_on(&Peer::connect(&world, None).await?, key, &request).await?;
+    world.finish(&[])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_an_answer_that_is_passed_back_late_is_not_cut_off() -> Result<()> {
+    let mut world = apart().start().await?;
+    let (key, request) = enrolment(&world, "agent.json")?;
+    let caller = Peer::connect(&world, None).await?;
+    world.part(Part::Enrolment)?.pause()?;
+    let began = Instant::now();
+    // Longer than a connection without a certificate stays for anybody whose enrolment is not passed on.
+    let silence = ENROL_DEADLINE + Duration::from_secs(1);
+    let resume = async {
+        tokio::time::sleep(silence).await;
+        world.part(Part::Enrolment)?.resume()
+    };
+    let (enrolled, resumed) = tokio::join!(enrol_on(&caller, key, &request), resume);
+    resumed?;
+    enrolled?;
+    ensure!(began.elapsed() >= silence, "{:?}", began.elapsed());
     world.finish(&[])
 }
 

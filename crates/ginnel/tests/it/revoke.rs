@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use crate::pair::Pair;
 use crate::world;
 
+mod apart;
 mod races;
 mod scale;
 

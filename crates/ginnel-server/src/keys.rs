@@ -172,6 +172,7 @@ mod tests {
             spki_der: Vec::new(),
             spki_sha256: [0; 32],
             signed_by: None,
+            verified_by: None,
             evidence: Evidence::GoogleKey("key".to_owned()),
         };
         let issued = Issued { chain: Vec::new(), not_after: now + Duration::from_secs(60), serial: "01".to_owned() };

@@ -90,7 +90,11 @@ fn finds_what_is_wrong_with_keys_and_issuers() {
             "f.yaml:4:94: identities[0].uniqueId: means nothing without publicKeys: google\n  hint: only Google's ID tokens name \
              it; remove it, or have publicKeys: google",
         ),
-        ("publicKeys: [agent.pub.pem]".to_owned(), "publicKeys: gogle, uniqueId: \"1\"".to_owned(), "?"),
+        (
+            "publicKeys: [agent.pub.pem]".to_owned(),
+            "publicKeys: gogle, uniqueId: \"1\"".to_owned(),
+            "f.yaml:4:67: identities[0].publicKeys: expected a list or the word google, found text",
+        ),
         (
             "publicKeys: [agent.pub.pem]".to_owned(),
             "oidc: {issuer: b, subject: s}".to_owned(),

@@ -30,7 +30,7 @@ impl Broker {
         self.rules.now().denials.all().map(Denial::shown).collect()
     }
 
-    /// Denies something, or undoes that. What is answered is on disk and in force.
+    /// Denies something, or undoes that. What is answered is on disk and in force; a note says if a crash of the machine may undo it.
     ///
     /// # Errors
     /// [`NotRevoked`]; then nothing has changed.
@@ -59,7 +59,7 @@ impl Broker {
             before.can_deny(&subject).map_err(NotRevoked::Question)?;
         }
         let changed = before.denials.has(&subject) == *undo;
-        let mut after = Arc::clone(&before);
+        let (mut after, mut notes) = (Arc::clone(&before), Vec::new());
         if changed {
             let since = Timestamp::from(SystemTime::now());
             let failed = |error: &(dyn std::error::Error + 'static)| {
@@ -71,7 +71,8 @@ impl Broker {
                 let denial = Denial::new(subject.clone(), since, by.clone(), reason.as_deref());
                 before.denials.with(denial).map_err(|error| failed(&error))?
             };
-            self.denial_file.write(&denials).map_err(|error| failed(&error))?;
+            let replaced = self.denial_file.write(&denials).map_err(|error| failed(&error))?;
+            notes.extend(replaced.note());
             after = Arc::new(before.with_denials(Arc::new(denials)));
             self.rules.deny(Arc::clone(&after));
             self.enrolment.deny(&after.denials);
@@ -82,7 +83,6 @@ impl Broker {
         let record = changed.then(|| self.audit.record(event(&subject, order, counted)).ok()).flatten();
         let audit_failed = changed && record.is_none();
         let (sessions, connections) = self.enforce(&before, &after);
-        let mut notes = Vec::new();
         if audit_failed {
             notes.push("The audit log cannot be written: this is in force, and not on record.".to_owned());
         }

@@ -33,7 +33,8 @@ impl Owner {
         if self.judging().denials.denies(&shown) { Err(Cause::NotOnAllowList) } else { Ok(()) }
     }
 
-    /// Denies something, or undoes that. What is answered is in force, and on disk if there is a place for it.
+    /// Denies something, or undoes that. What is answered is in force, and on disk if there is a place for it; a note says if a crash of the
+    /// machine may undo it.
     ///
     /// # Errors
     /// [`NotRevoked`]; then nothing has changed.
@@ -46,6 +47,7 @@ impl Owner {
             can_deny(&subject, &before).map_err(NotRevoked::Question)?;
         }
         let changed = before.denials.has(&subject) == *undo;
+        let mut notes = Vec::new();
         if changed {
             let failed =
                 |error: &(dyn Error + 'static)| NotRevoked::Failed(format!("Nothing has changed: {}.", Chain(error)));
@@ -57,14 +59,14 @@ impl Owner {
                 before.denials.with(denial).map_err(|error| failed(&error))?
             };
             if let Some(file) = &self.denial_file {
-                file.write(&denials).map_err(|error| failed(&error))?;
+                let replaced = file.write(&denials).map_err(|error| failed(&error))?;
+                notes.extend(replaced.note());
             }
             self.deny(Arc::new(denials));
         }
         let effective = Timestamp::from(SystemTime::now());
         let lists = self.lists();
         let sessions = self.ledger.end_where(|parties| self.objection(&lists, parties));
-        let mut notes = Vec::new();
         if self.denial_file.is_none() {
             notes.push(
                 "This lasts until the agent is restarted: denials.file is not set in its configuration.".to_owned(),

@@ -7,11 +7,12 @@
 use std::future::ready;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{EcdsaKeyPair, KeyPair as _};
 use ginnel_core::principal::{Principal, Role, TrustDomain};
+use ginnel_core::report::Chain;
 use ginnel_identity::key::p256_point;
 use ginnel_identity::oid::{INNER_INITIATOR, INNER_RESPONDER};
 use ginnel_identity::trust::Roots;
@@ -92,21 +93,33 @@ impl EmbeddedIssuer {
         if lifetime < LIFETIME_MIN {
             return Err(OpenError::Lifetime);
         }
-        let authorities = Authorities::open(directory, trust_domain, lifetime, now)?;
-        let authorities = RwLock::new(Arc::new(authorities));
+        let (authorities, opened) = directory::open(directory, trust_domain, lifetime.as_secs(), now)?;
+        // Before it signs: a longer lifetime has to be on record before there is a certificate of it.
+        opened.taken_up(lifetime.as_secs(), now)?;
+        let authorities = RwLock::new(Arc::new(Authorities::of_roles(authorities)));
         Ok(Self { trust_domain: trust_domain.clone(), lifetime, directory: directory.to_owned(), authorities })
     }
 
-    /// Reads the directory again, in which a root may have been changed, and signs by it from then on. Says what is different.
+    /// Reads the directory again, in which a root may have been changed, and signs by it from then on. Says what is different, and if it
+    /// could not be written down that a step is taken up: then a root that signs no more stays trusted until that was possible.
     ///
     /// # Errors
     /// [`OpenError`]; what was in use stays.
     pub fn read_again(&self, now: SystemTime) -> Result<Vec<String>, OpenError> {
-        let after = Authorities::open(&self.directory, &self.trust_domain, self.lifetime, now)?;
+        let began = Instant::now();
+        let (after, opened) = directory::open(&self.directory, &self.trust_domain, self.lifetime.as_secs(), now)?;
+        let after = Authorities::of_roles(after);
         let before = self.authorities();
         let different = directory::ROLES.into_iter().filter_map(|role| after.of(role).different(before.of(role), role));
-        let different = different.collect();
+        let mut different: Vec<_> = different.collect();
         *self.authorities.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
+        // Until here the roots of before have signed, however long the disk took.
+        if let Err(error) = opened.taken_up(self.lifetime.as_secs(), now + began.elapsed()) {
+            let why = Chain(&error);
+            different.push(format!(
+                "it cannot be written down that this is taken up ({why}): no root may be retired until a reload could do that"
+            ));
+        }
         Ok(different)
     }
 
@@ -142,14 +155,8 @@ impl EmbeddedIssuer {
 }
 
 impl Authorities {
-    fn open(
-        directory: &Path,
-        trust_domain: &TrustDomain,
-        lifetime: Duration,
-        now: SystemTime,
-    ) -> Result<Self, OpenError> {
-        let [server, agent, client] = directory::open(directory, trust_domain, lifetime.as_secs(), now)?;
-        Ok(Self { server, agent, client })
+    fn of_roles([server, agent, client]: [Authority; 3]) -> Self {
+        Self { server, agent, client }
     }
 
     fn of(&self, role: Role) -> &Authority {

@@ -59,7 +59,7 @@ pub enum DenialsError {
         #[source]
         source: io::Error,
     },
-    /// The file could not be replaced (environment): the old one stands, or the new one may be lost by a crash.
+    /// The file could not be replaced (environment): the old one stands.
     #[error("writing the denials to {}", path.display())]
     Write {
         /// The file.
@@ -68,6 +68,28 @@ pub enum DenialsError {
         #[source]
         source: io::Error,
     },
+}
+
+/// How well a file that was replaced is kept. Either way the new one is what a restart reads.
+#[derive(Debug)]
+#[must_use]
+pub enum Replaced {
+    /// A crash of the process or the machine does not bring the old one back.
+    Lasting,
+    /// A crash of the machine may bring the old one back: its directory could not be synced, for this reason.
+    UntilCrash(io::Error),
+}
+
+impl Replaced {
+    /// What whoever asked for the change should know, if anything.
+    pub fn note(&self) -> Option<String> {
+        match self {
+            Self::Lasting => None,
+            Self::UntilCrash(why) => Some(format!(
+                "The file is replaced, and this may not outlast a crash of the machine: its directory cannot be synced ({why}). Run sync when the disk is in order."
+            )),
+        }
+    }
 }
 
 /// The file of one process's denials.
@@ -109,15 +131,26 @@ impl DenialFile {
         &self.path
     }
 
-    /// Replaces the file. When this returns, a crash of the process or the machine does not bring the old one back.
+    /// Replaces the file, and says whether a crash of the machine may bring the old one back.
     ///
     /// # Errors
-    /// [`DenialsError::Write`].
-    pub fn write(&self, denials: &Denials) -> Result<(), DenialsError> {
-        self.try_write(denials).map_err(|source| DenialsError::Write { path: self.path.clone(), source })
+    /// [`DenialsError::Write`]; the old file stands then.
+    pub fn write(&self, denials: &Denials) -> Result<Replaced, DenialsError> {
+        self.write_synced(denials, |directory| File::open(directory)?.sync_all())
     }
 
-    fn try_write(&self, denials: &Denials) -> io::Result<()> {
+    /// [`Self::write`], with what makes the change of the directory last.
+    fn write_synced(
+        &self,
+        denials: &Denials,
+        sync: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> Result<Replaced, DenialsError> {
+        self.replace(denials).map_err(|source| DenialsError::Write { path: self.path.clone(), source })?;
+        // From here on the new file is what everybody reads: to call that a failure would leave a denial on disk that is not in force.
+        Ok(sync(&self.directory()).map_or_else(Replaced::UntilCrash, |()| Replaced::Lasting))
+    }
+
+    fn replace(&self, denials: &Denials) -> io::Result<()> {
         let next = self.next();
         let written = || {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
@@ -129,8 +162,7 @@ impl DenialFile {
             let _ = fs::remove_file(&next);
             return Err(error);
         }
-        fs::rename(&next, &self.path)?;
-        File::open(self.directory())?.sync_all()
+        fs::rename(&next, &self.path)
     }
 
     /// Where the next state is written before it takes the file's place.

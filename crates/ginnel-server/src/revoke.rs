@@ -38,7 +38,7 @@ impl Broker {
         self.rules.now().denials.all().map(Denial::shown).collect()
     }
 
-    /// Denies something, or undoes that. What is answered is on disk and in force.
+    /// Denies something, or undoes that. What is answered is on disk and in force; a note says if a crash of the machine may undo it.
     ///
     /// # Errors
     /// [`NotRevoked`]; then nothing has changed.
@@ -60,9 +60,9 @@ impl Broker {
             before.can_deny(&subject).map_err(NotRevoked::Question)?;
         }
         let changed = before.denials.has(&subject) == *undo;
-        let mut after = Arc::clone(&before);
+        let (mut after, mut notes) = (Arc::clone(&before), Vec::new());
         if changed {
-            let denials = written(&self.denial_file, &before.denials, &subject, order)?;
+            let denials = written(&self.denial_file, &before.denials, &subject, order, &mut notes)?;
             after = Arc::new(before.with_denials(Arc::new(denials)));
             self.rules.deny(Arc::clone(&after));
             self.enrolment.deny(&after.denials);
@@ -73,7 +73,6 @@ impl Broker {
         let record = changed.then(|| self.audit.record(event(&subject, order, counted)).ok()).flatten();
         let audit_failed = changed && record.is_none();
         let (sessions, connections) = self.enforce(&before, &after);
-        let mut notes = Vec::new();
         if audit_failed {
             notes.push(NOT_ON_RECORD.to_owned());
         }
@@ -98,12 +97,13 @@ impl Broker {
 /// The denials with what was asked for, which are on disk.
 ///
 /// # Errors
-/// [`NotRevoked::Failed`]; then the file is as it was.
+/// [`NotRevoked::Failed`]; then the file is as it was. What whoever asked should know besides goes into `notes`.
 pub(crate) fn written(
     file: &DenialFile,
     before: &Denials,
     subject: &Subject,
     order: &Revocation,
+    notes: &mut Vec<String>,
 ) -> Result<Denials, NotRevoked> {
     let failed = |error: &(dyn std::error::Error + 'static)| {
         NotRevoked::Failed(format!("Nothing has changed: {}.", Chain(error)))
@@ -115,7 +115,8 @@ pub(crate) fn written(
         let denial = Denial::new(subject.clone(), since, order.by.clone(), order.reason.as_deref());
         before.with(denial).map_err(|error| failed(&error))?
     };
-    file.write(&denials).map_err(|error| failed(&error))?;
+    let replaced = file.write(&denials).map_err(|error| failed(&error))?;
+    notes.extend(replaced.note());
     Ok(denials)
 }
 

@@ -4,6 +4,7 @@
 //! is a loss; one without a root never was, and is finished. Of each role there is a [`Record`]; what an interrupted change has left beside it
 //! is put right whenever the directory is opened.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -107,38 +108,72 @@ pub enum OpenError {
 /// The roles that have CAs.
 pub(super) const ROLES: [Role; 3] = [Role::Server, Role::Agent, Role::Client];
 
-/// Opens the directory, and makes or finishes it where it is safe to; gives the CAs of server, agent and client, which are to give
-/// certificates of this lifetime.
-pub(super) fn open(
-    directory: &Path,
+/// A directory that was read and checked, which no other process changes meanwhile.
+pub(super) struct Opened<'a> {
+    directory: &'a Path,
+    roles: [InRole; 3],
+    _lock: File,
+}
+
+/// What was read of one role.
+struct InRole {
+    role: Role,
+    record: Record,
+    is_written: bool,
+}
+
+/// Reads and checks the directory, after it was made where that is safe; gives the CAs of server, agent and client. It is told with
+/// [`Opened::taken_up`] when they sign.
+///
+/// `lifetime_s` is that of the certificates that a CA which is made here gives.
+pub(super) fn open<'a>(
+    directory: &'a Path,
     trust_domain: &TrustDomain,
     lifetime_s: u64,
     now: SystemTime,
-) -> Result<[Authority; 3], OpenError> {
+) -> Result<([Authority; 3], Opened<'a>), OpenError> {
     make_directory(directory)?;
-    // Held until everything was read: of two servers that start at once, one makes the directory.
-    let _lock = lock(directory)?;
+    // Held until everything was read, and written down: of two servers that start at once, one makes the directory, and no step comes
+    // between what is read and what is said to be taken up.
+    let lock = lock(directory)?;
     make_missing_keys(directory)?;
     let [server, agent, client]: [Result<_, OpenError>; 3] = ROLES.map(|role| {
-        if !exists(&record_path(directory, role))? && !exists(&root_path(directory, role))? {
-            let key = read_key(&key_path(directory, role, 1))?;
-            let root = make_root(role, &key, trust_domain, now)?;
-            put(directory, &root_path(directory, role), root.as_bytes(), 0o644)?;
-        }
         let record = record(directory, role)?;
-        let read = match &record {
-            Some(record) => record.clone(),
-            None => first(directory, role, Some(lifetime_s))?,
+        let is_written = record.is_some();
+        let record = match record {
+            Some(record) => record,
+            // Who had this root before may have given certificates of any lifetime.
+            None if exists(&root_path(directory, role))? => first(directory, role, None)?,
+            None => {
+                let key = read_key(&key_path(directory, role, 1))?;
+                let root = make_root(role, &key, trust_domain, now)?;
+                put(directory, &root_path(directory, role), root.as_bytes(), 0o644)?;
+                first(directory, role, Some(lifetime_s))?
+            }
         };
-        let authority = authority(directory, role, trust_domain, &read)?;
-        let taken_up = read.taken_up(lifetime_s, seconds(now).ok_or(OpenError::Clock)?);
-        if record.as_ref() != Some(&taken_up) {
-            write(directory, role, &taken_up)?;
-        }
-        finish(directory, role, &taken_up)?;
-        Ok(authority)
+        let authority = authority(directory, role, trust_domain, &record)?;
+        is_published(directory, role, &record)?;
+        Ok((authority, InRole { role, record, is_written }))
     });
-    Ok([server?, agent?, client?])
+    let ((server, of_server), (agent, of_agent), (client, of_client)) = (server?, agent?, client?);
+    let opened = Opened { directory, roles: [of_server, of_agent, of_client], _lock: lock };
+    Ok(([server, agent, client], opened))
+}
+
+impl Opened<'_> {
+    /// Writes down that the CAs which were read are those that sign, as of now, with certificates of this lifetime; and does what an
+    /// interrupted change has left undone.
+    pub(super) fn taken_up(self, lifetime_s: u64, now: SystemTime) -> Result<(), OpenError> {
+        let now = seconds(now).ok_or(OpenError::Clock)?;
+        for InRole { role, record, is_written } in self.roles {
+            let taken_up = record.taken_up(lifetime_s, now);
+            if !is_written || record != taken_up {
+                write(self.directory, role, &taken_up)?;
+            }
+            finish(self.directory, role, &taken_up)?;
+        }
+        Ok(())
+    }
 }
 
 /// Where the key of a root lies. That of the first has no number, because most roles never have another.
@@ -201,19 +236,24 @@ pub(super) fn finish(directory: &Path, role: Role, record: &Record) -> Result<()
 
 /// Brings the public file into line. One that holds a root which is not this role's is somebody's mistake, and stays.
 pub(super) fn publish(directory: &Path, role: Role, record: &Record) -> Result<(), OpenError> {
-    let path = root_path(directory, role);
-    let wanted = record.public();
-    if exists(&path)? {
-        let there = Roots::read(&path)?;
-        let known: Vec<_> = record.kept().iter().filter_map(|root| root.der()).collect();
-        if there.certificates().iter().any(|root| !known.contains(root)) {
-            return Err(OpenError::Mismatch { path });
-        }
-        if there.to_pem() == wanted {
-            return Ok(());
-        }
+    if is_published(directory, role, record)? {
+        return Ok(());
     }
-    Ok(put(directory, &path, wanted.as_bytes(), 0o644)?)
+    Ok(put(directory, &root_path(directory, role), record.public().as_bytes(), 0o644)?)
+}
+
+/// Whether the public file is what it is to be, after it was found to hold no root that is not this role's.
+fn is_published(directory: &Path, role: Role, record: &Record) -> Result<bool, OpenError> {
+    let path = root_path(directory, role);
+    if !exists(&path)? {
+        return Ok(false);
+    }
+    let there = Roots::read(&path)?;
+    let known: Vec<_> = record.kept().iter().filter_map(|root| root.der()).collect();
+    if there.certificates().iter().any(|root| !known.contains(root)) {
+        return Err(OpenError::Mismatch { path });
+    }
+    Ok(there.to_pem() == record.public())
 }
 
 fn make_missing_keys(directory: &Path) -> Result<(), OpenError> {

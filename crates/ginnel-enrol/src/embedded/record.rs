@@ -9,10 +9,11 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::SectionKind;
 use serde::{Deserialize, Serialize};
 
-/// How long the certificates of a server live that no record tells of: as long as any that is not told otherwise.
-const LIFETIME_UNKNOWN_S: u64 = 24 * 3600;
+/// How long the certificates of a server may live that no record tells of: the longest lifetime that a configuration accepts.
+const LIFETIME_UNKNOWN_S: u64 = 7 * 24 * 3600;
 
-/// Between the moment at which a server writes down that it has taken a step up, and the last certificate that it signs as before.
+/// Between the moment at which a server takes a step up, and the last certificate that it signs as before: what is being signed, and the
+/// second that is cut off.
 const TAKEN_UP_WITHIN_S: u64 = 2;
 
 /// The roots of one role.
@@ -23,6 +24,9 @@ pub(super) struct Record {
     pub(super) newest: u32,
     /// The longest lifetime of certificates that a server was told to give.
     pub(super) lifetime_s: u64,
+    /// The second since 1970 at which the last step was taken, 0 if that is not known.
+    #[serde(default)]
+    pub(super) stepped: u64,
     pub(super) phase: Phase,
 }
 
@@ -74,15 +78,17 @@ impl Record {
     pub(super) fn first(certificate: String, lifetime_s: Option<u64>) -> Self {
         let active = Root { number: 1, certificate };
         let lifetime_s = lifetime_s.unwrap_or(LIFETIME_UNKNOWN_S);
-        Self { newest: 1, lifetime_s, phase: Phase::Settled { active, retired: None } }
+        Self { newest: 1, lifetime_s, stepped: 0, phase: Phase::Settled { active, retired: None } }
     }
 
-    /// What is written down once a server has read this record that gives certificates of this lifetime.
+    /// What is written down once a server signs by this record that gives certificates of this lifetime.
     #[must_use]
     pub(super) fn taken_up(&self, lifetime_s: u64, now: u64) -> Self {
         let mut record = self.clone();
         record.lifetime_s = record.lifetime_s.max(lifetime_s);
-        let until = now.saturating_add(record.lifetime_s).saturating_add(TAKEN_UP_WITHIN_S);
+        // A server whose clock is behind would let the root leave too early.
+        let began = now.max(record.stepped);
+        let until = began.saturating_add(record.lifetime_s).saturating_add(TAKEN_UP_WITHIN_S);
         match &mut record.phase {
             Phase::Prepared { given: Some(wait), .. } | Phase::Activated { given: wait, .. } => {
                 if *wait == Wait::Unseen {

@@ -23,7 +23,7 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use super::directory::{self, OpenError};
 use super::files::{check_directory, exists, lock};
 use super::record::{Crossed, Phase, Record, Root, Wait};
-use super::{AuthorityKey, authority_params, date, purposes, serial};
+use super::{AuthorityKey, authority_params, date, purposes, seconds, serial};
 
 mod standing;
 
@@ -238,7 +238,8 @@ impl Taking<'_> {
                 return Err(StepError::OutOfOrder { role: self.role, state: state(&before.phase), step });
             }
         };
-        Ok(Record { newest, lifetime_s: before.lifetime_s, phase })
+        let stepped = seconds(self.now).ok_or(OpenError::Clock)?;
+        Ok(Record { newest, lifetime_s: before.lifetime_s, stepped, phase })
     }
 
     /// Whether a root may be taken out of trust.

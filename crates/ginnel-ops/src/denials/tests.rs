@@ -29,7 +29,7 @@ fn reads_back_what_it_wrote_and_leaves_nothing_beside_it() {
     let (file, none) = DenialFile::open(&path).unwrap();
     assert_eq!((none, path.exists()), (Denials::default(), false));
     for denials in [denials(), Denials::default(), denials()] {
-        file.write(&denials).unwrap();
+        assert!(matches!(file.write(&denials).unwrap(), Replaced::Lasting));
         assert_eq!(DenialFile::open(&path).unwrap().1, denials);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -73,7 +73,7 @@ fn a_full_disk_leaves_the_old_file_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("denials.jsonl");
     let (file, _) = DenialFile::open(&path).unwrap();
-    file.write(&denials()).unwrap();
+    assert!(matches!(file.write(&denials()).unwrap(), Replaced::Lasting));
     // What is written there meets a full disk.
     symlink("/dev/full", file.next()).unwrap();
     let error = file.write(&Denials::default()).unwrap_err();
@@ -83,6 +83,26 @@ fn a_full_disk_leaves_the_old_file_as_it_was() {
     );
     assert_eq!(DenialFile::open(&path).unwrap().1, denials());
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_file_that_was_replaced_is_no_failure_though_its_directory_cannot_be_synced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("denials.jsonl");
+    let (file, _) = DenialFile::open(&path).unwrap();
+    let replaced = file.write_synced(&denials(), |directory| {
+        assert_eq!(directory, dir.path());
+        Err(io::ErrorKind::StorageFull.into())
+    });
+    let note = replaced.unwrap().note().unwrap();
+    assert!(note.contains("may not outlast a crash of the machine"), "{note}");
+    assert_eq!(DenialFile::open(&path).unwrap().1, denials());
+    // A file that was not replaced is one: its directory is not even looked at.
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    let error = file.write_synced(&denials(), |_| panic!("synced")).unwrap_err();
+    assert!(matches!(error, DenialsError::Write { .. }), "{error:?}");
+    assert!(file.write(&Denials::default()).is_err());
 }
 
 #[test]

@@ -45,12 +45,12 @@ impl Office {
         self.can_deny(&subject, undo).map_err(NotRevoked::Question)?;
         let before = self.desk.denials();
         let changed = before.has(&subject) == undo;
+        let mut notes = Vec::new();
         if changed {
-            self.desk.deny(Arc::new(written(&self.denial_file, &before, &subject, order)?));
+            self.desk.deny(Arc::new(written(&self.denial_file, &before, &subject, order, &mut notes)?));
         }
         let effective = Timestamp::from(SystemTime::now());
         let record = changed.then(|| self.audit.record(event(&subject, order, (0, 0))).ok()).flatten();
-        let mut notes = Vec::new();
         if changed && record.is_none() {
             notes.push(NOT_ON_RECORD.to_owned());
         }

@@ -139,6 +139,58 @@ fn a_longer_lifetime_of_before_still_counts() {
     assert!(matches!(early, Err(StepError::TooEarly { .. })), "{early:?}");
 }
 
+#[test]
+fn the_wait_begins_only_when_the_new_root_signs() {
+    let world = World::new();
+    let issuer = world.open(NOW).expect("opened");
+    world.steps(Role::Server, &[Step::Prepare, Step::Activate], NOW);
+    let leaving = || standing(&world.directory, Role::Server).expect("read").leaving;
+    let chain = || identity(&issuer, Role::Server, at(NOW)).chain().len();
+    // The role that is looked at last cannot be used, so that all roles go on as before.
+    let [key, other] = ["client-ca.key.pem", "agent-ca.key.pem"].map(|name| fs::read(world.path(name)).expect("read"));
+    fs::write(world.path("client-ca.key.pem"), other).expect("written");
+    assert!(matches!(issuer.read_again(at(NOW)), Err(OpenError::Mismatch { .. })));
+    assert_eq!((leaving(), chain()), (Some(Leaving::NotTakenUp), 1));
+    fs::write(world.path("client-ca.key.pem"), key).expect("written");
+    // The new root signs, and the disk does not take that down.
+    interrupt_after(Some(0));
+    let said = issuer.read_again(at(NOW)).expect("read");
+    interrupt_after(None);
+    assert!(said.len() == 2 && said[1].contains("cannot be written down"), "{said:?}");
+    assert_eq!((leaving(), chain()), (Some(Leaving::NotTakenUp), 2));
+    assert_eq!(issuer.read_again(at(NOW + 9)).expect("read"), Vec::<String>::new());
+    assert_eq!(leaving(), Some(Leaving::From(at(NOW + 11) + DAY)));
+}
+
+#[test]
+fn a_clock_that_is_behind_shortens_no_wait() {
+    let world = World::new();
+    let issuer = world.open(NOW).expect("opened");
+    world.steps(Role::Agent, &[Step::Prepare, Step::Activate], NOW + 5000);
+    issuer.read_again(at(NOW + 10)).expect("read");
+    let leaving = standing(&world.directory, Role::Agent).expect("read").leaving;
+    assert_eq!(leaving, Some(Leaving::From(at(NOW + 5002) + DAY)));
+}
+
+#[test]
+fn a_lifetime_that_nobody_has_written_down_is_taken_for_the_longest() {
+    let world = World::new();
+    world.open(NOW).expect("opened");
+    for role in ROLES {
+        fs::remove_file(world.path(&format!("{role}-ca.json"))).expect("removed");
+    }
+    let domain = "acme.example".parse().expect("a domain");
+    let short = EmbeddedIssuer::open(&world.directory, &domain, Duration::from_secs(3), at(NOW)).expect("opened");
+    // By the server for one role, by the step for the other.
+    fs::remove_file(world.path("client-ca.json")).expect("removed");
+    for role in [Role::Agent, Role::Client] {
+        world.steps(role, &[Step::Prepare, Step::Activate], NOW);
+        short.read_again(at(NOW)).expect("read");
+        let leaving = standing(&world.directory, role).expect("read").leaving;
+        assert_eq!(leaving, Some(Leaving::From(at(NOW + 2) + 7 * DAY)), "{role}");
+    }
+}
+
 /// What a peer may pin, and what it must be able to verify.
 #[derive(Default)]
 struct Peers {

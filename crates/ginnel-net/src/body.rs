@@ -11,7 +11,7 @@ use bytes::Buf;
 use ginnel_core::limits::{FRAME_MAX, TURN_FRAMES_MAX, UNSENT_PER_STREAM_MAX};
 use ginnel_wire::frame::{SessionFrame, WireError, reset_from_code};
 use ginnel_wire::grpc::{Decoder, FramingError};
-use ginnel_wire::piece::{Last, Piece};
+use ginnel_wire::piece::{Last, Left, Piece};
 use ginnel_wire::v1;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
@@ -20,7 +20,7 @@ use tokio::task::yield_now;
 
 use crate::crowd::{Crowd, Waiting};
 pub use crate::http2::Gone;
-use crate::http2::{poll_all_room, poll_room};
+use crate::http2::poll_room;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -161,25 +161,27 @@ pub struct FrameWriter {
     sent: usize,
     /// A frame that ends the session's half was written.
     said_last: bool,
+    /// The last such frame, while it may still wait to be written.
+    leaving: Option<Left>,
 }
 
 impl FrameWriter {
     /// Writes the request of a call.
     pub(crate) fn request(stream: SendStream<Piece>, crowd: &Crowd) -> Self {
         let waiting = crowd.enter();
-        Self { stream: Some(stream), waiting, answers: false, ended: false, sent: 0, said_last: false }
+        Self { stream: Some(stream), waiting, answers: false, ended: false, sent: 0, said_last: false, leaving: None }
     }
 
     /// Writes the response of a call, which ends with `grpc-status: 0`.
     pub(crate) fn response(stream: SendStream<Piece>, crowd: &Crowd) -> Self {
         let waiting = crowd.enter();
-        Self { stream: Some(stream), waiting, answers: true, ended: false, sent: 0, said_last: false }
+        Self { stream: Some(stream), waiting, answers: true, ended: false, sent: 0, said_last: false, leaving: None }
     }
 
     /// Fails.
     pub(crate) fn gone() -> Self {
         let waiting = Crowd::default().enter();
-        Self { stream: None, waiting, answers: false, ended: true, sent: 0, said_last: false }
+        Self { stream: None, waiting, answers: false, ended: true, sent: 0, said_last: false, leaving: None }
     }
 
     /// Waits for room for one piece. Cancel safe.
@@ -215,14 +217,17 @@ impl FrameWriter {
     ///
     /// A reset after many bytes takes back those that are still queued: nobody will read them, and whoever shares the connection would wait for
     /// them. After few it goes as a frame, so that an answer that came just before is not lost, and so it does after a clean end.
-    pub fn send(&mut self, piece: Piece) {
+    pub fn send(&mut self, mut piece: Piece) {
         let Some(stream) = &mut self.stream else { return };
         match piece.last() {
             Some(Last::Reset(code)) if self.sent > UNSENT_PER_STREAM_MAX && !self.said_last => {
                 self.ended = true;
                 return stream.send_reset(Reason::from(code));
             }
-            Some(Last::Fin | Last::Reset(_)) => self.said_last = true,
+            Some(Last::Fin | Last::Reset(_)) => {
+                self.said_last = true;
+                self.leaving = Some(piece.watch());
+            }
             None => {}
         }
         self.sent = self.sent.saturating_add(piece.remaining());
@@ -230,14 +235,14 @@ impl FrameWriter {
         let _ = stream.send_data(piece, false);
     }
 
-    /// Ready when everything that was written has left the HTTP/2 library, never will, or is what [`Self::end`] takes back.
+    /// Ready when the frame that ends the session's half, and so everything before it, has left the HTTP/2 library or never will; at once where
+    /// there is no such frame. Asks for no room: that would be the other calls' room on the connection.
     pub fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.stream {
-            Some(stream) if !(self.ended || self.sent > UNSENT_PER_STREAM_MAX && !self.said_last) => {
-                poll_all_room(stream, cx)
-            }
-            Some(_) | None => Poll::Ready(()),
+        if let Some(leaving) = &mut self.leaving {
+            ready!(Pin::new(leaving).poll(cx));
+            self.leaving = None;
         }
+        Poll::Ready(())
     }
 
     /// Ends this side of the call: after everything that was written, or, where the session was reset, without what many bytes are still queued.

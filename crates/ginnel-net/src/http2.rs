@@ -85,19 +85,6 @@ pub(crate) fn poll_room(stream: &mut SendStream<Piece>, cx: &mut Context<'_>) ->
     }
 }
 
-/// Ready when nothing waits in the stream, or nothing can leave it any more.
-pub(crate) fn poll_all_room(stream: &mut SendStream<Piece>, cx: &mut Context<'_>) -> Poll<()> {
-    // The peer's windows are far larger than what may wait, so that room is bounded by what does wait.
-    stream.reserve_capacity(UNSENT_PER_STREAM_MAX);
-    while stream.capacity() < UNSENT_PER_STREAM_MAX {
-        match ready!(stream.poll_capacity(cx)) {
-            Some(Ok(_)) => {}
-            Some(Err(_)) | None => return Poll::Ready(()),
-        }
-    }
-    Poll::Ready(())
-}
-
 /// Waits for [`poll_room`].
 pub(crate) async fn room(stream: &mut SendStream<Piece>) -> Result<(), Gone> {
     poll_fn(|cx| poll_room(stream, cx)).await

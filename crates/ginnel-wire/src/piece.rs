@@ -1,10 +1,14 @@
 //! What is written to a stream at once: whole frames, of which the last may carry bytes.
 
+use std::convert::Infallible;
 use std::io::IoSlice;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use ginnel_core::stream::Frame;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use tokio::sync::oneshot;
 
 use crate::frame::{SessionFrame, reset_code};
 
@@ -25,6 +29,20 @@ pub struct Piece {
     bytes: Bytes,
     /// How the session ends with this piece, if it does.
     last: Option<Last>,
+    /// Dropped with the piece, which is how [`Left`] hears of it.
+    watched: Option<oneshot::Sender<Infallible>>,
+}
+
+/// Ready when a piece has been written, or never will be. It must not be polled after that.
+#[derive(Debug)]
+pub struct Left(oneshot::Receiver<Infallible>);
+
+impl Future for Left {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.0).poll(cx).map(drop)
+    }
 }
 
 /// What ends one direction.
@@ -70,6 +88,13 @@ impl Piece {
         self.last
     }
 
+    /// Tells when the piece is gone from wherever it waits to be written.
+    pub fn watch(&mut self) -> Left {
+        let (watched, left) = oneshot::channel();
+        self.watched = Some(watched);
+        Left(left)
+    }
+
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         !self.has_remaining()
@@ -104,7 +129,7 @@ fn put_data_head(offset: u64, length: usize, into: &mut BytesMut) {
 impl From<Bytes> for Piece {
     /// What is framed already.
     fn from(bytes: Bytes) -> Self {
-        Self { head: BytesMut::new(), bytes, last: None }
+        Self { bytes, ..Self::default() }
     }
 }
 

@@ -108,6 +108,22 @@ async fn what_is_no_frame_is_an_error_at_the_reader() {
 }
 
 #[tokio::test]
+async fn waiting_for_last_words_to_leave_takes_no_room_from_others() {
+    // Its windows are those that HTTP/2 begins with, smaller than what may wait in a stream.
+    let (caller, mut callee) = RawCaller::new().await;
+    let (_response, _raw) = caller.call().await;
+    let (_received, mut one) = callee.accept().await;
+    let (_response, _raw) = caller.call().await;
+    let (_received, mut other) = callee.accept().await;
+    let mut reset = Piece::default();
+    reset.push(SessionFrame::Stream(stream::Frame::Reset { cause: Cause::Reset, hop: None }));
+    soon(one.ready()).await.unwrap().send(reset);
+    soon(poll_fn(|cx| one.poll_left(cx))).await;
+    soon(poll_fn(|cx| one.poll_left(cx))).await;
+    soon(other.ready()).await.unwrap();
+}
+
+#[tokio::test]
 async fn half_a_frame_is_no_frame() {
     let (caller, mut callee) = RawCaller::new().await;
     let (_response, mut raw) = caller.call().await;

@@ -3,7 +3,6 @@
 //! Clients are judged twice: by the name that the server gives, before anything is dialled, and by the certificate of the inner handshake,
 //! shown or of the handshake that is resumed. Where inner TLS is switched off there is no certificate, and only the name counts.
 
-use std::error::Error;
 use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
@@ -11,11 +10,11 @@ use ginnel_core::audit::Timestamp;
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::denial::{Denial, Subject};
 use ginnel_core::principal::Role;
-use ginnel_core::report::Chain;
 use ginnel_core::status::{Denied, Revoked};
 use ginnel_core::target::Target;
 use ginnel_identity::certificate::Leaf;
 use ginnel_ops::admin::{NotRevoked, Revocation};
+use ginnel_ops::denials::revised;
 use ginnel_ops::ledger::{Parties, Tracked};
 
 use crate::app::{Lists, Owner};
@@ -39,7 +38,7 @@ impl Owner {
     /// # Errors
     /// [`NotRevoked`]; then nothing has changed.
     pub(crate) fn revoke(&self, order: &Revocation) -> Result<Revoked, NotRevoked> {
-        let Revocation { kind, text, undo, reason, by } = order;
+        let Revocation { kind, text, undo, .. } = order;
         let subject = Subject::read(*kind, text, self.trust_domain()).map_err(NotRevoked::Question)?;
         let _one_at_a_time = self.revoking.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.lists();
@@ -49,19 +48,7 @@ impl Owner {
         let changed = before.denials.has(&subject) == *undo;
         let mut notes = Vec::new();
         if changed {
-            let failed =
-                |error: &(dyn Error + 'static)| NotRevoked::Failed(format!("Nothing has changed: {}.", Chain(error)));
-            let denials = if *undo {
-                before.denials.without(&subject)
-            } else {
-                let since = Timestamp::from(SystemTime::now());
-                let denial = Denial::new(subject.clone(), since, by.clone(), reason.as_deref());
-                before.denials.with(denial).map_err(|error| failed(&error))?
-            };
-            if let Some(file) = &self.denial_file {
-                let replaced = file.write(&denials).map_err(|error| failed(&error))?;
-                notes.extend(replaced.note());
-            }
+            let denials = revised(&before.denials, &subject, order, self.denial_file.as_ref(), &mut notes)?;
             self.deny(Arc::new(denials));
         }
         let effective = Timestamp::from(SystemTime::now());

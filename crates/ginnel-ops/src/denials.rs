@@ -4,10 +4,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use ginnel_core::denial::{Denials, TooMany};
+use ginnel_core::audit::Timestamp;
+use ginnel_core::denial::{Denial, Denials, Subject, TooMany};
+use ginnel_core::report::Chain;
 
 use self::text::{Malformed, read, write};
+use crate::admin::{NotRevoked, Revocation};
 
 mod text;
 
@@ -90,6 +94,34 @@ impl Replaced {
             )),
         }
     }
+}
+
+/// The denials with what was asked for, which are on disk where there is a file for them.
+///
+/// # Errors
+/// [`NotRevoked::Failed`]; then the file is as it was. What whoever asked should know besides goes into `notes`.
+pub fn revised(
+    before: &Denials,
+    subject: &Subject,
+    order: &Revocation,
+    file: Option<&DenialFile>,
+    notes: &mut Vec<String>,
+) -> Result<Denials, NotRevoked> {
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        NotRevoked::Failed(format!("Nothing has changed: {}.", Chain(error)))
+    };
+    let denials = if order.undo {
+        before.without(subject)
+    } else {
+        let since = Timestamp::from(SystemTime::now());
+        let denial = Denial::new(subject.clone(), since, order.by.clone(), order.reason.as_deref());
+        before.with(denial).map_err(|error| failed(&error))?
+    };
+    if let Some(file) = file {
+        let replaced = file.write(&denials).map_err(|error| failed(&error))?;
+        notes.extend(replaced.note());
+    }
+    Ok(denials)
 }
 
 /// The file of one process's denials.

@@ -11,12 +11,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use ginnel_core::audit::{Event, Text, Timestamp};
-use ginnel_core::denial::{Denial, Denials, Subject};
-use ginnel_core::report::Chain;
+use ginnel_core::denial::{Denial, Subject};
 use ginnel_core::status::{Denied, Revoked};
 use ginnel_ops::admin::{NotRevoked, Revocation};
 use ginnel_ops::audit::Durable;
-use ginnel_ops::denials::DenialFile;
+use ginnel_ops::denials::revised;
 use tokio::time::timeout;
 
 use crate::broker::Broker;
@@ -62,7 +61,7 @@ impl Broker {
         let changed = before.denials.has(&subject) == *undo;
         let (mut after, mut notes) = (Arc::clone(&before), Vec::new());
         if changed {
-            let denials = written(&self.denial_file, &before.denials, &subject, order, &mut notes)?;
+            let denials = revised(&before.denials, &subject, order, Some(&self.denial_file), &mut notes)?;
             after = Arc::new(before.with_denials(Arc::new(denials)));
             self.rules.deny(Arc::clone(&after));
             self.enrolment.deny(&after.denials);
@@ -92,32 +91,6 @@ impl Broker {
         };
         Ok((revoked, record))
     }
-}
-
-/// The denials with what was asked for, which are on disk.
-///
-/// # Errors
-/// [`NotRevoked::Failed`]; then the file is as it was. What whoever asked should know besides goes into `notes`.
-pub(crate) fn written(
-    file: &DenialFile,
-    before: &Denials,
-    subject: &Subject,
-    order: &Revocation,
-    notes: &mut Vec<String>,
-) -> Result<Denials, NotRevoked> {
-    let failed = |error: &(dyn std::error::Error + 'static)| {
-        NotRevoked::Failed(format!("Nothing has changed: {}.", Chain(error)))
-    };
-    let denials = if order.undo {
-        before.without(subject)
-    } else {
-        let since = Timestamp::from(SystemTime::now());
-        let denial = Denial::new(subject.clone(), since, order.by.clone(), order.reason.as_deref());
-        before.with(denial).map_err(|error| failed(&error))?
-    };
-    let replaced = file.write(&denials).map_err(|error| failed(&error))?;
-    notes.extend(replaced.note());
-    Ok(denials)
 }
 
 /// The answer, once its record is on disk or that was waited for.

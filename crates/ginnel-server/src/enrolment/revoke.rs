@@ -11,9 +11,10 @@ use ginnel_core::denial::{Denial, Subject};
 use ginnel_core::status::{Denied, Revoked};
 use ginnel_ops::admin::{NotRevoked, Revocation};
 use ginnel_ops::audit::Durable;
+use ginnel_ops::denials::revised;
 
 use super::Office;
-use crate::revoke::{NOT_ON_RECORD, event, on_record, written};
+use crate::revoke::{NOT_ON_RECORD, event, on_record};
 
 /// What follows a denial: whoever asks must not take it for all that there is to do.
 const NOBODY_IS_CUT: &str = "Certificates that were given out stay good at the servers, and nobody is disconnected there: deny it at each \
@@ -47,7 +48,8 @@ impl Office {
         let changed = before.has(&subject) == undo;
         let mut notes = Vec::new();
         if changed {
-            self.desk.deny(Arc::new(written(&self.denial_file, &before, &subject, order, &mut notes)?));
+            let denials = revised(&before, &subject, order, Some(&self.denial_file), &mut notes)?;
+            self.desk.deny(Arc::new(denials));
         }
         let effective = Timestamp::from(SystemTime::now());
         let record = changed.then(|| self.audit.record(event(&subject, order, (0, 0))).ok()).flatten();

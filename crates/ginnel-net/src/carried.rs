@@ -135,16 +135,26 @@ impl Shared {
     }
 }
 
-impl AsyncBufRead for Carried {
-    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
-        let this = self.get_mut();
-        if this.current.is_empty() {
-            match ready!(this.shared.lock().poll_read(cx, DATA_MAX)) {
-                Ok(bytes) => this.current = bytes,
+impl Carried {
+    /// Says whether the inner handshake is under way. What it writes then fails only once the peer's clean end, if there is one, was read.
+    pub(crate) fn secure(&mut self, securing: bool) {
+        self.shared.lock().secure(securing);
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>, tells: bool) -> Poll<io::Result<&[u8]>> {
+        if self.current.is_empty() {
+            match ready!(self.shared.lock().poll_read(cx, DATA_MAX, tells)) {
+                Ok(bytes) => self.current = bytes,
                 Err(refusal) => return Poll::Ready(Err(broken(refusal))),
             }
         }
-        Poll::Ready(Ok(&this.current))
+        Poll::Ready(Ok(&self.current))
+    }
+}
+
+impl AsyncBufRead for Carried {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        self.get_mut().poll_fill(cx, true)
     }
 
     fn consume(mut self: Pin<&mut Self>, count: usize) {
@@ -157,7 +167,8 @@ impl AsyncRead for Carried {
         let before = buf.filled().len();
         // A reader of records gets whole ones, however they were cut on the way.
         while buf.remaining() > 0 {
-            let count = match self.as_mut().poll_fill_buf(cx) {
+            let is_first = buf.filled().len() == before;
+            let count = match self.poll_fill(cx, is_first) {
                 Poll::Ready(Ok([])) => break,
                 Poll::Ready(Ok(bytes)) => {
                     let count = bytes.len().min(buf.remaining());
@@ -165,7 +176,7 @@ impl AsyncRead for Carried {
                     count
                 }
                 // What was read comes first; the end or the wait is met again.
-                Poll::Ready(Err(_)) | Poll::Pending if buf.filled().len() > before => break,
+                Poll::Ready(Err(_)) | Poll::Pending if !is_first => break,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => return Poll::Pending,
             };

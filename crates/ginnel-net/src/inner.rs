@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use ginnel_core::cause::{Cause, Hop, Refusal};
-use ginnel_core::report::Chain;
 use ginnel_core::status::{InnerHandshakes, Status};
 use ginnel_identity::certificate::Leaf;
 use ginnel_identity::tls::{Handshake, Initiating, Responding, Verified, inner_server_name};
@@ -100,12 +99,14 @@ pub async fn initiate(carried: Carried, initiating: Initiating, hello: &InnerHel
 /// # Errors
 /// [`InnerError`]; the session is reset then.
 pub async fn respond(
-    carried: Carried,
+    mut carried: Carried,
     responding: Responding,
     dial: &Dial,
     permits: impl FnOnce(&Leaf) -> Result<(), Cause>,
 ) -> Result<Session, InnerError> {
     let acceptor = TlsAcceptor::from(responding.config());
+    // A client may have spoken, ended and reset before the last words of the handshake are written: it hears no more, and what it said counts.
+    carried.secure(true);
     let tls = acceptor.accept(carried).into_fallible().await.map_err(unverified)?;
     let verified = responding.finish(tls.get_ref().1).map_err(InnerError::Peer);
     let verified =
@@ -117,6 +118,7 @@ pub async fn respond(
     };
     match greeted {
         Ok(handshake) => {
+            tls.get_mut().0.secure(false);
             Ok(Session::Inner(Box::new(Inner { tls, handshake, welcome: Welcome::Done, closed_inside: false })))
         }
         Err(error) => {
@@ -137,11 +139,7 @@ async fn greet(tls: &mut TlsStream<Carried>, client: &Verified, dial: &Dial) -> 
     if (&hello.request, &hello.target, &client.leaf.principal) != said_outside {
         return Err(InnerError::Hello("request, target or client differ from what the server said"));
     }
-    // A client that has spoken, ended and reset within this moment hears no welcome. What it said before it left is still to be read.
-    if let Err(error) = tls.write_all(&encode_welcome()).await {
-        tracing::debug!(error = %Chain(&error), "the client has left already");
-        return Ok(());
-    }
+    tls.write_all(&encode_welcome()).await.map_err(InnerError::Handshake)?;
     tls.flush().await.map_err(InnerError::Handshake)
 }
 

@@ -42,8 +42,10 @@ pub(super) struct Carrier {
     far: Hop,
     /// Whether it was this end that reset the session.
     reset_here: bool,
-    /// Whether the peer's half was read up to its clean end.
-    end_read: bool,
+    /// Whether whoever reads was told of the clean end of the peer's half.
+    end_told: bool,
+    /// The inner handshake is under way: it has words of its own to write, and giving up for them would lose what is still to be read.
+    securing: bool,
     /// A task of the session's own moves the frames; nobody else does.
     is_tended: bool,
 }
@@ -80,7 +82,8 @@ impl Carrier {
             own,
             far,
             reset_here: false,
-            end_read: false,
+            end_told: false,
+            securing: false,
             is_tended: false,
         }
     }
@@ -108,6 +111,11 @@ impl Carrier {
         self.waiting.wake_all();
     }
 
+    /// Whether the inner handshake is under way.
+    pub(super) fn secure(&mut self, securing: bool) {
+        self.securing = securing;
+    }
+
     /// Whether a task of the session's own moves the frames.
     pub(super) fn tend(&mut self, is_tended: bool) {
         self.is_tended = is_tended;
@@ -131,8 +139,9 @@ impl Carrier {
         Poll::Pending
     }
 
-    /// The next bytes; none at a clean end.
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<Result<Bytes, Refusal>> {
+    /// The next bytes; none at a clean end. `tells` says that whoever reads learns of that end now: a reader that has other bytes to look at first
+    /// asks again when it has.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, max: usize, tells: bool) -> Poll<Result<Bytes, Refusal>> {
         self.waiting.reader = None;
         self.turn(cx);
         match self.stream.read(max) {
@@ -143,7 +152,7 @@ impl Carrier {
                 Poll::Ready(Ok(bytes))
             }
             Read::Finished => {
-                self.end_read = true;
+                self.end_told |= tells;
                 Poll::Ready(Ok(Bytes::new()))
             }
             Read::Pending => {
@@ -154,14 +163,15 @@ impl Carrier {
         }
     }
 
-    /// Takes bytes as far as there is credit and room, and says how many.
+    /// Takes bytes as far as there is credit and room, and says how many. Those of an inner handshake go nowhere once the peer has ended and reset.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<Result<usize, Refusal>> {
         self.waiting.writer = None;
         if self.stream.writable() == 0 {
             self.turn(cx);
         }
         if let Some(refusal) = self.over() {
-            return Poll::Ready(Err(refusal));
+            let goes_nowhere = self.securing && self.broken().is_none();
+            return Poll::Ready(if goes_nowhere { Ok(slices.iter().map(|slice| slice.len()).sum()) } else { Err(refusal) });
         }
         let taken = self.stream.write_vectored(slices);
         self.turn(cx);
@@ -185,8 +195,7 @@ impl Carrier {
     pub(super) fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
         self.waiting.watcher = None;
         self.turn(cx);
-        // A clean end that came before the reset is delivered first; whoever writes on meanwhile will hear of the reset.
-        if let Some(refusal) = self.over().filter(|_| self.end_read || !self.stream.has_end()) {
+        if let Some(refusal) = self.broken() {
             return Poll::Ready(refusal);
         }
         self.waiting.watcher = Some(cx.waker().clone());
@@ -262,6 +271,11 @@ impl Carrier {
 
     pub(super) fn wants_to_send(&self) -> bool {
         !self.first.is_empty() || self.stream.wants_to_send()
+    }
+
+    /// The same as far as whoever does not write is told: a clean end that came before a peer's reset comes first.
+    fn broken(&self) -> Option<Refusal> {
+        self.over().filter(|_| self.end_told || self.reset_here || !self.stream.has_end())
     }
 
     /// How the session was cut off, if it was: by the peer's word, or by the loss of the way to the server.

@@ -8,7 +8,6 @@
 //! | closed over unread bytes without having ended its half | RST |
 //! | closed, and bytes of the reader came later or never | either: the close says FIN, the late bytes are answered with RST |
 //! | had ended its half before any of this | every byte, then FIN, if they fit into a window; otherwise either |
-//! | reset at once after it ended a half in which it wrote nothing | either: there is nothing to lose, and a path may bring the RST first |
 //!
 //! After a FIN every byte must have come; after a RST any first part of them is right. A reader that left sees nothing more.
 
@@ -39,7 +38,6 @@ pub fn expected(from: &Seen, to: &Seen) -> Expected {
     let arrives_first = from.finished && from.written <= IN_WINDOW;
     match from.leave {
         Leave::Stayed => Expected::End,
-        Leave::Reset if from.finished && from.written == 0 => Expected::Either,
         Leave::Closed { unread: 0 } if to.written == from.read => Expected::End,
         Leave::Closed { .. } | Leave::Reset if arrives_first => Expected::End,
         Leave::Closed { .. } | Leave::Reset if from.finished => Expected::Either,

@@ -79,6 +79,72 @@ async fn a_reset_does_not_overtake_the_clean_end_before_it() {
     assert_eq!(writes_until(&mut far).await.cause, Cause::Reset);
 }
 
+/// Waits until the session's own task has brought that about.
+async fn until(holds: impl Fn() -> bool) {
+    soon(async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// Whether the session says now that it broke off.
+async fn is_broken(carried: &mut Carried) -> bool {
+    poll_fn(|cx| Poll::Ready(carried.poll_broken(cx).is_ready())).await
+}
+
+#[tokio::test]
+async fn a_clean_end_is_told_before_the_reset_behind_it() {
+    for said in [&b"last words"[..], b""] {
+        let (caller, mut callee, _cable) = pair().await;
+        let (mut near, mut far) = session(&caller, &mut callee).await;
+        soon(near.write_all(said)).await.unwrap();
+        soon(near.shutdown()).await.unwrap();
+        near.abort(Cause::Reset);
+        until(|| far.shared.lock().stream.over().is_some()).await;
+
+        assert!(!is_broken(&mut far).await);
+        let mut ahead = [0; 100];
+        if !said.is_empty() {
+            // A reader of records takes in more than it looks at: that does not tell it of the end.
+            assert_eq!(soon(far.read(&mut ahead)).await.unwrap(), said.len());
+            assert!(!is_broken(&mut far).await);
+        }
+        assert_eq!(soon(far.read(&mut ahead)).await.unwrap(), 0);
+        assert_eq!(soon(poll_fn(|cx| far.poll_broken(cx))).await.cause, Cause::Reset);
+    }
+}
+
+#[tokio::test]
+async fn what_an_inner_handshake_writes_does_not_fail_before_the_clean_end_is_read() {
+    let (caller, mut callee, _cable) = pair().await;
+    let (mut near, mut far) = session(&caller, &mut callee).await;
+    far.secure(true);
+    soon(near.shutdown()).await.unwrap();
+    near.abort(Cause::Reset);
+    until(|| far.shared.lock().stream.over().is_some()).await;
+
+    soon(far.write_all(b"tickets")).await.unwrap();
+    assert_eq!(rest(&mut far).await, Ok(vec![]));
+    assert_eq!(writes_until(&mut far).await.cause, Cause::Reset);
+
+    let (mut near, mut far) = session(&caller, &mut callee).await;
+    far.secure(true);
+    near.abort(Cause::Reset);
+    assert_eq!(writes_until(&mut far).await.cause, Cause::Reset, "no end was said, so that nothing is owed");
+}
+
+#[tokio::test]
+async fn whoever_resets_a_session_hears_of_it_at_once() {
+    let (caller, mut callee, _cable) = pair().await;
+    let (mut near, mut far) = session(&caller, &mut callee).await;
+    soon(near.shutdown()).await.unwrap();
+    until(|| far.shared.lock().stream.has_end()).await;
+    far.answers().abort(Cause::EndedByOperator);
+    assert_eq!(soon(poll_fn(|cx| far.poll_broken(cx))).await.cause, Cause::EndedByOperator);
+}
+
 #[tokio::test]
 async fn an_end_that_is_dropped_after_both_halves_still_delivers_its_last_bytes() {
     for far_leaves in [false, true] {

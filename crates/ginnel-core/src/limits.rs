@@ -31,9 +31,9 @@ pub const DATA_SHARED_MAX: usize = COPY_BELOW;
 /// Most bytes that are read at once for a session. In four records of inner TLS, 22 bytes longer each, they fill one frame.
 pub const SESSION_READ_MAX: usize = DATA_MAX - 4 * 22;
 
-/// Bytes that one task moves before it lets others have their turn: two frames, which take some 100 µs. A bulk session that goes on for as long as
+/// Bytes that one task moves before it lets others have their turn: one frame, which takes some 50 µs. A bulk session that goes on for as long as
 /// it can makes every small message on the same thread wait for milliseconds, in each process that it passes.
-pub const TURN_MAX: usize = 2 * DATA_MAX;
+pub const TURN_MAX: usize = DATA_MAX;
 
 /// Frames of a session that are taken in before others have their turn: small ones cost little each, but a peer may send them without end.
 pub const TURN_FRAMES_MAX: usize = 64;

@@ -5,7 +5,6 @@ use std::future::Future;
 
 use ginnel_config::{Findings, LoadError};
 use ginnel_ops::telemetry::{self, Telemetry};
-use tokio::runtime;
 
 #[cfg(all(feature = "server", feature = "agent", feature = "client"))]
 use crate::args::Demo;
@@ -28,6 +27,7 @@ mod issuer;
 mod policy;
 mod reload;
 mod revoke;
+mod runtime;
 mod sessions;
 mod status;
 mod table;
@@ -126,15 +126,8 @@ fn log(service: &'static str, log: &Log, default: &'static str) -> Result<Teleme
     telemetry::init_as(service, log.log_format, log.filter(default)).map_err(Failure::input)
 }
 
-/// Threads that move bytes: one for every two cores. Each that is added wakes the others more often; with one for every core the same bytes
-/// took a tenth more CPU time (docs/performance.md).
-fn workers() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
-}
-
 fn block_on(work: impl Future<Output = Result<Outcome, Failure>>) -> Result<Outcome, Failure> {
-    let runtime = runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build();
-    let runtime = runtime.map_err(Failure::failed)?;
+    let runtime = runtime::build().map_err(Failure::failed)?;
     let outcome = runtime.block_on(work);
     // A blocking read of standard input cannot be cancelled and must not hold the exit.
     runtime.shutdown_background();

@@ -125,7 +125,8 @@ impl Script {
     }
 
     /// The same with what cannot happen left out: steps of an end that has left, bytes after a half-close, and reading what nobody wrote,
-    /// for which both ends could wait for ever.
+    /// for which both ends could wait for ever. Nor does an end that has read wait for unread bytes: what is left of a segment keeps all of its memory,
+    /// and the kernel may close the window before they fit.
     fn possible(mut self) -> Self {
         let mut ends = [Drawn::default(); 2];
         let drawn = std::mem::take(&mut self.steps);
@@ -141,6 +142,7 @@ impl Script {
                 Act::Write(length) => Act::Write(length.min(WRITTEN_MAX - here.written)),
                 Act::Read(length) => Act::Read(length.min(waiting)),
                 Act::ReadSlowly(length) => Act::ReadSlowly(length.min(waiting)),
+                Act::Await(_) if here.read > 0 => continue,
                 Act::Await(length) => Act::Await(length.min(waiting)),
                 Act::Pause(_) | Act::HalfClose | Act::Close | Act::Reset => act,
             };

@@ -54,6 +54,12 @@ fn refused(agent: Option<Agent>, target: &str, cause: Cause, rule: Option<Text>)
 }
 
 fn examples() -> Vec<Event> {
+    let mut examples = older_examples();
+    examples.extend([turned_away(None, Some(17)), turned_away(Some(agent().principal), None)]);
+    examples
+}
+
+fn older_examples() -> Vec<Event> {
     let version = Text::new("0.1.0");
     let serial = Text::hex(&[0x0a, 0xff]);
     let not_after = time("2026-11-23T01:56:13Z");
@@ -75,6 +81,7 @@ fn examples() -> Vec<Event> {
             peer,
             spki_sha256,
             proof: Some(Text::new("googleKey:abc")),
+            verified_by: Some(Text::hex(&[0xce; 4])),
             forwarded_for: None,
         },
         Event::EnrolmentRefused {
@@ -84,13 +91,20 @@ fn examples() -> Vec<Event> {
             forwarded_for: None,
         },
         Event::EnrolmentRefused { reason: Text::new("size"), email: None, peer, forwarded_for: Some(peer) },
-        Event::LinkUp { agent: agent(), peer, version: version.clone(), serial: serial.clone() },
+        Event::LinkUp {
+            agent: agent(),
+            peer,
+            version: version.clone(),
+            serial: serial.clone(),
+            proof: Some(Text::new("googleKey:abc")),
+        },
         Event::ClientUp {
             client: client(),
             instance: instance(0xc1),
             peer: address("[fd00::9]:40000"),
             version,
             serial,
+            proof: None,
         },
         Event::Allowed { session: session() },
         Event::Connected { session: session(), address: address("10.20.0.5:443") },
@@ -124,6 +138,17 @@ fn examples() -> Vec<Event> {
             reason: None,
         },
     ]
+}
+
+fn turned_away(principal: Option<Principal>, unrecorded: Option<u64>) -> Event {
+    let serial = principal.is_some().then(|| Text::hex(&[0x0a, 0xff]));
+    Event::TurnedAway {
+        peer: address("203.0.113.20:51000"),
+        cause: Cause::SourceRefused,
+        principal,
+        serial,
+        unrecorded,
+    }
 }
 
 fn records() -> Vec<Record> {

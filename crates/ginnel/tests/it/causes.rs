@@ -54,10 +54,11 @@ async fn every_cause_says_the_same_word_everywhere() -> Result<()> {
         expired_certificate(),
         full_disk(),
         told_to_stop(),
+        refused_by_terms(),
     );
     let mut book = Book::default();
     let mut failed = Vec::new();
-    for part in [books.0, books.1, books.2, books.3, books.4, books.5, books.6] {
+    for part in [books.0, books.1, books.2, books.3, books.4, books.5, books.6, books.7] {
         match part {
             Ok(part) => book.and(part),
             Err(error) => failed.push(format!("{error:#}")),
@@ -127,6 +128,29 @@ async fn refused_by_somebody() -> Result<Book> {
     let fate = Fate::new(Cause::PeerNotVerified, "agent", "The agent has inner TLS switched off, the client has not.");
     book.refused(&mut world, &target, fate).await?;
     world.finish(&[])?;
+    Ok(book)
+}
+
+/// Rules that name the target, and more than that.
+async fn refused_by_terms() -> Result<Book> {
+    let mut book = Book::default();
+    let host = TcpHost::echo().await?;
+    let target = host.address().to_string();
+    let terms = [
+        ("/rules/0/expires", json!("2020-01-31"), Cause::RuleExpired, "A rule that has expired."),
+        (
+            "/rules/0/sources",
+            json!(["203.0.113.0/24"]),
+            Cause::SourceRefused,
+            "A rule for clients from another network.",
+        ),
+    ];
+    for (setting, value, cause, how) in terms {
+        let mut world = world().target(&target).server_setting(setting, value).start_unready().await?;
+        world.client.wait_for("roster received", |_| true).await?;
+        book.refused(&mut world, &target, Fate::new(cause, "server", how)).await?;
+        world.finish(&[])?;
+    }
     Ok(book)
 }
 

@@ -171,7 +171,11 @@ impl Carrier {
         }
         if let Some(refusal) = self.over() {
             let goes_nowhere = self.securing && self.broken().is_none();
-            return Poll::Ready(if goes_nowhere { Ok(slices.iter().map(|slice| slice.len()).sum()) } else { Err(refusal) });
+            return Poll::Ready(if goes_nowhere {
+                Ok(slices.iter().map(|slice| slice.len()).sum())
+            } else {
+                Err(refusal)
+            });
         }
         let taken = self.stream.write_vectored(slices);
         self.turn(cx);

@@ -277,11 +277,6 @@ impl Carrier {
         !self.first.is_empty() || self.stream.wants_to_send()
     }
 
-    /// The same as far as whoever does not write is told: a clean end that came before a peer's reset comes first.
-    fn broken(&self) -> Option<Refusal> {
-        self.over().filter(|_| self.end_told || self.reset_here || !self.stream.has_end())
-    }
-
     /// How the session was cut off, if it was: by the peer's word, or by the loss of the way to the server.
     fn over(&self) -> Option<Refusal> {
         self.stream.over().map(|cause| {
@@ -299,6 +294,11 @@ impl Carrier {
             };
             Refusal::new(hop, cause)
         })
+    }
+
+    /// The same as far as whoever does not write is told: a clean end that came before a peer's reset comes first.
+    fn broken(&self) -> Option<Refusal> {
+        self.over().filter(|_| self.end_told || self.reset_here || !self.stream.has_end())
     }
 
     /// Takes in what the carrier read; `false` when nothing more can come.

@@ -54,12 +54,15 @@ fn refused(agent: Option<Agent>, target: &str, cause: Cause, rule: Option<Text>)
 }
 
 fn examples() -> Vec<Event> {
-    let mut examples = older_examples();
+    let mut examples = of_identities();
+    examples.extend(of_sessions());
+    examples.extend(of_orders());
     examples.extend([turned_away(None, Some(17)), turned_away(Some(agent().principal), None)]);
     examples
 }
 
-fn older_examples() -> Vec<Event> {
+/// Who started, enrolled and came.
+fn of_identities() -> Vec<Event> {
     let version = Text::new("0.1.0");
     let serial = Text::hex(&[0x0a, 0xff]);
     let not_after = time("2026-11-23T01:56:13Z");
@@ -106,6 +109,12 @@ fn older_examples() -> Vec<Event> {
             serial,
             proof: None,
         },
+    ]
+}
+
+/// What became of sessions, and of those who carried them.
+fn of_sessions() -> Vec<Event> {
+    vec![
         Event::Allowed { session: session() },
         Event::Connected { session: session(), address: address("10.20.0.5:443") },
         Event::Ended {
@@ -122,6 +131,13 @@ fn older_examples() -> Vec<Event> {
         Event::ClientDown { client: client(), instance: instance(0xc1), cause: Cause::Aborted },
         Event::Gap { records: 3 },
         Event::Reloaded { policy: Text::new("6a4b"), changed: Text::new("rule git removed") },
+    ]
+}
+
+/// What was passed on, and what an operator ordered.
+fn of_orders() -> Vec<Event> {
+    let peer = address("203.0.113.20:51000");
+    vec![
         Event::EnrolmentForwarded { peer, outcome: Forwarded::Answered },
         Event::Revoked {
             kind: Text::new("principal"),

@@ -112,7 +112,10 @@ async fn who_comes_from_elsewhere_is_turned_away_with_everything_valid() -> Resu
 
     // Clients may come from here, so that only the certificate shows it.
     let refused = async { attaches(&Peer::connect_from(&world, loopback(2), b"", Some(&agent)).await?).await };
-    ensure!(within("an answer", SOON, refused).await?.is_err(), "an agent was taken from where only clients may be");
+    ensure!(
+        within("an answer", SOON, Box::pin(refused)).await?.is_err(),
+        "an agent was taken from where only clients may be"
+    );
     let record = turned_away(&world, "sourceRefused", |peer| peer.ip() == loopback(2)).await?;
     ensure!(record["principal"] == "spiffe://acme.example/agent/acme" && record["serial"].is_string(), "{record}");
     is_given_a_roster(&Peer::connect_from(&world, loopback(2), b"", Some(&client)).await?).await?;
@@ -152,7 +155,7 @@ async fn nobody_but_a_balancer_is_believed_about_an_address() -> Result<()> {
         link.say(&hello)?;
         link.hear::<ServerMessage>().await
     };
-    ensure!(within("an answer", SOON, refused).await?.is_err(), "a header has opened the door");
+    ensure!(within("an answer", SOON, Box::pin(refused)).await?.is_err(), "a header has opened the door");
     turned_away(&world, "sourceRefused", |peer| peer.ip() == loopback(2)).await?;
 
     // Who may come is on record by its own address.

@@ -8,9 +8,10 @@ use ginnel_testkit::command::{command, succeed};
 use ginnel_testkit::hosts::{Netcat, Postgres, Redis, Rsyncd, Script, TcpHost};
 use ginnel_testkit::stream::bytes;
 use ginnel_testkit::{Sum, World, within};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::Command;
+use tokio::sync::oneshot;
 
 use crate::world;
 
@@ -23,22 +24,34 @@ const ROWS: usize = 100_000;
 /// Messages that one subscriber is to hear.
 const MESSAGES: usize = 2_000;
 
-/// Runs netcat until both halves have ended, and returns what it heard.
-async fn netcat(home: &std::path::Path, arguments: &[String], said: Vec<u8>) -> Result<Vec<u8>> {
+/// Runs netcat until both halves have ended, and returns what it heard. It ends its own half after it has heard `first` bytes.
+async fn netcat(home: &std::path::Path, arguments: &[String], said: Vec<u8>, first: usize) -> Result<Vec<u8>> {
     let mut nc = command("nc", home);
     nc.arg("-N").args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = nc.spawn().context("is netcat installed?")?;
     let mut stdin = child.stdin.take().context("standard input is piped")?;
+    let mut stdout = child.stdout.take().context("standard output is piped")?;
+    let (has_heard, enough) = oneshot::channel();
     let saying = async move {
-        stdin.write_all(&said).await?;
+        let (last, before) = said.split_last().context("nothing to say")?;
+        stdin.write_all(before).await?;
+        enough.await?;
+        stdin.write_all(std::slice::from_ref(last)).await?;
         drop(stdin);
-        Ok(())
+        anyhow::Ok(())
     };
-    let (heard, ()) =
-        within("nc to end", Duration::from_secs(60), async { tokio::try_join!(child.wait_with_output(), saying) })
-            .await??;
-    ensure!(heard.status.success(), "{}: {}", heard.status, String::from_utf8_lossy(&heard.stderr));
-    Ok(heard.stdout)
+    let hearing = async {
+        let mut heard = vec![0; first];
+        stdout.read_exact(&mut heard).await?;
+        // Nobody waits for it if the other half could not be said.
+        let _ = has_heard.send(());
+        stdout.read_to_end(&mut heard).await?;
+        Ok((heard, child.wait_with_output().await?))
+    };
+    let ((heard, end), ()) =
+        within("nc to end", Duration::from_secs(60), async { tokio::try_join!(hearing, saying) }).await??;
+    ensure!(end.status.success(), "{}: {}", end.status, String::from_utf8_lossy(&end.stderr));
+    Ok(heard)
 }
 
 /// The ways that netcat has into the tunnel.
@@ -73,7 +86,7 @@ async fn netcat_ends_its_half_and_hears_the_answer_to_all_of_it() -> Result<()> 
     let host = hashing_host().await?;
     let world = world().forward(host.address()).start().await?;
     for arguments in ways(&world, host.address())? {
-        let heard = String::from_utf8(netcat(home.path(), &arguments, said.clone()).await?)?;
+        let heard = String::from_utf8(netcat(home.path(), &arguments, said.clone(), 0).await?)?;
         ensure!(heard == expected, "{arguments:?}: {heard:?} and not {expected}");
     }
     world.finish(&[])
@@ -86,7 +99,8 @@ async fn netcat_goes_on_after_the_other_half_has_ended() -> Result<()> {
     let host = Netcat::start(&first).await?;
     let world = world().forward(host.address()).start().await?;
     let arguments = &ways(&world, host.address())?[0];
-    let heard = netcat(home.path(), arguments, said.clone()).await?;
+    // A netcat that listens gives up what it has yet to say as soon as the other half ends, so that one ends after it has heard it all.
+    let heard = netcat(home.path(), arguments, said.clone(), first.len()).await?;
     ensure!(heard == first, "{} of {} bytes that were said first", heard.len(), first.len());
     let heard = host.heard().await?;
     ensure!(heard == said, "{} of {} bytes that were said later", heard.len(), said.len());

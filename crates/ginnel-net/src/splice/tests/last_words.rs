@@ -1,7 +1,10 @@
 //! What a side said before a clean end arrives, whatever becomes of that side afterwards. Here the session is a real one.
 
+use std::net::Shutdown;
+
 use ginnel_core::limits::CREDIT_INITIAL;
-use tokio::io::Interest;
+use socket2::SockRef;
+use tokio::io::{AsyncBufReadExt, Interest};
 use tokio::time::sleep;
 
 use super::*;
@@ -46,6 +49,26 @@ impl Carrying {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn an_application_that_ended_and_reset_while_it_was_to_be_told_of_an_end_is_heard_to_its_own() {
+    let (caller, mut callee, _cable) = http2::pair().await;
+    let (mut tunnel, mut far) = session(&caller, &mut callee).await;
+    soon(far.shutdown()).await.unwrap();
+    assert_eq!(soon(tunnel.fill_buf()).await.unwrap(), b"");
+    let (app, near) = pair().await;
+    let near = Socket::new(near);
+    let nothing_yet = near.stream().try_read(&mut [0; 1]).unwrap_err();
+    assert_eq!(nothing_yet.kind(), io::ErrorKind::WouldBlock);
+    // From here to the first poll nobody asks the kernel: the first that is heard of the reset is that the end cannot be passed on.
+    SockRef::from(&app).shutdown(Shutdown::Write).unwrap();
+    reset(app);
+    let traffic = Traffic::default();
+    let splicing = splice_as(Hop::Application, near, Bytes::new(), tunnel, &traffic, pending());
+    let (ended, heard) = soon(async { tokio::join!(splicing, rest(&mut far)) }).await;
+    assert_eq!(heard, Ok(vec![]), "the reset took the end back");
+    assert_eq!((ended.cause, ended.hop), (Cause::Reset, Hop::Application));
 }
 
 /// Waits for a reset of a connection that nobody reads or writes.

@@ -201,12 +201,10 @@ impl<T: Tunnel> Session<T> {
             Poll::Pending => self.lost.filter(|_| !self.down.has_ended() && self.tunnel.poll_broken(cx).is_ready()),
             Poll::Ready(Err(Broken::Source(error))) => Some(Outcome::Far(reason(&error))),
             Poll::Ready(Err(Broken::Sink(error))) => {
-                let had_ended = match error.kind() {
-                    io::ErrorKind::BrokenPipe => true,
-                    // That there is nothing to shut down any more says nothing of how it went: that word is still to be had.
-                    io::ErrorKind::NotConnected => self.had_ended(),
-                    _ => self.up.has_ended(),
-                };
+                let had_ended = self.up.has_ended()
+                    || error.kind() == io::ErrorKind::BrokenPipe
+                    // There is nothing left to shut down. How it went is still to be asked.
+                    || error.kind() == io::ErrorKind::NotConnected && self.had_ended();
                 if self.lost.is_none() && had_ended && !self.up.is_closed() {
                     self.lost = Some(Outcome::Near);
                     return None;

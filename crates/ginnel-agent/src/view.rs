@@ -1,7 +1,7 @@
 //! What the agent shows of itself, and what its admin socket asks it to do.
 
 use std::collections::BTreeSet;
-use std::future::{Future, ready};
+use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
@@ -18,7 +18,7 @@ use ginnel_core::status::{Denied, Request, Revoked, Status, Verdict};
 use ginnel_identity::trust::Roots;
 use ginnel_net::upstream::Upstream;
 use ginnel_ops::admin::{NotRevoked, Observed, Question, Revocation, Which};
-use ginnel_ops::reload::Fault;
+use ginnel_ops::reload::{Fault, apart};
 use ginnel_wire::hello::software_version;
 use tokio_util::sync::CancellationToken;
 
@@ -92,33 +92,38 @@ impl Observed for View {
     }
 
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, Fault>> + Send + '_>> {
-        let one_at_a_time = self.owner.reloading.lock().unwrap_or_else(PoisonError::into_inner);
-        let outcome = self.try_reload();
-        if let Err(why) = &outcome {
-            self.owner.in_force.failed(&why.whole);
-        }
-        drop(one_at_a_time);
-        Box::pin(ready(outcome))
+        let (owner, source) = (Arc::clone(&self.owner), self.source.clone());
+        Box::pin(apart(move || owner.reload(source.as_ref())))
     }
 }
 
-impl View {
+impl Owner {
+    /// Reads the configuration again, which waits for files.
+    fn reload(&self, source: Option<&Source<AgentConfig>>) -> Result<String, Fault> {
+        let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = self.try_reload(source);
+        if let Err(why) = &outcome {
+            self.in_force.failed(&why.whole);
+        }
+        outcome
+    }
+
     /// Reads the allow-list and the trusted roots again, puts them into force, and ends the sessions that the list does not permit. Roots count
     /// for handshakes: who was verified stays.
-    fn try_reload(&self) -> Result<String, Fault> {
-        let source = self.source.as_ref().ok_or("this agent was started without a configuration file")?;
+    fn try_reload(&self, source: Option<&Source<AgentConfig>>) -> Result<String, Fault> {
+        let source = source.ok_or("this agent was started without a configuration file")?;
         let config = source.load().map_err(|error| Fault { whole: error.whole(), logged: error.without_quotes() })?;
         let read = |path: &Path| Roots::read(path).map_err(|error| Chain(&error).to_string());
         let trust = &config.trust;
         let (server_roots, client_roots) = (read(&trust.server)?, read(&trust.client)?);
-        let before = self.owner.allow();
+        let before = self.allow();
         let after = AllowList::new(config.allow);
         let mut lines = changes(&before, &after);
-        lines.extend(self.owner.server_roots.replace(&trust.server, server_roots, "server"));
-        lines.extend(self.owner.client_roots.replace(&trust.client, client_roots, "clients"));
-        self.owner.replace(&after);
-        let lists = self.owner.lists();
-        let ended = self.owner.ledger.end_where(|parties| self.owner.objection(&lists, parties));
+        lines.extend(self.server_roots.replace(&trust.server, server_roots, "server"));
+        lines.extend(self.client_roots.replace(&trust.client, client_roots, "clients"));
+        self.replace(&after);
+        let lists = self.lists();
+        let ended = self.ledger.end_where(|parties| self.objection(&lists, parties));
         if ended > 0 {
             lines.push(match ended {
                 1 => "1 session is no longer permitted and was ended".to_owned(),
@@ -128,7 +133,7 @@ impl View {
         if lines.is_empty() {
             lines.push("allow-list and roots have not changed; everything else takes a restart".to_owned());
         }
-        lines.push(format!("allow-list {} is in force", self.owner.in_force.config().version));
+        lines.push(format!("allow-list {} is in force", self.in_force.config().version));
         let denials = lists.denials.count();
         if denials > 0 {
             lines.push(format!("denials in force as before: {denials}"));

@@ -1,7 +1,7 @@
 //! Builds the client from its configuration and runs it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use ginnel_config::{ClientConfig, Source};
@@ -31,7 +31,7 @@ use crate::front::{serve_forward, serve_proxy};
 use crate::link::ClientLink;
 use crate::open::Opener;
 use crate::sessions::Sessions;
-use crate::view::View;
+use crate::view::{Reloadable, View};
 
 /// How long connections may take to be reset at the end.
 const STOP_WAIT: Duration = Duration::from_secs(2);
@@ -164,22 +164,25 @@ impl Client {
         let Self { admin, grace, started, proxy, forwards, .. } = self;
         let (source, read) = source.unzip();
         let config_file = source.as_ref().map(|source| source.path().to_owned());
+        let reloadable = Arc::new(Reloadable {
+            source,
+            server_roots,
+            agent_roots,
+            in_force: InForce::new(String::new(), forwards.len()),
+            forwards: forwards.len(),
+            reloading: Mutex::default(),
+        });
         let view = Arc::new(View {
             upstream: Arc::clone(&upstream),
             sessions: Arc::clone(&sessions),
             live: link.live(),
             instance: link.instance(),
-            source,
-            server_roots,
-            agent_roots,
+            files: Arc::clone(&reloadable),
             draining: draining.clone(),
             started,
-            in_force: InForce::new(String::new(), forwards.len()),
-            forwards: forwards.len(),
         });
         let files = config_file.zip(read).map(|(file, read)| {
-            let view = Arc::clone(&view);
-            let named = move || vec![file.clone(), view.server_roots.path(), view.agent_roots.path()];
+            let named = move || vec![file.clone(), reloadable.server_roots.path(), reloadable.agent_roots.path()];
             Files { read, named: Box::new(named) }
         });
         let beside = AbortOnDropHandle::new(tokio::spawn(beside(admin, view, files, shutdown.clone())));

@@ -3,7 +3,7 @@
 use std::future::{Future, ready};
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use ginnel_config::{ClientConfig, Source};
@@ -16,7 +16,7 @@ use ginnel_core::status::{Denied, Peer, Request, Revoked, Status, Verdict};
 use ginnel_identity::trust::{Roots, RootsFile};
 use ginnel_net::upstream::Upstream;
 use ginnel_ops::admin::{NotRevoked, Observed, Question, Revocation, Which};
-use ginnel_ops::reload::{Fault, InForce};
+use ginnel_ops::reload::{Fault, InForce, apart};
 use ginnel_wire::hello::software_version;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -31,14 +31,21 @@ pub(crate) struct View {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) live: watch::Receiver<Option<Live>>,
     pub(crate) instance: InstanceId,
+    pub(crate) files: Arc<Reloadable>,
+    pub(crate) draining: CancellationToken,
+    pub(crate) started: Timestamp,
+}
+
+/// What a client reads again while it runs.
+pub(crate) struct Reloadable {
     pub(crate) source: Option<Source<ClientConfig>>,
     pub(crate) server_roots: RootsFile,
     pub(crate) agent_roots: RootsFile,
-    pub(crate) draining: CancellationToken,
-    pub(crate) started: Timestamp,
     /// How many forwards there are.
     pub(crate) forwards: usize,
     pub(crate) in_force: InForce,
+    /// One reload at a time: an older file must not come into force after a newer one.
+    pub(crate) reloading: Mutex<()>,
 }
 
 impl Observed for View {
@@ -61,7 +68,7 @@ impl Observed for View {
             draining,
             ready: not_ready.is_empty(),
             not_ready,
-            config: self.in_force.config(),
+            config: self.files.in_force.config(),
             agents,
             ..Status::default()
         };
@@ -96,16 +103,23 @@ impl Observed for View {
     }
 
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, Fault>> + Send + '_>> {
+        let files = Arc::clone(&self.files);
+        Box::pin(apart(move || files.reload()))
+    }
+}
+
+impl Reloadable {
+    /// Reads the configuration again, which waits for files.
+    fn reload(&self) -> Result<String, Fault> {
+        let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = self.try_reload();
         match &outcome {
             Ok(_) => self.in_force.applied(String::new(), self.forwards),
             Err(why) => self.in_force.failed(&why.whole),
         }
-        Box::pin(ready(outcome))
+        outcome
     }
-}
 
-impl View {
     /// Reads the trusted roots again; they count for handshakes: who was verified stays.
     fn try_reload(&self) -> Result<String, Fault> {
         let source = self.source.as_ref().ok_or("this client was started without a configuration file")?;
@@ -123,7 +137,9 @@ impl View {
         }
         Ok(lines.join("\n"))
     }
+}
 
+impl View {
     /// The agents on the roster.
     fn agents(&self) -> Vec<Peer> {
         let live = self.live.borrow();

@@ -24,9 +24,11 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
+use ginnel_core::audit::Timestamp;
 use ginnel_core::principal::Role;
 
 pub mod example;
+mod expiry;
 pub mod finding;
 pub mod load;
 pub mod model;
@@ -38,10 +40,10 @@ pub mod tree;
 pub use finding::{Finding, Findings, LoadError, Place};
 pub use load::Source;
 pub use model::{
-    Address, Admin, AgentConfig, AgentTrust, CaPool, CasIssuer, CasTier, ClientConfig, ClientTrust, Credential,
-    EnrolmentConfig, EnrolmentSection, Forward, GoogleSection, Identity, IssuerKind, IssuerSection, Listen, OidcIssuer,
-    OidcSubject, PerRole, PublicKeys, RemoteIssuer, ServerConfig, ServerIssuer, ServerSection, TokenBinding, Upstream,
-    WorkloadIdentity, WorkloadMethod,
+    Address, Admin, AgentConfig, AgentTrust, AllowedSources, CaPool, CasIssuer, CasTier, ClientConfig, ClientTrust,
+    Credential, EnrolmentConfig, EnrolmentSection, Forward, GoogleSection, Identity, IssuerKind, IssuerSection, Listen,
+    OidcIssuer, OidcSubject, PerRole, PublicKeys, RemoteIssuer, ServerConfig, ServerIssuer, ServerSection,
+    TokenBinding, Upstream, WorkloadIdentity, WorkloadMethod,
 };
 pub use overrides::Overrides;
 
@@ -114,17 +116,18 @@ pub fn example(daemon: impl Into<Daemon>) -> String {
     example::document(&model::heading(daemon), &kind(daemon))
 }
 
-/// Judges a file by itself: no overrides count, and the files that it names need not exist.
+/// Judges a file by itself: no overrides count, and the files that it names need not exist. Gives what is right and will soon not be, or was:
+/// rules that have expired or are about to.
 ///
 /// # Errors
 /// [`LoadError`] if the file cannot be read or is wrong.
-pub fn check(daemon: impl Into<Daemon>, path: &Path) -> Result<(), LoadError> {
+pub fn check(daemon: impl Into<Daemon>, path: &Path, now: Timestamp) -> Result<Vec<Finding>, LoadError> {
     let overrides = Overrides::none();
     match daemon.into() {
-        Daemon::Server => ServerConfig::load(path, &overrides).map(drop),
-        Daemon::Agent => AgentConfig::load(path, &overrides).map(drop),
-        Daemon::Client => ClientConfig::load(path, &overrides).map(drop),
-        Daemon::Enrolment => EnrolmentConfig::load(path, &overrides).map(drop),
+        Daemon::Server => ServerConfig::load(path, &overrides).map(|config| expiry::notes(&config.rules, path, now)),
+        Daemon::Agent => AgentConfig::load(path, &overrides).map(|_| Vec::new()),
+        Daemon::Client => ClientConfig::load(path, &overrides).map(|_| Vec::new()),
+        Daemon::Enrolment => EnrolmentConfig::load(path, &overrides).map(|_| Vec::new()),
     }
 }
 

@@ -50,17 +50,20 @@ impl<C> Source<C> {
 /// # Errors
 /// [`LoadError::Read`] if the file cannot be read, [`LoadError::Invalid`] with everything that is wrong otherwise.
 pub fn load<T>(declaration: Declaration<T>, path: &Path, overrides: &Overrides) -> Result<T, LoadError> {
+    let name = path.display().to_string();
+    let base_dir = path.parent().unwrap_or(Path::new(""));
+    Ok(parse(declaration, &read_text(path)?, &name, base_dir, overrides)?)
+}
+
+/// The text of a file, up to a little more than it may have.
+pub(crate) fn read_text(path: &Path) -> Result<String, LoadError> {
     let read_error = |source| LoadError::Read { path: path.to_owned(), source };
     // One byte more than the bound is enough to see that a file is too large.
     let limit = u64::try_from(FILE_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
     let mut bytes = Vec::new();
     File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)).map_err(read_error)?;
     let name = path.display().to_string();
-    let base_dir = path.parent().unwrap_or(Path::new(""));
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok(parse(declaration, &text, &name, base_dir, overrides)?),
-        Err(error) => Err(not_utf8(error.as_bytes(), error.utf8_error().valid_up_to(), &name).into()),
-    }
+    String::from_utf8(bytes).map_err(|error| not_utf8(error.as_bytes(), error.utf8_error().valid_up_to(), &name).into())
 }
 
 /// Reads a text and what overrides it. `file_name` is what findings call it, `base_dir` where relative paths start.

@@ -19,6 +19,7 @@
 //! Every field is asked for before the first `?`, so that one bad value does not hide the next. `None` means that the
 //! reason was reported, or that the function is only being asked to describe itself.
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::finding::{Collector, Place, push_key};
@@ -175,7 +176,8 @@ impl<'a> Context<'a> {
         for step in &self.path {
             match step {
                 Step::Key(key) => push_key(&mut path, key),
-                Step::Item(index) => path.push_str(&format!("[{index}]")),
+                // Writing to a text does not fail.
+                Step::Item(index) => drop(write!(path, "[{index}]")),
             }
         }
         path

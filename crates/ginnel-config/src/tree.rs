@@ -7,12 +7,13 @@ use crate::finding::{Collector, Place};
 
 mod parse;
 
-/// Largest file read. A server with ten thousand identities stays well below it.
-pub const FILE_BYTES_MAX: usize = 1024 * 1024;
+/// Largest file read: 100,000 rules of 500 bytes, and as many identities as they name. It is the operator's own; the bound is for what is no
+/// configuration at all.
+pub const FILE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Deepest nesting of lists and sections; decoding is recursive, real files need six.
 pub const DEPTH_MAX: usize = 64;
-/// Most keys and values in one file: bounds the memory that a file of [`FILE_BYTES_MAX`] bytes can cost.
-pub const NODES_MAX: usize = 200_000;
+/// Most keys and values in one file, of which a rule has a dozen: bounds the memory that a file of [`FILE_BYTES_MAX`] bytes can cost.
+pub const NODES_MAX: usize = 4_000_000;
 
 /// A value and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -175,6 +175,9 @@ pub enum Event {
         /// What proved it: a kind of token, and the key or the issuer. `bearer` stands for a token that was bound to nothing.
         #[serde(skip_serializing_if = "Option::is_none")]
         proof: Option<Text>,
+        /// SHA-256 of the SubjectPublicKeyInfo of the key that verified the token: what a denial of that key names.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        verified_by: Option<Text>,
         /// Whose request it was, if the peer says that it only passed it on: a relay's word, proved by nothing.
         #[serde(skip_serializing_if = "Option::is_none")]
         forwarded_for: Option<SocketAddr>,
@@ -211,6 +214,22 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         spki_sha256: Option<Text>,
     },
+    /// A connection was closed because of where it comes from, or because a load balancer did not say that.
+    TurnedAway {
+        /// Where it comes from: the address that a balancer gave, or that of the connection.
+        peer: SocketAddr,
+        /// Why.
+        cause: Cause,
+        /// Whom its certificate named, if it came to that.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        principal: Option<Principal>,
+        /// The serial number of that certificate.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        serial: Option<Text>,
+        /// How many others were turned away since the record before, and have none: strangers may come in any number.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        unrecorded: Option<u64>,
+    },
     /// An agent's link came up.
     LinkUp {
         /// Whose.
@@ -222,6 +241,9 @@ pub enum Event {
         version: Text,
         /// The serial number of its certificate.
         serial: Text,
+        /// What its certificate was given for, if it says so: a kind of token, and the key or the issuer.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        proof: Option<Text>,
     },
     /// An agent's link was lost or closed.
     LinkDown {
@@ -245,6 +267,9 @@ pub enum Event {
         version: Text,
         /// The serial number of its certificate.
         serial: Text,
+        /// What its certificate was given for, if it says so: a kind of token, and the key or the issuer.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        proof: Option<Text>,
     },
     /// A client's connection was lost or closed.
     ClientDown {
@@ -340,6 +365,7 @@ impl Event {
         "enrolmentRefused",
         "enrolmentForwarded",
         "certificateIssued",
+        "turnedAway",
         "linkUp",
         "linkDown",
         "clientUp",
@@ -362,6 +388,7 @@ impl Event {
             Self::EnrolmentRefused { .. } => "enrolmentRefused",
             Self::EnrolmentForwarded { .. } => "enrolmentForwarded",
             Self::CertificateIssued { .. } => "certificateIssued",
+            Self::TurnedAway { .. } => "turnedAway",
             Self::LinkUp { .. } => "linkUp",
             Self::LinkDown { .. } => "linkDown",
             Self::ClientUp { .. } => "clientUp",
@@ -380,7 +407,7 @@ impl Event {
             Self::Started { .. } | Self::Enrolled { .. } | Self::CertificateIssued { .. } | Self::Allowed { .. } => {
                 Kind::Permit
             }
-            Self::EnrolmentRefused { .. } | Self::Refused { .. } => Kind::Refusal,
+            Self::EnrolmentRefused { .. } | Self::Refused { .. } | Self::TurnedAway { .. } => Kind::Refusal,
             Self::EnrolmentForwarded { outcome, .. } => match outcome {
                 Forwarded::Answered => Kind::Fact,
                 Forwarded::Refused | Forwarded::Unavailable => Kind::Refusal,

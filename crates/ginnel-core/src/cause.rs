@@ -134,6 +134,10 @@ causes! {
     NotAdmitted = 24, "notAdmitted";
     /// Somebody with control over a process on the way ended the session.
     EndedByOperator = 25, "endedByOperator";
+    /// The rule that let this client reach this target has expired.
+    RuleExpired = 26, "ruleExpired";
+    /// The connection does not come from an address that the server's operator permits for this.
+    SourceRefused = 27, "sourceRefused";
 }
 
 impl Cause {
@@ -166,7 +170,9 @@ impl Cause {
             | Self::AuditUnavailable
             | Self::CertificateExpired
             | Self::EnrolmentRefused
-            | Self::NotAdmitted => false,
+            | Self::NotAdmitted
+            | Self::RuleExpired
+            | Self::SourceRefused => false,
         }
     }
 
@@ -197,7 +203,9 @@ impl Cause {
             | Self::CertificateExpired
             | Self::EnrolmentRefused
             | Self::NotAdmitted
-            | Self::EndedByOperator => false,
+            | Self::EndedByOperator
+            | Self::RuleExpired
+            | Self::SourceRefused => false,
         }
     }
 }
@@ -252,11 +260,18 @@ impl Refusal {
 
     /// Whether another live agent may do better, so that a dial that failed this way moves on.
     ///
-    /// A verdict of the server holds whichever agent is asked; everything that happened at or behind one agent, or to its certificate, does
-    /// not.
+    /// A verdict of the server holds whichever agent is asked; everything that happened at or behind one agent, or to its certificate, or is
+    /// said of where it comes from or of its rules alone, does not.
     pub fn another_agent_may_help(self) -> bool {
-        let is_about_a_certificate = matches!(self.cause, Cause::CertificateExpired | Cause::NotAdmitted);
-        self.cause.another_agent_may_help() || (self.hop == Hop::Agent && is_about_a_certificate)
+        let is_about_who_it_is = matches!(
+            self.cause,
+            Cause::CertificateExpired
+                | Cause::NotAdmitted
+                | Cause::NotAllowed
+                | Cause::RuleExpired
+                | Cause::SourceRefused
+        );
+        self.cause.another_agent_may_help() || (self.hop == Hop::Agent && is_about_who_it_is)
     }
 }
 

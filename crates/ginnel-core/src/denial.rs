@@ -4,8 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 
 use crate::audit::Timestamp;
+use crate::evidence::Evidence;
 use crate::limits::DENIALS_MAX;
 use crate::pattern::TargetPattern;
 use crate::principal::{Name, Principal, Role, TrustDomain, is_email};
@@ -27,7 +29,8 @@ pub enum Subject {
     Principal(Principal),
     /// Everybody with this service account.
     Email(String),
-    /// Every certificate for the key with this SHA-256 of its SubjectPublicKeyInfo, and every enrolment that such a key signed.
+    /// Every certificate for the key with this SHA-256 of its SubjectPublicKeyInfo, every enrolment whose token such a key verified, and every
+    /// certificate that was given for one.
     Key([u8; 32]),
     /// The certificates with this serial number, in lower-case hexadecimal digits without leading zero bytes.
     Serial(String),
@@ -203,7 +206,7 @@ impl Denial {
     }
 }
 
-/// What a verified certificate shows of whoever holds it.
+/// What a verified certificate shows of whoever holds it, and where it was shown from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shown {
     /// Who it is.
@@ -214,8 +217,10 @@ pub struct Shown {
     pub serial: String,
     /// SHA-256 of the certificate's SubjectPublicKeyInfo.
     pub key: [u8; 32],
-    /// The same of the key that signed the token which the certificate was given for, where that is known.
-    pub signed_by: Option<[u8; 32]>,
+    /// What the certificate was given for, if it says so: one that was made without an enrolment, or by an older version, does not.
+    pub evidence: Option<Evidence>,
+    /// Where the connection comes from on which it was shown, as far as who was shown it can tell: a server can, an agent cannot.
+    pub source: Option<IpAddr>,
 }
 
 /// There are as many denials as there may be.
@@ -284,12 +289,12 @@ impl Denials {
 
     /// Whether somebody with this certificate is shut out, for whatever reason.
     pub fn denies(&self, shown: &Shown) -> bool {
-        let Shown { principal, email, serial, key, signed_by } = shown;
+        let Shown { principal, email, serial, key, evidence, source: _ } = shown;
         !self.entries.is_empty()
             && (self.denies_identity(principal, email)
                 || self.has(&Subject::Serial(serial.clone()))
                 || self.denies_key(key)
-                || signed_by.is_some_and(|key| self.denies_key(&key)))
+                || evidence.as_ref().is_some_and(|evidence| self.denies_key(&evidence.verified_by)))
     }
 
     /// Whether this identity is shut out, whatever its certificate.

@@ -12,8 +12,11 @@
 //! | [`pattern`] | which targets a rule means |
 //! | [`address`] | which resolved addresses may be dialled |
 //! | [`policy`] | may this client reach this target through this agent (the server's word) |
+//! | [`ranges`], [`sources`] | where connections may come from |
 //! | [`allow`] | may this agent dial this target (the agent owner's word) |
 //! | [`denial`] | who was shut out while the process runs |
+//! | [`balancer`] | what a load balancer says of a connection |
+//! | [`evidence`] | what a certificate was given for |
 //! | [`proxy`] | the HTTP proxy before the server, and for whom it does not count |
 //! | [`roster`] | which live agent to use |
 //! | [`lanes`] | how many connections to have, and which takes the next session |
@@ -34,10 +37,12 @@ pub mod address;
 pub mod allow;
 pub mod audit;
 pub mod backoff;
+pub mod balancer;
 pub mod budget;
 pub mod cause;
 pub mod congestion;
 pub mod denial;
+pub mod evidence;
 pub mod id;
 pub mod lanes;
 pub mod limits;
@@ -45,10 +50,12 @@ pub mod pattern;
 pub mod policy;
 pub mod principal;
 pub mod proxy;
+pub mod ranges;
 pub mod relay;
 pub mod renewal;
 pub mod report;
 pub mod roster;
+pub mod sources;
 pub mod status;
 pub mod stream;
 pub mod target;

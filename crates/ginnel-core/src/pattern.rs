@@ -208,14 +208,14 @@ fn parse_parent(text: &str) -> Result<DnsName, InvalidPattern> {
 }
 
 /// Splits `10.20.0.0/16` and `[fd00::/8]` into a host as it stands alone and a prefix.
-fn split_prefix(text: &str) -> Option<(&str, &str)> {
+pub(crate) fn split_prefix(text: &str) -> Option<(&str, &str)> {
     match text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         Some(inner) => inner.split_once('/').filter(|(address, _)| address.contains(':')),
         None => text.split_once('/'),
     }
 }
 
-fn parse_network(address: &str, prefix: &str) -> Result<IpNet, InvalidPattern> {
+pub(crate) fn parse_network(address: &str, prefix: &str) -> Result<IpNet, InvalidPattern> {
     let mapped = address.contains(':');
     let host = address.parse::<Host>()?;
     let Host::Address(address) = host else {

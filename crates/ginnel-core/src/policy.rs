@@ -2,16 +2,31 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::time::Duration;
 
+use self::index::{Effort, Index, Query};
+use crate::audit::Timestamp;
 use crate::cause::Cause;
 use crate::pattern::TargetPattern;
 use crate::principal::Name;
+use crate::ranges::Ranges;
 use crate::target::Target;
 
 pub use self::verdict::{matrix, verdict};
 
+mod hosts;
+mod index;
 mod miss;
+mod networks;
+mod posting;
 mod verdict;
+
+/// Rules that may have expired since a policy was made before it is worth making anew. A decision may look at each of them for nothing.
+const EXPIRED_SINCE_MAX: usize = 256;
+
+/// How long before a rule expires people are told: a week, so that whoever looks on working days sees it.
+pub const EXPIRES_SOON: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Lets each of its clients reach each of its targets through each of its agents.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +39,28 @@ pub struct Rule {
     pub agents: BTreeSet<Name>,
     /// What may be reached.
     pub targets: Vec<TargetPattern>,
+    /// From when on it allows nothing; `None` if it has no end.
+    pub expires: Option<Timestamp>,
+    /// Where the client's connection must come from; `None`: from anywhere.
+    pub sources: Option<Ranges>,
+}
+
+impl Rule {
+    /// Whether it allows nothing any more.
+    pub fn has_expired(&self, now: Timestamp) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
+    }
+
+    fn permits_source(&self, source: Source) -> bool {
+        match (&self.sources, source) {
+            (Some(ranges), Source::Address(address)) => ranges.contains(address),
+            (None, _) | (_, Source::Anywhere) => true,
+        }
+    }
+
+    fn means(&self, target: &Target) -> bool {
+        self.targets.iter().any(|pattern| pattern.matches(target))
+    }
 }
 
 /// The rule that allowed something.
@@ -33,24 +70,78 @@ pub struct Permit {
     pub rule: String,
 }
 
+/// Where the client's connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// From this address.
+    Address(IpAddr),
+    /// From wherever a rule wants it: for questions of people, who do not say. No session is judged so.
+    Anywhere,
+}
+
+impl Source {
+    fn address(self) -> Option<IpAddr> {
+        match self {
+            Self::Address(address) => Some(address),
+            Self::Anywhere => None,
+        }
+    }
+}
+
+/// A session that somebody wants, or has.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// Who.
+    pub client: &'a Name,
+    /// Where to.
+    pub target: &'a Target,
+    /// Where the client's connection comes from.
+    pub source: Source,
+    /// When.
+    pub now: Timestamp,
+}
+
 /// The rules, in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Policy {
     rules: Vec<Rule>,
-    /// The places in `rules` that concern a client, in order: a decision looks at no other rule.
+    /// The places in `rules` that concern a client, in order.
     by_client: BTreeMap<Name, Vec<usize>>,
+    /// The rules that were in force when this was made: a decision looks at no others.
+    in_force: Index,
+    /// Those that had expired, which say why something is refused.
+    expired: Index,
+    /// The places of rules with an expiry, the earliest first.
+    by_expiry: Vec<usize>,
+    /// How many of them had expired.
+    expired_before: usize,
 }
 
 impl Policy {
-    /// A policy of these rules. Their order decides which one a permit names, never what is allowed.
-    pub fn new(rules: Vec<Rule>) -> Self {
+    /// A policy of these rules. Their order decides which one a permit names, never what is allowed. Asked about a time before `now`, it still
+    /// refuses what had expired by `now`, and [is worn](Self::is_worn).
+    pub fn new(rules: Vec<Rule>, now: Timestamp) -> Self {
         let mut by_client: BTreeMap<Name, Vec<usize>> = BTreeMap::new();
         for (at, rule) in rules.iter().enumerate() {
             for client in &rule.clients {
-                by_client.entry(client.clone()).or_default().push(at);
+                match by_client.get_mut(client) {
+                    Some(places) => places.push(at),
+                    None => drop(by_client.insert(client.clone(), vec![at])),
+                }
             }
         }
-        Self { rules, by_client }
+        let mut by_expiry: Vec<usize> = (0..rules.len()).filter(|at| rules[*at].expires.is_some()).collect();
+        by_expiry.sort_by_key(|at| rules[*at].expires);
+        let mut policy = Self {
+            in_force: Index::new(&rules, |rule| !rule.has_expired(now)),
+            expired: Index::new(&rules, |rule| rule.has_expired(now)),
+            expired_before: 0,
+            by_client,
+            by_expiry,
+            rules,
+        };
+        policy.expired_before = policy.expired_by(now);
+        policy
     }
 
     /// How many rules there are.
@@ -58,27 +149,53 @@ impl Policy {
         self.rules.len()
     }
 
-    /// Decides whether `client` may reach `target` through `agent`; the permit names the first rule that says so.
+    /// Decides whether a client may have a session through `agent`; the permit names the first rule that says so.
     ///
     /// # Errors
-    /// [`Cause::NotAllowed`] if there is no such rule.
-    pub fn decide(&self, client: &Name, target: &Target, agent: &Name) -> Result<Permit, Cause> {
-        self.matching(client, target)
-            .find(|rule| rule.agents.contains(agent))
-            .map(|rule| Permit { rule: rule.name.clone() })
-            .ok_or(Cause::NotAllowed)
+    /// [`Cause::NotAllowed`] if there is no such rule, [`Cause::SourceRefused`] if the client would have to come from somewhere else, and
+    /// [`Cause::RuleExpired`] if there was one.
+    pub fn decide(&self, ask: &Ask<'_>, agent: &Name) -> Result<Permit, Cause> {
+        self.judge(ask, Some(agent), &mut Effort::default()).map(|rule| Permit { rule: rule.name.clone() })
     }
 
-    /// The agents through which `client` may reach `target`, connected or not. None means that it is not allowed to.
-    pub fn agents_for(&self, client: &Name, target: &Target) -> BTreeSet<Name> {
-        self.matching(client, target).flat_map(|rule| rule.agents.iter().cloned()).collect()
+    /// Decides whether a client may have a session through any agent, connected or not.
+    ///
+    /// # Errors
+    /// As [`Self::decide`].
+    pub fn allows(&self, ask: &Ask<'_>) -> Result<(), Cause> {
+        self.judge(ask, None, &mut Effort::default()).map(drop)
     }
 
-    /// What `client` may reach, by agent: each pattern once, in the order of the rules.
-    pub fn reach(&self, client: &Name) -> BTreeMap<Name, Vec<TargetPattern>> {
+    fn judge(&self, ask: &Ask<'_>, agent: Option<&Name>, effort: &mut Effort) -> Result<&Rule, Cause> {
+        let Ask { client, target, source, now } = *ask;
+        let query = Query { client, agent, target, source: source.address() };
+        let is_in_force = |rule: &Rule| !rule.has_expired(now);
+        if let Some(place) = self.in_force.first(&self.rules, query, is_in_force, effort) {
+            // The place is one of the policy's own.
+            return self.rules.get(place as usize).ok_or(Cause::Internal);
+        }
+        let anywhere = Query { source: None, ..query };
+        let mut is_there =
+            |index: &Index, fits: &dyn Fn(&Rule) -> bool| index.first(&self.rules, anywhere, fits, effort).is_some();
+        if self.in_force.asks_for_source() && is_there(&self.in_force, &is_in_force) {
+            return Err(Cause::SourceRefused);
+        }
+        let some_expired_since = self.expired_by(now) > self.expired_before;
+        let was_there = is_there(&self.expired, &|_| true)
+            || (some_expired_since && is_there(&self.in_force, &|rule| rule.has_expired(now)));
+        Err(if was_there { Cause::RuleExpired } else { Cause::NotAllowed })
+    }
+
+    /// The agents through which a client may have a session, connected or not. None means that it may not.
+    pub fn agents_for(&self, ask: &Ask<'_>) -> BTreeSet<Name> {
+        self.matching(ask).flat_map(|rule| rule.agents.iter().cloned()).collect()
+    }
+
+    /// What `client` may reach from there at this time, by agent: each pattern once, in the order of the rules.
+    pub fn reach(&self, client: &Name, source: Source, now: Timestamp) -> BTreeMap<Name, Vec<TargetPattern>> {
         let mut reach: BTreeMap<Name, Vec<TargetPattern>> = BTreeMap::new();
         let mut seen = BTreeSet::new();
-        for rule in self.rules_of(client) {
+        for rule in self.rules_of(client).filter(|rule| !rule.has_expired(now) && rule.permits_source(source)) {
             for agent in &rule.agents {
                 let new = rule.targets.iter().filter(|target| seen.insert((agent, *target)));
                 reach.entry(agent.clone()).or_default().extend(new.cloned());
@@ -87,18 +204,40 @@ impl Policy {
         reach
     }
 
-    /// The policy as text: equal texts mean equal policies, so that a hash of it is a version.
+    /// How many rules have expired at this time.
+    pub fn expired_by(&self, now: Timestamp) -> usize {
+        self.by_expiry.partition_point(|at| self.rules[*at].has_expired(now))
+    }
+
+    /// The rules that have an expiry, the earliest first.
+    pub fn by_expiry(&self) -> impl ExactSizeIterator<Item = &Rule> {
+        self.by_expiry.iter().map(|at| &self.rules[*at])
+    }
+
+    /// Whether it is time to make it anew: so many rules have expired since, or some had expired only by a clock that was put right.
+    pub fn is_worn(&self, now: Timestamp) -> bool {
+        let expired = self.expired_by(now);
+        expired < self.expired_before || expired - self.expired_before > EXPIRED_SINCE_MAX
+    }
+
+    /// The policy as text: equal texts mean equal policies, so that a hash of it is a version. It is the same before and after a rule expires.
     ///
     /// Rules keep their order, which decides what a permit names; everything inside a rule is sorted.
     pub fn canonical_text(&self) -> String {
         let mut text = String::new();
-        for Rule { name, clients, agents, targets } in &self.rules {
+        for Rule { name, clients, agents, targets, expires, sources } in &self.rules {
             // Only the name may contain spaces and line ends, so its length is what keeps two policies from having
             // one text.
             let _ = writeln!(text, "rule {} {name}", name.len());
             write_line(&mut text, "clients", clients);
             write_line(&mut text, "agents", agents);
             write_line(&mut text, "targets", &targets.iter().collect());
+            if let Some(expires) = expires {
+                let _ = writeln!(text, "expires {expires}");
+            }
+            if let Some(sources) = sources {
+                write_line(&mut text, "sources", &sources.networks().iter().collect());
+            }
         }
         text
     }
@@ -107,8 +246,10 @@ impl Policy {
         self.by_client.get(client).into_iter().flatten().map(|&at| &self.rules[at])
     }
 
-    fn matching(&self, client: &Name, target: &Target) -> impl Iterator<Item = &Rule> {
-        self.rules_of(client).filter(|rule| rule.targets.iter().any(|pattern| pattern.matches(target)))
+    fn matching(&self, ask: &Ask<'_>) -> impl Iterator<Item = &Rule> {
+        let Ask { client, target, source, now } = *ask;
+        let fits = move |rule: &&Rule| rule.means(target) && !rule.has_expired(now) && rule.permits_source(source);
+        self.rules_of(client).filter(fits)
     }
 }
 
@@ -121,124 +262,7 @@ fn write_line(text: &mut String, word: &str, items: &BTreeSet<impl std::fmt::Dis
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
+mod tests;
 
-    fn name(text: &str) -> Name {
-        text.parse().unwrap()
-    }
-
-    fn names(texts: &[&str]) -> BTreeSet<Name> {
-        texts.iter().map(|text| name(text)).collect()
-    }
-
-    fn rule(rule: &str, clients: &[&str], agents: &[&str], targets: &[&str]) -> Rule {
-        let targets = targets.iter().map(|text| text.parse().unwrap()).collect();
-        Rule { name: rule.to_owned(), clients: names(clients), agents: names(agents), targets }
-    }
-
-    fn policy() -> Policy {
-        Policy::new(vec![
-            rule("git", &["frontend"], &["acme"], &["git.acme.internal:443", "git.acme.internal:22"]),
-            rule("all", &["frontend", "indexer"], &["acme", "acme-2"], &["*.acme.internal:443"]),
-            rule("nobody", &[], &["acme"], &["git.acme.internal:80"]),
-            rule("nowhere", &["frontend"], &[], &["git.acme.internal:80"]),
-        ])
-    }
-
-    #[test]
-    fn allows_what_a_rule_says_and_names_the_first() {
-        let cases = [
-            ("frontend", "git.acme.internal:443", "acme", Some("git")),
-            ("frontend", "git.acme.internal:443", "acme-2", Some("all")),
-            ("frontend", "GIT.acme.internal.:22", "acme", Some("git")),
-            ("frontend", "git.acme.internal:22", "acme-2", None),
-            ("frontend", "npm.acme.internal:443", "acme", Some("all")),
-            ("frontend", "git.acme.internal:80", "acme", None),
-            ("frontend", "10.0.0.7:443", "acme", None),
-            ("frontend", "git.acme.internal:443", "other", None),
-            ("indexer", "git.acme.internal:443", "acme", Some("all")),
-            ("indexer", "git.acme.internal:22", "acme", None),
-            ("stranger", "git.acme.internal:443", "acme", None),
-        ];
-        for (client, target, agent, expected) in cases {
-            let verdict = policy().decide(&name(client), &target.parse().unwrap(), &name(agent));
-            let expected = expected.map(|rule| Permit { rule: rule.to_owned() }).ok_or(Cause::NotAllowed);
-            assert_eq!(verdict, expected, "{client} {target} {agent}");
-        }
-    }
-
-    #[test]
-    fn an_empty_policy_allows_nothing() {
-        let target = "git.acme.internal:443".parse().unwrap();
-        assert_eq!(Policy::default().decide(&name("frontend"), &target, &name("acme")), Err(Cause::NotAllowed));
-        assert!(Policy::default().reach(&name("frontend")).is_empty());
-    }
-
-    #[test]
-    fn knows_the_agents_of_a_target() {
-        let cases: [(&str, &str, &[&str]); 4] = [
-            ("frontend", "git.acme.internal:443", &["acme", "acme-2"]),
-            ("frontend", "git.acme.internal:22", &["acme"]),
-            ("frontend", "git.acme.internal:80", &[]),
-            ("stranger", "git.acme.internal:443", &[]),
-        ];
-        for (client, target, agents) in cases {
-            assert_eq!(
-                policy().agents_for(&name(client), &target.parse().unwrap()),
-                names(agents),
-                "{client} {target}"
-            );
-        }
-    }
-
-    #[test]
-    fn reach_lists_every_target_once_by_agent() {
-        let mut rules = policy().rules;
-        rules.push(rule(
-            "again",
-            &["frontend"],
-            &["acme"],
-            &["git.acme.internal:22", "*.acme.internal:443", "10.0.0.7:22"],
-        ));
-        let reach = Policy::new(rules).reach(&name("frontend"));
-        let texts: Vec<(String, Vec<String>)> = reach
-            .iter()
-            .map(|(agent, targets)| (agent.to_string(), targets.iter().map(ToString::to_string).collect()))
-            .collect();
-        let acme = ["git.acme.internal:443", "git.acme.internal:22", "*.acme.internal:443", "10.0.0.7:22"];
-        let expected = [("acme", &acme[..]), ("acme-2", &["*.acme.internal:443"])]
-            .map(|(agent, targets)| (agent.to_owned(), targets.iter().map(ToString::to_string).collect()));
-        assert_eq!(texts, expected);
-    }
-
-    #[test]
-    fn the_text_tells_policies_apart_and_nothing_else() {
-        let rules = policy().rules;
-        let text = |rules: &[Rule]| Policy::new(rules.to_vec()).canonical_text();
-        let with = |change: fn(&mut Vec<Rule>)| {
-            let mut rules = rules.clone();
-            change(&mut rules);
-            text(&rules)
-        };
-        let same = [with(|_| {}), with(|rules| rules[0].targets.reverse())];
-        let other = [
-            with(|rules| rules.reverse()),
-            with(|rules| rules[0].name.push_str("\nclients x")),
-            with(|rules| rules[0].name.clear()),
-            with(|rules| rules[0].clients.clear()),
-            with(|rules| rules[0].agents.clear()),
-            with(|rules| rules[0].targets.truncate(1)),
-            with(|rules| rules.truncate(1)),
-        ];
-        assert!(same.iter().all(|same| *same == text(&rules)));
-        // A name that spells the rule that follows it must not pass for two rules.
-        let two = [rule("a", &[], &[], &[]), rule("b", &[], &[], &[])];
-        for next in ["rule b", "rule 1 b"] {
-            let one = [rule(&format!("a\nclients\nagents\ntargets\n{next}"), &[], &[], &[])];
-            assert_ne!(text(&two), text(&one));
-        }
-        let distinct: BTreeSet<_> = other.iter().chain(&same[..1]).collect();
-        assert_eq!(distinct.len(), other.len() + 1);
-    }
-}
+#[cfg(test)]
+mod shape;

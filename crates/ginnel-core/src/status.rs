@@ -160,6 +160,12 @@ pub struct Certificate {
     /// What it was asked for with, as far as the process that has it knows.
     #[serde(default)]
     pub credential: Option<String>,
+    /// Of a connected process: what the certificate says that it was given for, as in the audit record of the enrolment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<String>,
+    /// Of a connected process: SHA-256 of the SubjectPublicKeyInfo of the key that verified that, in hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified_by: Option<String>,
 }
 
 /// The server, as an agent or client sees it.
@@ -306,9 +312,18 @@ pub struct Verdict {
     pub allowed: bool,
     /// The rule that decides, the first that allows it.
     pub rule: Option<String>,
+    /// From when on that rule allows nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+    /// Where that rule wants the client to come from; empty: from anywhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<String>,
     /// The agents that may carry it, and whether each has a live link.
     #[serde(default)]
     pub agents: Vec<AgentReach>,
+    /// If not allowed: the cause that a session is refused for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
     /// If not allowed: the rule that comes nearest, and what in it does not fit, in a sentence.
     pub nearest: Option<String>,
     /// The version of the policy that was asked.

@@ -4,6 +4,7 @@
 //! one of its forgotten spellings (`0x7f.1`, `2130706433`) is no target at all. Everything that compares targets
 //! relies on both.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
@@ -143,6 +144,13 @@ pub struct DnsName(Arc<str>);
 impl DnsName {
     /// The canonical text.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Names are found by their text.
+impl Borrow<str> for DnsName {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ginnel_core::principal::Role;
-use ginnel_identity::oid::{INNER_INITIATOR_DER, INNER_RESPONDER_DER};
+use ginnel_identity::oid::{EVIDENCE, INNER_INITIATOR_DER, INNER_RESPONDER_DER};
 use ginnel_identity::tls::{INTERMEDIATES_MAX, leads_to};
 use ginnel_identity::{CertificateError, Leaf, Roots};
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -26,6 +26,12 @@ pub enum WrongAnswer {
     /// It names another account.
     #[error("the certificate names another e-mail")]
     Email,
+    /// It says that it was given for something else, or does not say it: a pool whose policy does not let the extension through drops it.
+    #[error(
+        "the certificate does not say what it was given for; let the issuing pool pass the extension {} through",
+        dotted(EVIDENCE)
+    )]
+    Evidence,
     /// It does not have the form of a leaf.
     #[error("the certificate does not have the form of a leaf")]
     Form(#[source] CertificateError),
@@ -68,6 +74,9 @@ pub fn check_answer(
     }
     if leaf.email != request.email {
         return Err(WrongAnswer::Email);
+    }
+    if leaf.evidence != request.evidence {
+        return Err(WrongAnswer::Evidence);
     }
     check_details(request, &chain[0])?;
     if leaf.not_after > now + lifetime + CLOCKS_APART_MAX {
@@ -127,6 +136,10 @@ fn check_details(request: &CertificateRequest, der: &CertificateDer<'_>) -> Resu
     if hosts == wanted { Ok(()) } else { Err(WrongAnswer::Names) }
 }
 
+fn dotted(oid: &[u64]) -> String {
+    oid.iter().map(u64::to_string).collect::<Vec<_>>().join(".")
+}
+
 fn address(bytes: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
     v4.or_else(|| <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from))
@@ -149,6 +162,7 @@ fn key_of(certificate: &CertificateDer<'static>) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use ginnel_core::evidence::{Evidence, Proof};
     use ginnel_identity::KeyPair;
 
     use super::*;
@@ -162,8 +176,13 @@ mod tests {
             email: "one@acme.example".to_owned(),
             spki_der: KeyPair::generate().expect("a key").spki_der().to_vec(),
             server_names: if role == Role::Server { vec!["tunnel.acme.example".to_owned()] } else { Vec::new() },
+            evidence: Some(evidence("one")),
             renews: None,
         }
+    }
+
+    fn evidence(id: &str) -> Evidence {
+        Evidence { proof: Proof::GoogleKey(id.to_owned()), verified_by: [7; 32] }
     }
 
     #[test]
@@ -192,9 +211,11 @@ mod tests {
                 change(&mut asked);
                 check_answer(&asked, chain.clone(), &roots, LIFETIME, now).map(|_| ())
             };
-            let differ: [(&str, Result<(), WrongAnswer>); 7] = [
+            let differ: [(&str, Result<(), WrongAnswer>); 9] = [
                 ("another principal", other(&|asked| asked.principal.name = "two".parse().expect("a name"))),
                 ("another e-mail", other(&|asked| asked.email = "two@acme.example".to_owned())),
+                ("what it was given for", other(&|asked| asked.evidence = Some(evidence("two")))),
+                ("what it was given for", other(&|asked| asked.evidence = None)),
                 ("another key", other(&|asked| asked.spki_der = request(role).spki_der)),
                 ("DNS names", other(&|asked| asked.server_names.push("other.acme.example".to_owned()))),
                 ("for longer", check_answer(&asked, chain.clone(), &roots, Duration::from_secs(60), now).map(|_| ())),

@@ -14,13 +14,13 @@ use aws_lc_rs::signature::{EcdsaKeyPair, KeyPair as _};
 use ginnel_core::principal::{Principal, Role, TrustDomain};
 use ginnel_core::report::Chain;
 use ginnel_identity::key::p256_point;
-use ginnel_identity::oid::{INNER_INITIATOR, INNER_RESPONDER};
+use ginnel_identity::oid::{EVIDENCE, INNER_INITIATOR, INNER_RESPONDER};
 use ginnel_identity::trust::Roots;
 use ginnel_identity::{hex, is_email};
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
 };
 use rustls_pki_types::{CertificateDer, ServerName};
 use time::OffsetDateTime;
@@ -136,6 +136,8 @@ impl EmbeddedIssuer {
         let authority = authorities.of(role);
         let (not_before, not_after) = authority.validity(role, self.lifetime, now)?;
         let mut params = leaf(&request.principal, &request.email, &request.server_names)?;
+        let extension = request.extension()?.map(|content| CustomExtension::from_oid_content(EVIDENCE, content));
+        params.custom_extensions.extend(extension);
         params.not_before = date(not_before).ok_or(IssueError::Authority { role })?;
         params.not_after = date(not_after).ok_or(IssueError::Authority { role })?;
         let serial = serial().ok_or(IssueError::Sign(rcgen::Error::RingUnspecified))?;

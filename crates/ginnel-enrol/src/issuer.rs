@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
+use ginnel_core::evidence::Evidence;
 use ginnel_core::principal::{Principal, Role, TrustDomain};
+use ginnel_identity::evidence::encode;
 use ginnel_identity::is_email;
 use ginnel_identity::key::p256_point;
 use ginnel_identity::trust::Roots;
@@ -22,6 +24,8 @@ pub struct CertificateRequest {
     pub spki_der: Vec<u8>,
     /// DNS names and IP addresses under which a server is reached: at least one for a server, none for anybody else.
     pub server_names: Vec<String>,
+    /// What it is given for; none for one that nobody enrolled for, such as an issuing server's own.
+    pub evidence: Option<Evidence>,
     /// The end of the certificate that this one replaces, as whoever asks says; none for a first one. Only the order of those who wait
     /// depends on it.
     pub renews: Option<SystemTime>,
@@ -42,9 +46,18 @@ impl CertificateRequest {
         if p256_point(&self.spki_der).is_none() {
             return Err(IssueError::Key);
         }
+        self.extension()?;
         let is_name = |name: &String| ServerName::try_from(name.as_str()).is_ok();
         let has_names = (self.principal.role == Role::Server) != self.server_names.is_empty();
         if has_names && self.server_names.iter().all(is_name) { Ok(()) } else { Err(IssueError::Names) }
+    }
+
+    /// The content of the extension [`ginnel_identity::oid::EVIDENCE`] that the certificate is to have, if any.
+    ///
+    /// # Errors
+    /// [`IssueError::Evidence`].
+    pub fn extension(&self) -> Result<Option<Vec<u8>>, IssueError> {
+        self.evidence.as_ref().map(|evidence| encode(evidence).ok_or(IssueError::Evidence)).transpose()
     }
 }
 
@@ -71,6 +84,9 @@ pub enum IssueError {
     /// The caller: the e-mail is none.
     #[error("the e-mail does not have the form name@domain")]
     Email,
+    /// Us: what it is given for cannot be put into a certificate.
+    #[error("what the certificate is given for has a name that is too long, or is not visible ASCII")]
+    Evidence,
     /// The caller: the key is not P-256 in its usual spelling.
     #[error("the key is not a P-256 key")]
     Key,
@@ -114,7 +130,7 @@ impl IssueError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Authority { .. } => "issuerExpired",
-            Self::Email | Self::Key | Self::Names | Self::TrustDomain { .. } => "issuerRequest",
+            Self::Email | Self::Evidence | Self::Key | Self::Names | Self::TrustDomain { .. } => "issuerRequest",
             Self::Overloaded { .. } => "issuerOverloaded",
             Self::Refused(_) => "issuerRefused",
             Self::Sign(_) => "issuerFailed",
@@ -130,6 +146,7 @@ impl IssueError {
             Self::Unavailable { retry_after, .. } => *retry_after,
             Self::Authority { .. }
             | Self::Email
+            | Self::Evidence
             | Self::Key
             | Self::Names
             | Self::Refused(_)

@@ -27,6 +27,6 @@ pub use issuer::{CertificateRequest, IssueError, Issued, Issuer, Issuing};
 pub use key_set::{KeySet, KeySetError, KeySetId, KeySource, NoKey, VerifyingKey};
 pub use public_key::{PublicKey, PublicKeyError};
 pub use verdict::{
-    AccountKeys, Admitted, Binding, Claim, Denied, EnrolIdentity, Enroller, EnrollerError, Evidence, GOOGLE_ISSUER,
-    OidcIssuer, OidcSubject,
+    AccountKeys, Admitted, Binding, Claim, Denied, EnrolIdentity, Enroller, EnrollerError, GOOGLE_ISSUER, OidcIssuer,
+    OidcSubject,
 };

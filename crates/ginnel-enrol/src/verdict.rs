@@ -1,13 +1,14 @@
 //! Who may have a certificate, for which key.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use ginnel_core::evidence::{Evidence, Proof};
 use ginnel_core::principal::Principal;
 use ginnel_identity::credential::TOKEN_LIFETIME_SECONDS;
 use ginnel_identity::is_email;
+use ginnel_identity::key::sha256;
 
 use crate::key_set::{KeySource, NoKey};
 use crate::public_key::PublicKey;
@@ -114,33 +115,6 @@ pub enum Binding {
     Bearer,
 }
 
-/// What an enrolment was proved by.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Evidence {
-    /// A token of a key that the configuration names, with the id that we give such keys.
-    Key(String),
-    /// A token of a key that Google publishes for the account, with Google's id of the key.
-    GoogleKey(String),
-    /// An ID token of Google.
-    GoogleIdToken,
-    /// A token of an OIDC issuer, bound to the key.
-    Oidc(String),
-    /// A token of an OIDC issuer that was bound to nothing.
-    Bearer(String),
-}
-
-impl fmt::Display for Evidence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Key(id) => write!(f, "key:{id}"),
-            Self::GoogleKey(id) => write!(f, "googleKey:{id}"),
-            Self::GoogleIdToken => f.write_str("googleIdToken"),
-            Self::Oidc(issuer) => write!(f, "oidc:{issuer}"),
-            Self::Bearer(issuer) => write!(f, "bearer:{issuer}"),
-        }
-    }
-}
-
 /// Why identities cannot be used. All of it is configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EnrollerError {
@@ -204,11 +178,7 @@ pub struct Admitted {
     pub spki_der: Vec<u8>,
     /// SHA-256 of `spki_der`.
     pub spki_sha256: [u8; 32],
-    /// SHA-256 of the SubjectPublicKeyInfo of the key that signed the token, if it is one of the configuration.
-    pub signed_by: Option<[u8; 32]>,
-    /// The same of whatever key verified the token: one of the configuration, of Google, or of an issuer.
-    pub verified_by: Option<[u8; 32]>,
-    /// What it was proved by, for the audit log.
+    /// What it was proved by, for the certificate and the audit log.
     pub evidence: Evidence,
 }
 
@@ -356,14 +326,31 @@ impl Enroller {
         Ok(next)
     }
 
-    /// Whether the key with this SHA-256 of its SubjectPublicKeyInfo may sign tokens of this service account.
-    pub fn may_sign(&self, email: &str, key: &[u8; 32]) -> bool {
-        let known = self.identities.get(email);
-        let Some(known) = known else { return false };
-        match &known.keys {
-            Some(AccountKeys::Held(keys)) => keys.iter().any(|known| known.spki_sha256() == *key),
-            Some(AccountKeys::AtGoogle { .. }) | None => false,
+    /// Whether a proof that was taken before would still be taken of this service account, as far as the configuration says: whether Google still
+    /// has the key, or the account, is another question.
+    pub fn accepts(&self, email: &str, evidence: &Evidence) -> bool {
+        let Some(known) = self.identities.get(email) else { return false };
+        match (&evidence.proof, &known.keys) {
+            (Proof::Key(_), Some(AccountKeys::Held(keys))) => {
+                keys.iter().any(|key| key.spki_sha256() == evidence.verified_by)
+            }
+            (Proof::GoogleKey(_), Some(AccountKeys::AtGoogle { unique_id })) => unique_id.is_none(),
+            (Proof::GoogleIdToken { about: its }, Some(AccountKeys::AtGoogle { unique_id })) => {
+                unique_id.as_ref().is_none_or(|id| about(GOOGLE_ISSUER, id) == *its)
+            }
+            (Proof::Oidc { issuer, about: its }, _) => {
+                self.proves(known, issuer, its, &[Binding::Audience, Binding::Confirmation])
+            }
+            (Proof::Bearer { issuer, about: its }, _) => self.proves(known, issuer, its, &[Binding::Bearer]),
+            (Proof::Key(_) | Proof::GoogleKey(_) | Proof::GoogleIdToken { .. }, Some(_) | None) => false,
         }
+    }
+
+    /// Whether an issuer of this name, by tokens bound in one of these ways, can say that somebody is this identity.
+    fn proves(&self, known: &Known, name: &str, its: &[u8; 32], bindings: &[Binding]) -> bool {
+        let Some(oidc) = known.oidc.as_ref().filter(|oidc| oidc.issuer == name) else { return false };
+        let issuer = self.issuers.values().find(|issuer| issuer.name == name);
+        issuer.is_some_and(|issuer| bindings.contains(&issuer.binding) && about(&issuer.issuer, &oidc.subject) == *its)
     }
 
     /// Forgets what there is no room for, and with it every token that could be among it: for a minute nobody enrols.
@@ -425,6 +412,11 @@ impl Enroller {
         })?;
         claim.admit(Some(&key))
     }
+}
+
+/// Whom a token is about, as [`Proof`] has it. No issuer has a zero byte in its name, so that no two pairs read the same.
+fn about(issuer: &str, subject: &str) -> [u8; 32] {
+    sha256(&[issuer.as_bytes(), &[0], subject.as_bytes()].concat())
 }
 
 fn seconds(time: SystemTime) -> u64 {

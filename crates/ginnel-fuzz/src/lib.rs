@@ -22,7 +22,7 @@ pub use identity::{AUDIENCE, EMAIL, NOW, certificate, csr, enrolment, key_file, 
 pub use machine::{hostile_frames, relay, stream};
 pub use operate::{admin_query, audit_log, config_agent, config_client, config_override, config_server};
 pub use text::{email, pattern, principal, target, timestamp};
-pub use wire::{control_messages, grpc_framing, inner_hello, session_frame};
+pub use wire::{balancer_header, control_messages, grpc_framing, inner_hello, session_frame};
 
 /// One target: its name, which is that of its corpus and of its file for cargo-fuzz, and its function.
 pub type Named = (&'static str, fn(&[u8]));
@@ -37,6 +37,7 @@ macro_rules! targets {
 targets! {
     admin_query,
     audit_log,
+    balancer_header,
     certificate,
     config_agent,
     config_client,

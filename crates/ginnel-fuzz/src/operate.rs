@@ -94,8 +94,8 @@ pub fn audit_log(data: &[u8]) {
 /// Questions to a running process: nothing is asked without words, and never everything beside something.
 pub fn admin_query(data: &[u8]) {
     let Ok(query) = str::from_utf8(data) else { return };
-    if let Ok(Question::One { client, target }) = fuzzing::question(query) {
-        assert!(client.len() + target.len() <= query.len());
+    if let Ok(Question::One { client, target, from }) = fuzzing::question(query) {
+        assert!(client.len() + target.len() + from.map_or(0, |from| from.len()) <= query.len());
     }
     if let Ok(which) = fuzzing::which(query) {
         let parts = [&which.client, &which.agent, &which.target, &which.rule];

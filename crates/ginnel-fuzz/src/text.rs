@@ -7,6 +7,7 @@ use ginnel_core::audit::Timestamp;
 use ginnel_core::id::RequestId;
 use ginnel_core::pattern::TargetPattern;
 use ginnel_core::principal::{Principal, is_email};
+use ginnel_core::ranges::{Network, Ranges};
 use ginnel_core::target::{Host, Port, Target};
 
 /// A name of 253 characters, a colon and a port; an IPv6 address with brackets is shorter.
@@ -38,9 +39,15 @@ fn is_canonical(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_uppercase())
 }
 
-/// Patterns of targets.
+/// Patterns of targets, and networks.
 pub fn pattern(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
+    if let Ok(network) = text.parse::<Network>() {
+        assert_eq!(network.to_string().parse(), Ok(network), "{text:?}");
+        let ranges = Ranges::new([network]);
+        let [only] = ranges.networks() else { panic!("{text:?} is one network") };
+        assert!(ranges.contains(only.addr()) && ranges.contains(only.broadcast()), "{text:?}");
+    }
     let Ok(pattern) = text.parse::<TargetPattern>() else { return };
     let spelling = pattern.to_string();
     assert_eq!(spelling.parse(), Ok(pattern.clone()), "{text:?}");

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use bytes::{Bytes, BytesMut};
+use ginnel_core::balancer::{self, HEADER_MAX, Origin, Progress};
 use ginnel_core::cause::Cause;
 use ginnel_core::stream::Frame;
 use ginnel_wire::frame::{SessionFrame, WireError};
@@ -14,6 +15,36 @@ use prost::Message;
 
 /// Bound of the messages in [`grpc_framing`]; small, so that short inputs reach it.
 const MESSAGE_MAX: usize = 256;
+
+/// Headers of the PROXY protocol: no byte too many is asked for, what is wrong stays wrong, and a peer has one spelling.
+pub fn balancer_header(data: &[u8]) {
+    let mut at = 0;
+    loop {
+        let begun = &data[..at.min(data.len())];
+        match balancer::read(begun) {
+            Ok(Progress::Needs(more)) => {
+                assert!(more > begun.len() && more <= HEADER_MAX, "{more} after {}", begun.len());
+                if more > data.len() {
+                    // The end of the input: the rest would decide, or is wrong already and only shows in more bytes.
+                    return;
+                }
+                at = more;
+            }
+            Ok(Progress::Done(origin)) => {
+                assert_eq!(balancer::read(data), Ok(Progress::Done(origin)), "what follows a header is no part of it");
+                if let Origin::Peer(peer) = origin {
+                    assert_eq!(peer.ip(), peer.ip().to_canonical());
+                    assert_eq!(data[13] >> 4, if peer.is_ipv4() && data[13] != 0x21 { 1 } else { 2 });
+                }
+                return;
+            }
+            Err(error) => {
+                assert_eq!(balancer::read(data), Err(error), "a wrong beginning does not become right");
+                return;
+            }
+        }
+    }
+}
 
 /// Frames of a session: what is read is written alike, and a failure never calls itself a clean end.
 pub fn session_frame(data: &[u8]) {

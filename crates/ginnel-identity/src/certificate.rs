@@ -3,17 +3,19 @@
 //! [`Leaf::parse`] judges form only. Whether the certificate may be believed is decided by the verifiers of [`crate::tls`].
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ginnel_core::denial::Shown;
+use ginnel_core::evidence::Evidence;
 use ginnel_core::principal::{InvalidPrincipal, Principal, is_email};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{ASN1Time, FromDer as _, GeneralName, X509Certificate};
 
-use crate::hex;
 use crate::key::{KeyPair, sha256};
+use crate::{evidence, hex};
 
 /// RFC 5280, 4.1.2.2: conforming authorities use at most 20 octets.
 const SERIAL_BYTES_MAX: usize = 20;
@@ -30,6 +32,9 @@ pub enum CertificateError {
     /// Us or issuer: there is no certificate at all.
     #[error("no certificate")]
     Empty,
+    /// Peer or issuer: the extension that says what the certificate was given for is there twice, critical, or malformed.
+    #[error("the certificate's extension that says what it was given for is malformed")]
+    Evidence,
     /// Us: the certificate is for another key.
     #[error("the certificate is not for this key")]
     KeyMismatch,
@@ -76,11 +81,13 @@ pub struct Leaf {
     pub sha256: [u8; 32],
     /// SHA-256 of its SubjectPublicKeyInfo.
     pub spki_sha256: [u8; 32],
+    /// What it was given for, if it says so.
+    pub evidence: Option<Evidence>,
 }
 
 impl Leaf {
     /// Reads a leaf: exactly one URI, which is a principal; exactly one e-mail; no CA; key usage digitalSignature and nothing that signs
-    /// certificates; alternative names critical if the subject is empty.
+    /// certificates; alternative names critical if the subject is empty; what it was given for in its one form, or not at all.
     ///
     /// # Errors
     /// [`CertificateError`] for the first thing that is different.
@@ -101,6 +108,7 @@ impl Leaf {
             serial: serial(certificate.raw_serial())?,
             sha256: sha256(der),
             spki_sha256: sha256(certificate.public_key().raw),
+            evidence: evidence::of(&certificate).map_err(|_| CertificateError::Evidence)?,
         })
     }
 
@@ -111,8 +119,14 @@ impl Leaf {
             email: self.email.clone(),
             serial: self.serial.clone(),
             key: self.spki_sha256,
-            signed_by: None,
+            evidence: self.evidence.clone(),
+            source: None,
         }
+    }
+
+    /// The same on a connection from `source`.
+    pub fn shown_from(&self, source: IpAddr) -> Shown {
+        Shown { source: Some(source), ..self.shown() }
     }
 
     /// Whether the certificate is valid by a clock that says `now`.

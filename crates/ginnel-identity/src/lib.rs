@@ -8,7 +8,8 @@
 //! | [`certificate`] | whom a certificate names |
 //! | [`trust`] | which issuing CAs are believed |
 //! | [`tls`] | how the outer and the inner TLS 1.3 are set up and verified |
-//! | [`oid`] | the key purposes that keep the roles apart |
+//! | [`evidence`] | how a certificate says what it was given for |
+//! | [`oid`] | the key purposes that keep the roles apart, and that extension |
 //! | [`mod@file`], [`pem`] | how keys and certificates lie on disk |
 //! | [`random`] | unguessable bytes |
 //!
@@ -16,6 +17,7 @@
 
 pub mod certificate;
 pub mod credential;
+pub mod evidence;
 pub mod file;
 pub mod key;
 pub mod oid;

@@ -166,12 +166,13 @@ impl KeySets {
         }
     }
 
-    /// The keys that an account has at this moment, give or take the rest between two fetches; `None` if they cannot be had.
-    pub async fn current(&self, account: &str) -> Option<Arc<KeySet>> {
+    /// The keys that an account has at this moment, give or take the rest between two fetches, and when they were fetched; `None` if they cannot be
+    /// had.
+    pub async fn current(&self, account: &str) -> Option<(Arc<KeySet>, Instant)> {
         let set = self.set(&KeySetId::Account(account.to_owned()))?;
         set.refresh(self.timing.rest()).await;
         let state = set.state();
-        state.succeeded.then(|| state.keys.as_ref().map(|(keys, _)| Arc::clone(keys)))?
+        state.succeeded.then(|| state.keys.clone())?
     }
 
     /// How often the keys of those who are connected should be looked at: well within the time that a fetched set counts as fresh.

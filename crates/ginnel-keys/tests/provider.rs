@@ -134,13 +134,13 @@ async fn tokens_of_a_certified_provider_are_bound_by_their_resource_indicator() 
         let bound = format!("{AUDIENCE}?k={}", BASE64_URL_SAFE_NO_PAD.encode(key.spki_sha256()));
         let token = provider.token(&bound).await?;
         let admitted = judge(&provider, Binding::Audience, &token, &key).await?.with_context(|| token.clone())?;
-        assert_eq!(admitted.evidence.to_string(), "oidc:idp", "{algorithm}");
+        assert_eq!(admitted.evidence.proof.to_string(), "oidc:idp", "{algorithm}");
         let thief = KeyPair::generate()?;
         assert_eq!(judge(&provider, Binding::Audience, &token, &thief).await?, Err(Denied::Binding), "{algorithm}");
         let plain = provider.token(AUDIENCE).await?;
         assert_eq!(judge(&provider, Binding::Audience, &plain, &key).await?, Err(Denied::Audience), "{algorithm}");
         let admitted = judge(&provider, Binding::Bearer, &plain, &thief).await?.with_context(|| plain.clone())?;
-        assert_eq!(admitted.evidence.to_string(), "bearer:idp", "{algorithm}");
+        assert_eq!(admitted.evidence.proof.to_string(), "bearer:idp", "{algorithm}");
         let other = provider.token("https://other.example/").await?;
         assert_eq!(judge(&provider, Binding::Bearer, &other, &key).await?, Err(Denied::Audience), "{algorithm}");
     }

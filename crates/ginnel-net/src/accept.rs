@@ -1,19 +1,22 @@
 //! The server's accept loop.
 //!
-//! TCP, then TLS within a deadline and a bound on handshakes under way, then HTTP/2. A connection that says nothing waits for its first byte
+//! TCP, then TLS within a deadline and a bound on handshakes under way, then HTTP/2. Where a connection comes from is judged first of all; for one from
+//! a listed load balancer that is what its header says. A connection that says nothing waits for its first byte
 //! outside of that bound. Who has shown no certificate is counted apart from who has: strangers may crowd each other out, never those who are
 //! known. A connection without a client certificate may live only as long as one enrolment takes, and make few
 //! calls. When accepting fails for want of
 //! descriptors the loop rests instead of spinning.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 
+use ginnel_core::balancer::Origin;
 use ginnel_core::limits::{
     ACCEPT_REST, ENROL_DEADLINE, HANDSHAKE_DEADLINE, HANDSHAKES_MAX, ISSUE_ANSWER_WAIT, ISSUE_WAIT, SILENCE_MAX,
 };
+use ginnel_core::ranges::Ranges;
 use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Leaf;
 use ginnel_identity::tls::peer_leaf;
@@ -27,6 +30,8 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use crate::accept::announced::NotAnnounced;
+use crate::accept::announced::origin;
 use crate::accept::certified::Certified;
 use crate::accept::complaint::Complaint;
 use crate::accept::pending::{Pending, Place};
@@ -36,6 +41,7 @@ use crate::crowd::Crowd;
 use crate::http2::{self, keep_asking};
 use crate::live::Live;
 
+mod announced;
 mod certified;
 mod complaint;
 mod pending;
@@ -43,7 +49,7 @@ mod pending;
 /// A connection whose TLS handshake is done.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// Where it comes from.
+    /// Where it comes from: as the socket says, or the header of a listed balancer.
     pub address: SocketAddr,
     /// The verified client certificate, if there was one.
     pub leaf: Option<Leaf>,
@@ -57,6 +63,15 @@ pub struct Peer {
 pub trait Admit: Clone + Send + Sync + 'static {
     /// Answers the calls of one connection.
     type Calls: Answer;
+
+    /// Whether a connection may begin, as far as its address tells. One that may not is closed without a word.
+    fn might_come_from(&self, address: IpAddr) -> bool;
+
+    /// Hears of a connection that was closed because it may not come from there.
+    fn turned_away(&self, from: SocketAddr);
+
+    /// Hears of a balancer's connection that was closed because it does not say where it comes from.
+    fn not_announced(&self, balancer: SocketAddr, why: &NotAnnounced);
 
     /// Who answers this peer; `None` closes the connection.
     fn admit(&self, peer: Peer) -> Option<Self::Calls>;
@@ -77,12 +92,27 @@ pub struct Stops {
     pub connections: CancellationToken,
 }
 
+/// What connections meet first.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// The server's side of TLS.
+    pub tls: Arc<ServerConfig>,
+    /// The load balancers that say where their connections come from, and have to.
+    pub balancers: Option<Ranges>,
+}
+
 /// Accepts connections until the first of the `stops`, and is done when the last connection is gone.
-pub async fn serve<A: Admit>(listener: TcpListener, tls: Arc<ServerConfig>, admit: A, stops: Stops) {
-    let gate = Arc::new(Gate::new(tls));
+pub async fn serve<A: Admit>(listener: TcpListener, door: Door, admit: A, stops: Stops) {
+    let gate = Arc::new(Gate::new(door));
     let tasks = TaskTracker::new();
     while let Some((tcp, address)) = next_connection(&listener, &stops.accepting).await {
-        let Some(place) = gate.pending.enter(address.ip()) else {
+        let is_balancer = gate.balancers.as_ref().is_some_and(|balancers| balancers.contains(address.ip()));
+        if !is_balancer && !admit.might_come_from(address.ip()) {
+            admit.turned_away(address);
+            continue;
+        }
+        let place = if is_balancer { gate.pending.announce() } else { gate.pending.enter(address.ip()) };
+        let Some(place) = place else {
             gate.turn_stranger_away();
             continue;
         };
@@ -90,18 +120,10 @@ pub async fn serve<A: Admit>(listener: TcpListener, tls: Arc<ServerConfig>, admi
         let (gate, admit) = (Arc::clone(&gate), admit.clone());
         let closed = stops.connections.child_token();
         tasks.spawn(async move {
-            let handshake = gate.handshake(tcp, address, &place);
-            let stream = tokio::select! {
-                biased;
-                () = closed.cancelled() => None,
-                () = place.gave_way() => {
-                    gate.turn_stranger_away();
-                    None
-                }
-                stream = handshake => stream,
-            };
-            if let Some(stream) = stream {
-                converse(stream, address, place, &gate, admit, closed).await;
+            if is_balancer {
+                gate.take_announced(tcp, address, place, admit, closed).await;
+            } else {
+                gate.take(tcp, address, place, admit, closed).await;
             }
         });
     }
@@ -115,7 +137,7 @@ async fn next_connection(listener: &TcpListener, stop: &CancellationToken) -> Op
     let next = async {
         loop {
             match listener.accept().await {
-                Ok(connection) => return connection,
+                Ok((tcp, address)) => return (tcp, SocketAddr::new(address.ip().to_canonical(), address.port())),
                 // Its peer left before it was its turn.
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) =>
@@ -139,6 +161,7 @@ async fn next_connection(listener: &TcpListener, stop: &CancellationToken) -> Op
 /// What all connections have to pass.
 struct Gate {
     acceptor: TlsAcceptor,
+    balancers: Option<Ranges>,
     handshakes: Semaphore,
     pending: Pending,
     certified: Certified,
@@ -147,9 +170,10 @@ struct Gate {
 }
 
 impl Gate {
-    fn new(tls: Arc<ServerConfig>) -> Self {
+    fn new(Door { tls, balancers }: Door) -> Self {
         Self {
             acceptor: TlsAcceptor::from(tls),
+            balancers,
             handshakes: Semaphore::new(HANDSHAKES_MAX),
             pending: Pending::default(),
             certified: Certified::default(),
@@ -161,6 +185,66 @@ impl Gate {
     fn turn_stranger_away(&self) {
         if let Some(count) = self.strangers_turned_away.count(Instant::now()) {
             tracing::warn!(count, "turned connections away: too many have shown no certificate");
+        }
+    }
+
+    /// Takes a connection that comes from `address`.
+    async fn take<A: Admit>(
+        &self,
+        tcp: TcpStream,
+        address: SocketAddr,
+        place: Place,
+        admit: A,
+        closed: CancellationToken,
+    ) {
+        let handshake = self.handshake(tcp, address, &place);
+        let stream = tokio::select! {
+            biased;
+            () = closed.cancelled() => None,
+            () = place.gave_way() => {
+                self.turn_stranger_away();
+                None
+            }
+            stream = handshake => stream,
+        };
+        if let Some(stream) = stream {
+            converse(stream, address, place, self, admit, closed).await;
+        }
+    }
+
+    /// Takes a connection from a balancer, which says where it comes from before anything else.
+    async fn take_announced<A: Admit>(
+        &self,
+        mut tcp: TcpStream,
+        balancer: SocketAddr,
+        place: Place,
+        admit: A,
+        closed: CancellationToken,
+    ) {
+        let announced = tokio::select! {
+            biased;
+            () = closed.cancelled() => return,
+            () = place.gave_way() => return self.turn_stranger_away(),
+            announced = timeout(HANDSHAKE_DEADLINE, origin(&mut tcp)) => announced,
+        };
+        let (address, is_its_own) = match announced.unwrap_or(Err(NotAnnounced::TooSlow)) {
+            Ok(Some(Origin::Peer(address))) => (address, false),
+            Ok(Some(Origin::Balancer)) => (balancer, true),
+            Ok(None) => return,
+            Err(why) => return admit.not_announced(balancer, &why),
+        };
+        if !admit.might_come_from(address.ip()) {
+            // A balancer that looks whether the server is there wants nothing else, and comes every few seconds: no attempt of anybody.
+            if !is_its_own {
+                admit.turned_away(address);
+            }
+            return;
+        }
+        // Only now it is known whose place it is.
+        drop(place);
+        match self.pending.enter(address.ip()) {
+            Some(place) => self.take(tcp, address, place, admit, closed).await,
+            None => self.turn_stranger_away(),
         }
     }
 

@@ -83,6 +83,8 @@ pub enum Question {
         client: String,
         /// The target, as host:port.
         target: String,
+        /// The address that the client comes from; `None` asks about wherever a rule wants it to.
+        from: Option<String>,
     },
     /// Everything: each client with each target pattern of its rules.
     All,

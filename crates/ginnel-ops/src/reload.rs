@@ -185,6 +185,14 @@ where
     }
 }
 
+/// Reloads on a thread of its own: files are waited for, and nothing else may be held up by one on a file system that hangs.
+///
+/// # Errors
+/// Those of `reload`.
+pub async fn apart(reload: impl FnOnce() -> Result<String, Fault> + Send + 'static) -> Result<String, Fault> {
+    tokio::task::spawn_blocking(reload).await.unwrap_or_else(|_| Err("the reload broke off".into()))
+}
+
 /// Logs what came of a reload.
 pub fn say(trigger: Trigger, outcome: &Result<String, Fault>) {
     let by = match trigger {

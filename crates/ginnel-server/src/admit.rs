@@ -1,10 +1,14 @@
 //! Decides what a connection may do, from its verified certificate alone.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ginnel_core::cause::Cause;
+use ginnel_core::denial::Shown;
 use ginnel_core::limits::HELLO_WAIT;
 use ginnel_core::principal::{Principal, Role};
-use ginnel_net::accept::{Admit, Peer};
+use ginnel_core::report::Chain;
+use ginnel_net::accept::{Admit, NotAnnounced, Peer};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +28,20 @@ pub(crate) struct Admission(pub(crate) Arc<Broker>);
 impl Admit for Admission {
     type Calls = Calls;
 
+    fn might_come_from(&self, address: IpAddr) -> bool {
+        self.0.rules.deciding().sources.might_come_from(address)
+    }
+
+    fn turned_away(&self, from: SocketAddr) {
+        self.record_turned_away(from, Cause::SourceRefused, None);
+    }
+
+    fn not_announced(&self, balancer: SocketAddr, why: &NotAnnounced) {
+        self.record_turned_away(balancer, Cause::ProtocolError, None);
+        tracing::warn!(error = %Chain(why), "a load balancer's connection does not say where it comes from");
+        tracing::debug!(%balancer, "that balancer");
+    }
+
     fn admit(&self, peer: Peer) -> Option<Calls> {
         let broker = Arc::clone(&self.0);
         let Some(leaf) = peer.leaf else {
@@ -34,6 +52,7 @@ impl Admit for Admission {
             });
         };
         let principal = leaf.principal.clone();
+        let from = peer.address;
         let (calls, certificate) = match principal.role {
             Role::Agent => {
                 let seat = Arc::new(AgentSeat::new(Arc::clone(&broker), peer.address, leaf, peer.closed.clone()));
@@ -56,15 +75,33 @@ impl Admit for Admission {
             tracing::warn!(%principal, serial = certificate.serial, "certificate that was revoked, itself or its identity or key");
             return None;
         }
-        if !rules.admits(&certificate) {
-            tracing::warn!(%principal, "certificate of an identity that is not configured, or of a key that it has no longer");
-            return None;
+        match rules.admission(&certificate) {
+            Ok(()) => {}
+            Err(Cause::SourceRefused) => {
+                tracing::warn!(%principal, serial = certificate.serial, "certificate from an address from which its holder may not come");
+                self.record_turned_away(from, Cause::SourceRefused, Some(&certificate));
+                return None;
+            }
+            Err(_) => {
+                tracing::warn!(%principal, "certificate of an identity that is not configured, or for a proof that it has no longer");
+                return None;
+            }
         }
-        if broker.enrolled.is_gone(&certificate.email, &certificate.serial) {
+        if broker.is_gone_at_google(&certificate) {
             tracing::warn!(%principal, "certificate that was enrolled with a key that is gone at Google");
             return None;
         }
         Some(calls)
+    }
+}
+
+impl Admission {
+    fn record_turned_away(&self, peer: SocketAddr, cause: Cause, shown: Option<&Shown>) {
+        let Self(broker) = self;
+        tracing::debug!(%peer, %cause, "turned away");
+        if let Some(event) = broker.doorkeeper.turned_away(peer, cause, shown) {
+            broker.note(event);
+        }
     }
 }
 

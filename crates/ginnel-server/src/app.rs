@@ -18,7 +18,7 @@ use ginnel_identity::proof::Credential;
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::{CurrentTrust, OuterTrust, outer_server};
 use ginnel_keys::{KeySets, Timing};
-use ginnel_net::accept::{Stops, serve};
+use ginnel_net::accept::{Door, Stops, serve};
 use ginnel_net::congestion::choose;
 use ginnel_ops::admin::Admin;
 use ginnel_ops::audit::AuditLog;
@@ -36,11 +36,13 @@ use crate::admit::Admission;
 use crate::broker::{Broker, Rosters};
 use crate::connections::Connections;
 use crate::directory::InMemory;
+use crate::doorkeeper::Doorkeeper;
 use crate::enrol::{Admissible, Desk};
-use crate::keys;
+use crate::expiry;
+use crate::keys::{self, AtGoogle};
 use crate::own::{self, OwnCertificate, Subject};
 use crate::remote::{Enrolment, Remote};
-use crate::rules::{InForceRules, Rules, enrol_identities, key_files, oidc_issuers};
+use crate::rules::{InForceRules, Rules, enrol_identities, key_files, oidc_issuers, sources};
 use crate::view::View;
 
 /// How often an issuer is asked whether its roots have changed: what it signs with a new one is refused for as long.
@@ -106,7 +108,7 @@ async fn keep_roots(broker: Arc<Broker>, desk: Arc<Desk>) {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
-    tls: Arc<rustls::ServerConfig>,
+    door: Door,
     broker: Arc<Broker>,
     /// How the files were before they were read.
     read: Option<Seen>,
@@ -148,7 +150,7 @@ impl Server {
         let audit = AuditLog::open(directory, server_id)
             .map_err(while_doing(format!("opening the audit log in {}", directory.display())))?;
         let address = config.server.listen;
-        let ServerSection { admin, shutdown_grace: grace, congestion_control, .. } = config.server.clone();
+        let ServerSection { admin, shutdown_grace: grace, congestion_control, balancers, .. } = config.server.clone();
         let tasks = TaskTracker::new();
         let (denial_file, denials) =
             DenialFile::open(&config.denials_file()).map_err(while_doing("reading what is denied"))?;
@@ -174,15 +176,15 @@ impl Server {
             source,
             reloading: Mutex::default(),
             denial_file,
-            signers: enrolment.signers(),
             connections: Connections::default(),
+            doorkeeper: Doorkeeper::default(),
             ledger: Ledger::new(Role::Server),
             budget: Budget::default(),
             directory: Box::new(InMemory::default()),
             leases: Arc::default(),
             rosters: Rosters::default(),
             audit,
-            enrolled: enrolment.enrolled(),
+            at_google: AtGoogle::default(),
             own,
             enrolment,
             trust,
@@ -192,7 +194,8 @@ impl Server {
             started: Timestamp::from(now),
         };
         let broker = Arc::new(broker);
-        Ok(Self { listener, address, tls, broker, read, certificates, subject, renew_after, admin, grace })
+        let door = Door { tls, balancers };
+        Ok(Self { listener, address, door, broker, read, certificates, subject, renew_after, admin, grace })
     }
 
     /// The address that it listens on; tells the port where the configuration said 0.
@@ -208,24 +211,24 @@ impl Server {
     /// Serves until `shutdown`. Then it accepts nothing new, lets sessions finish within the grace, ends the rest with a reset, and closes
     /// the log.
     pub async fn run(self) {
-        let Self { listener, tls, broker, read, certificates, subject, renew_after, address, admin, grace } = self;
+        let Self { listener, door, broker, read, certificates, subject, renew_after, address, admin, grace } = self;
         tracing::info!(listener = "server", %address, "listening");
         let files = read.and_then(|read| files(&broker, read));
         let beside = beside(admin, Arc::new(View(Arc::clone(&broker))), files, broker.shutdown.clone());
         let beside = AbortOnDropHandle::new(tokio::spawn(beside));
-        let watch = match &broker.enrolment {
-            Enrolment::Here(desk) => {
-                let (roots, desk) = (keep_roots(Arc::clone(&broker), Arc::clone(desk)), Arc::clone(desk));
-                let watch = keys::watch(Arc::clone(&broker), desk);
-                Some([AbortOnDropHandle::new(tokio::spawn(roots)), AbortOnDropHandle::new(tokio::spawn(watch))])
-            }
+        let expiry = AbortOnDropHandle::new(tokio::spawn(expiry::watch(Arc::clone(&broker))));
+        let roots = match &broker.enrolment {
+            Enrolment::Here(desk) => Some(tokio::spawn(keep_roots(Arc::clone(&broker), Arc::clone(desk)))),
             Enrolment::Elsewhere(_) => None,
         };
+        let keys = broker.enrolment.keys();
+        let watch = keys.map(|keys| tokio::spawn(keys::watch(Arc::clone(&broker), keys)));
+        let watching = [roots, watch].map(|task| task.map(AbortOnDropHandle::new));
         let note = |event| broker.note(event);
         let renewals = own::keep(&certificates, &subject, &broker.own, renew_after, note, broker.cut.clone());
         // Connections go when sessions have left their records, so they hang on a token of their own.
         let stops = Stops { accepting: broker.shutdown.clone(), connections: CancellationToken::new() };
-        let serving = serve(listener, tls, Admission(Arc::clone(&broker)), stops.clone());
+        let serving = serve(listener, door, Admission(Arc::clone(&broker)), stops.clone());
         let stopping = async {
             broker.shutdown.cancelled().await;
             broker.tasks.close();
@@ -240,7 +243,7 @@ impl Server {
             stops.connections.cancel();
         };
         tokio::join!(renewals, serving, stopping);
-        drop(watch);
+        drop((watching, expiry));
         beside.abort();
         // What is waited for is its last word; that it was aborted is no news.
         let _ = beside.await;
@@ -264,7 +267,7 @@ pub(crate) async fn close(audit: AuditLog) {
 
 /// Where certificates come from, before there is a log to write about it.
 enum Authority {
-    Here { issuer: Arc<dyn Issuer>, enroller: Box<Enroller>, keys: KeySets },
+    Here { issuer: Arc<dyn Issuer>, enroller: Box<Enroller>, keys: Arc<KeySets> },
     Elsewhere(Arc<Remote>),
 }
 
@@ -272,7 +275,11 @@ impl Authority {
     fn new(config: &ServerConfig, certifier: Certifier, now: SystemTime) -> Result<Self, StartError> {
         match (&config.issuer, certifier) {
             (ServerIssuer::Elsewhere(remote), Certifier::Enrolment(credential)) => {
-                let opened = Remote::open(remote, config, credential);
+                let keys = config.watch_keys.then(|| key_sets(&config.google, &[])).transpose()?;
+                if keys.is_none() {
+                    tracing::warn!("keys that are deleted at Google cut nobody off here: google.watchKeys is false");
+                }
+                let opened = Remote::open(remote, config, credential, keys);
                 Ok(Self::Elsewhere(Arc::new(
                     opened.map_err(while_doing("reading what the enrolment elsewhere needs"))?,
                 )))
@@ -313,7 +320,7 @@ impl Authority {
     ) -> Enrolment {
         match self {
             Self::Here { issuer, enroller, keys } => {
-                let admissible = Admissible::new(*enroller, &config.trust_domain, &config.identities);
+                let admissible = Admissible::new(*enroller, &config.trust_domain, &config.identities, sources(config));
                 Enrolment::Here(Arc::new(Desk::new(
                     issuer,
                     keys,
@@ -346,11 +353,12 @@ fn enroller(config: &ServerConfig, now: SystemTime) -> Result<Enroller, StartErr
 }
 
 /// The key sets that may be asked for.
-pub(crate) fn key_sets(google: &GoogleSection, issuers: &[OidcIssuer]) -> Result<KeySets, StartError> {
+pub(crate) fn key_sets(google: &GoogleSection, issuers: &[OidcIssuer]) -> Result<Arc<KeySets>, StartError> {
     let GoogleSection { service_account_keys, id_token_keys, ca_file, keys_fresh_for } = google.clone();
     let (_, issuers) = oidc_issuers(issuers);
     let timing = Timing { fresh_for: keys_fresh_for };
     KeySets::new(timing, service_account_keys, id_token_keys, ca_file.as_deref(), issuers)
+        .map(Arc::new)
         .map_err(while_doing("getting ready to fetch public keys"))
 }
 

@@ -16,7 +16,6 @@ use ginnel_wire::v1::agent_link_server::AgentLink as AgentLinkCalls;
 use ginnel_wire::v1::{AgentMessage, ServerMessage, agent_message, server_message};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -25,6 +24,7 @@ use crate::broker::Broker;
 use crate::connections::Registered;
 use crate::directory::{AgentLink, Carrier, Facts};
 use crate::lease::Share;
+use crate::orders::Orders;
 
 /// How long a stream may take to say its first message.
 const FIRST_MESSAGE_WAIT: Duration = Duration::from_secs(5);
@@ -49,7 +49,7 @@ struct Attached {
 
 impl AgentSeat {
     pub(crate) fn new(broker: Arc<Broker>, peer: SocketAddr, leaf: Leaf, closed: CancellationToken) -> Self {
-        let certificate = Arc::new(broker.signers.shown(&leaf));
+        let certificate = Arc::new(leaf.shown_from(peer.ip()));
         let registered = broker.connections.register(Arc::clone(&certificate), closed.clone());
         Self { broker, peer, leaf, certificate, closed, link: OnceLock::new(), _registered: registered }
     }
@@ -89,9 +89,9 @@ impl AgentSeat {
             self.broker.connections.may_be_further(&self.leaf, serial.as_deref())?;
         }
         let too_many = |_| Status::resource_exhausted("too many processes of this principal");
-        let share = self.broker.leases.join(&self.leaf, hello.instance, &self.closed).map_err(too_many)?;
-        // Asked when the connection is in the lease already, so that who cuts off either comes before this or finds it there.
-        self.broker.enrolled.expect(&self.leaf)?;
+        let share = self.broker.leases.join(&self.leaf, &self.certificate, hello.instance, &self.closed);
+        let share = share.map_err(too_many)?;
+        self.broker.expect_at_google(&self.certificate)?;
         let agent = audit::Agent {
             principal: self.leaf.principal.clone(),
             email: Text::new(&self.leaf.email),
@@ -121,6 +121,7 @@ impl AgentSeat {
             peer: self.peer,
             version: Text::new(&hello.software_version),
             serial: Text::new(&self.leaf.serial),
+            proof: self.leaf.evidence.as_ref().map(|evidence| Text::new(&evidence.proof)),
         })
     }
 }
@@ -178,7 +179,7 @@ impl Attachment {
 
 #[tonic::async_trait]
 impl AgentLinkCalls for AgentSeat {
-    type AttachStream = ReceiverStream<Result<ServerMessage, Status>>;
+    type AttachStream = Orders;
 
     async fn attach(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::AttachStream>, Status> {
         if self.broker.shutdown.is_cancelled() {
@@ -188,11 +189,12 @@ impl AgentLinkCalls for AgentSeat {
         let hello = first_message(&mut said).await?;
         let (link, messages) = self.link(&hello)?;
         let link_up = self.link_up(&link, &hello);
-        let (out, stream) = mpsc::channel(1);
+        let (out, messages_out) = mpsc::channel(1);
+        let orders = Orders::new(messages_out, Arc::clone(&link));
         // A task of its own from here on: this call is dropped when the agent cancels it, and what came up has to go down on record.
         let attachment = Attachment { broker: Arc::clone(&self.broker), link, messages, said, out };
         self.broker.tasks.spawn(attachment.run(link_up));
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(Response::new(orders))
     }
 }
 

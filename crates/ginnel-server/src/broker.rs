@@ -20,12 +20,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::connections::Connections;
 use crate::directory::{Directory, Facts};
-use crate::keys::EnrolledKeys;
+use crate::doorkeeper::Doorkeeper;
+use crate::keys::AtGoogle;
 use crate::lease::Leases;
 use crate::own::OwnCertificate;
 use crate::remote::Enrolment;
 use crate::rules::InForceRules;
-use crate::signers::Signers;
 
 /// What every connection shares.
 pub(crate) struct Broker {
@@ -40,9 +40,9 @@ pub(crate) struct Broker {
     pub(crate) source: Option<Source<ServerConfig>>,
     /// Where denials are kept.
     pub(crate) denial_file: DenialFile,
-    /// Which key is behind a certificate.
-    pub(crate) signers: Arc<Signers>,
     pub(crate) connections: Connections,
+    /// Who was turned away lately.
+    pub(crate) doorkeeper: Doorkeeper,
     pub(crate) ledger: Ledger,
     /// What all sessions together may have under way beyond their first credit.
     pub(crate) budget: Budget,
@@ -50,8 +50,8 @@ pub(crate) struct Broker {
     pub(crate) leases: Arc<Leases>,
     pub(crate) rosters: Rosters,
     pub(crate) audit: AuditLog,
-    /// Which of the keys at Google enrolled whom, where that is known.
-    pub(crate) enrolled: Arc<EnrolledKeys>,
+    /// What is known of the proofs that hang on Google.
+    pub(crate) at_google: AtGoogle,
     pub(crate) own: OwnCertificate,
     /// Tokens for certificates, here or elsewhere.
     pub(crate) enrolment: Enrolment,

@@ -99,6 +99,7 @@ mod tests {
             serial: serial.to_owned(),
             sha256: [0; 32],
             spki_sha256: [0; 32],
+            evidence: None,
         }
     }
 

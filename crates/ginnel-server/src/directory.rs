@@ -159,6 +159,11 @@ impl AgentLink {
         Awaited { link: Arc::clone(self), session, carrier }
     }
 
+    /// Whether somebody still expects `Carry` for this session.
+    pub(crate) fn awaits(&self, session: SessionId) -> bool {
+        lock(&self.awaited).contains_key(&session)
+    }
+
     /// Hands the call over to whoever expects it; `false` if nobody does.
     pub(crate) fn take_up(&self, session: SessionId, carrier: Carrier) -> bool {
         let expecting = lock(&self.awaited).remove(&session);
@@ -278,11 +283,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A link, and what keeps it taking dials.
-    fn lane(instance: u8, lane: u32) -> (Arc<AgentLink>, mpsc::Receiver<ServerMessage>) {
+    pub(crate) fn lane(instance: u8, lane: u32) -> (Arc<AgentLink>, mpsc::Receiver<ServerMessage>) {
         let agent = audit::Agent {
             principal: "spiffe://acme.example/agent/acme".parse().unwrap(),
             email: audit::Text::new("agent@acme.example"),
@@ -300,7 +305,8 @@ mod tests {
                 email: "agent@acme.example".to_owned(),
                 serial: format!("{lane:02x}"),
                 key: [0; 32],
-                signed_by: None,
+                evidence: None,
+                source: None,
             }),
             takes_early: true,
         };

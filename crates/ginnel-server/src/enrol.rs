@@ -12,6 +12,7 @@ use ginnel_core::audit::{Event, Text, Timestamp};
 use ginnel_core::denial::Denials;
 use ginnel_core::principal::{Principal, Role, TrustDomain};
 use ginnel_core::report::Chain;
+use ginnel_core::sources::Sources;
 use ginnel_core::status::Enrolments;
 use ginnel_enrol::{Admitted, CertificateRequest, Denied, Enroller, Issued, Issuer};
 use ginnel_keys::KeySets;
@@ -23,9 +24,7 @@ use tokio_util::task::TaskTracker;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
-use crate::keys::EnrolledKeys;
 use crate::rules::enrol_identities;
-use crate::signers::Signers;
 
 /// The metadata in which a relay says whose enrolment it passes on. It is recorded as what the relay says, and decides nothing.
 pub(crate) const FORWARDED_FOR: &str = "ginnel-forwarded-for";
@@ -40,11 +39,18 @@ pub(crate) struct Admissible {
     pub(crate) server_names: BTreeMap<Principal, Vec<String>>,
     /// The service accounts whose keys Google publishes.
     pub(crate) at_google: BTreeSet<String>,
+    /// Where who enrols may come from.
+    pub(crate) sources: Sources,
 }
 
 impl Admissible {
     /// Those of `identities`, which `enroller` knows.
-    pub(crate) fn new(enroller: Enroller, trust_domain: &TrustDomain, identities: &[Identity]) -> Self {
+    pub(crate) fn new(
+        enroller: Enroller,
+        trust_domain: &TrustDomain,
+        identities: &[Identity],
+        sources: Sources,
+    ) -> Self {
         let servers = identities.iter().filter(|identity| identity.role == Role::Server);
         let server_names = servers.map(|identity| {
             let (trust_domain, name) = (trust_domain.clone(), identity.name.clone());
@@ -52,7 +58,7 @@ impl Admissible {
         });
         let at_google = identities.iter().filter(|identity| identity.public_keys == Some(PublicKeys::Google));
         let at_google = at_google.map(|identity| identity.email.clone()).collect();
-        Self { enroller, server_names: server_names.collect(), at_google }
+        Self { enroller, server_names: server_names.collect(), at_google, sources }
     }
 }
 
@@ -60,11 +66,7 @@ impl Admissible {
 pub(crate) struct Desk {
     pub(crate) issuer: Arc<dyn Issuer>,
     /// The public keys that Google and OIDC issuers publish.
-    pub(crate) keys: KeySets,
-    /// Which of them enrolled whom.
-    pub(crate) enrolled: Arc<EnrolledKeys>,
-    /// Which of the configuration's keys signed for whom.
-    pub(crate) signers: Arc<Signers>,
+    pub(crate) keys: Arc<KeySets>,
     admissible: RwLock<Arc<Admissible>>,
     denials: RwLock<Arc<Denials>>,
     audit: AuditLog,
@@ -76,7 +78,7 @@ pub(crate) struct Desk {
 impl Desk {
     pub(crate) fn new(
         issuer: Arc<dyn Issuer>,
-        keys: KeySets,
+        keys: Arc<KeySets>,
         admissible: Admissible,
         denials: Arc<Denials>,
         audit: AuditLog,
@@ -86,8 +88,6 @@ impl Desk {
         Self {
             issuer,
             keys,
-            enrolled: Arc::default(),
-            signers: Arc::default(),
             admissible: RwLock::new(Arc::new(admissible)),
             denials: RwLock::new(denials),
             audit,
@@ -104,7 +104,6 @@ impl Desk {
     /// Lets others enrol from here on.
     pub(crate) fn replace(&self, admissible: Arc<Admissible>) {
         self.keys.set_accounts(&admissible.at_google);
-        self.enrolled.keep(&admissible.at_google);
         *self.admissible.write().unwrap_or_else(PoisonError::into_inner) = admissible;
     }
 
@@ -126,12 +125,13 @@ impl Desk {
         &self,
         trust_domain: &TrustDomain,
         identities: &[Identity],
+        sources: Sources,
     ) -> Result<Admissible, String> {
         let enrol = enrol_identities(trust_domain, identities)
             .map_err(|(doing, error)| format!("{doing}: {}", Chain(&*error)))?;
         let enroller = self.admissible().enroller.with_identities(enrol, SystemTime::now());
         let enroller = enroller.map_err(|error| Chain(&error).to_string())?;
-        Ok(Admissible::new(enroller, trust_domain, identities))
+        Ok(Admissible::new(enroller, trust_domain, identities, sources))
     }
 
     /// What came of enrolments so far.
@@ -148,10 +148,13 @@ impl Desk {
         let now = SystemTime::now();
         let admissible = self.admissible();
         let verdict =
-            admissible.enroller.verdict(&request.token, &request.certificate_signing_request, now, &self.keys);
+            admissible.enroller.verdict(&request.token, &request.certificate_signing_request, now, &*self.keys);
         let admitted = verdict.await.map_err(|denied| self.refuse(denied, caller))?;
         if has_revoked(&self.denials(), &admitted) {
             return Err(self.refuse(Denied::Revoked, caller));
+        }
+        if !admissible.sources.permits(&admitted.principal, Some(caller.peer.ip())) {
+            return Err(self.refuse(Denied::SourceRefused, caller));
         }
         is_admitted.cancel();
         let wanted = CertificateRequest {
@@ -159,6 +162,7 @@ impl Desk {
             principal: admitted.principal.clone(),
             email: admitted.email.clone(),
             spki_der: admitted.spki_der.clone(),
+            evidence: Some(admitted.evidence.clone()),
             renews: renews(request.renews_until),
         };
         // Once an issuer was asked, what it signs goes on record, whether or not the caller waits for it. A request that still waits for its turn
@@ -183,11 +187,7 @@ impl Desk {
             self.note_refused(Text::new(error.reason()), Some(Text::new(wanted.email.as_str())), caller);
             not_now(error.retry_after())
         })?;
-        self.enrolled.remember(&admitted, &issued, now);
         let Issued { chain, not_after, serial } = issued;
-        if let Some(key) = admitted.signed_by {
-            self.signers.issued(&serial, not_after, key, now);
-        }
         let event = Event::Enrolled {
             principal: admitted.principal.clone(),
             email: Text::new(&admitted.email),
@@ -195,7 +195,8 @@ impl Desk {
             not_after: Timestamp::from(not_after),
             peer,
             spki_sha256: Some(Text::hex(&admitted.spki_sha256)),
-            proof: Some(Text::new(&admitted.evidence)),
+            proof: Some(Text::new(&admitted.evidence.proof)),
+            verified_by: Some(Text::hex(&admitted.evidence.verified_by)),
             forwarded_for,
         };
         let recorded = async { self.audit.record(event)?.await };
@@ -241,10 +242,10 @@ impl Desk {
 
 /// Whether an enrolment is of an identity or by a key that was revoked.
 fn has_revoked(denials: &Denials, admitted: &Admitted) -> bool {
-    let Admitted { principal, email, spki_sha256, verified_by, .. } = admitted;
+    let Admitted { principal, email, spki_sha256, evidence, .. } = admitted;
     denials.denies_identity(principal, email)
         || denials.denies_key(spki_sha256)
-        || verified_by.is_some_and(|key| denials.denies_key(&key))
+        || denials.denies_key(&evidence.verified_by)
 }
 
 /// Where an enrolment comes from.

@@ -3,7 +3,7 @@
 //! Whoever carries sessions then holds no right to issue: it passes tokens on, and what it passes on is bound to keys that it does not have.
 
 use std::error::Error;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -13,10 +13,11 @@ use ginnel_core::audit::{Event, Text, Timestamp};
 use ginnel_core::id::InstanceId;
 use ginnel_core::limits::{ENROL_DEADLINE, HANDSHAKE_DEADLINE, ISSUE_ANSWER_WAIT, ISSUE_WAIT};
 use ginnel_core::report::Chain;
+use ginnel_core::sources::Sources;
 use ginnel_enrol::{Enroller, Issuer};
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::outer_server_for_strangers;
-use ginnel_net::accept::{Admit, Peer, Stops, serve};
+use ginnel_net::accept::{Admit, Door, NotAnnounced, Peer, Stops, serve};
 use ginnel_ops::admin::Admin;
 use ginnel_ops::audit::AuditLog;
 use ginnel_ops::beside::beside;
@@ -176,7 +177,8 @@ impl Enrolment {
         let beside = beside(admin, Arc::new(View(Arc::clone(&office))), files, shutdown.clone());
         let beside = AbortOnDropHandle::new(tokio::spawn(beside));
         let stops = Stops { accepting: shutdown.clone(), connections: CancellationToken::new() };
-        let serving = serve(listener, tls, Reception(Arc::clone(&office.desk)), stops.clone());
+        let serving =
+            serve(listener, Door { tls, balancers: None }, Reception(Arc::clone(&office.desk)), stops.clone());
         // An enrolment that is under way has what it needs: the certificate is not renewed any more.
         let (source, subject) = (own::Source::Issuer(Arc::clone(&office.desk.issuer)), subject(&office.config()));
         let renewals =
@@ -210,6 +212,15 @@ struct Reception(Arc<Desk>);
 impl Admit for Reception {
     type Calls = Calls;
 
+    /// Agents and clients come through a server, whose ranges they have passed.
+    fn might_come_from(&self, _: IpAddr) -> bool {
+        true
+    }
+
+    fn turned_away(&self, _: SocketAddr) {}
+
+    fn not_announced(&self, _: SocketAddr, _: &NotAnnounced) {}
+
     fn admit(&self, peer: Peer) -> Option<Calls> {
         Some(Calls::anonymous(Enrol { desk: Arc::clone(&self.0), peer: peer.address, admitted: peer.admitted }))
     }
@@ -227,7 +238,13 @@ fn admissible(config: &EnrolmentConfig, now: SystemTime) -> Result<Admissible, S
     let (issuers, _) = oidc_issuers(oidc_issuers_in_file);
     let enroller = Enroller::new(enrolment_audience.clone(), enrol, issuers, now);
     let enroller = enroller.map_err(while_doing("reading the identities"))?;
-    Ok(Admissible::new(enroller, trust_domain, identities))
+    Ok(Admissible::new(enroller, trust_domain, identities, sources(identities)))
+}
+
+/// Where servers may come from. Of agents and clients only the server knows.
+fn sources(identities: &[Identity]) -> Sources {
+    let identities = identities.iter();
+    Sources::new([], identities.map(|identity| (identity.role, &identity.name, identity.source_ranges.as_ref())))
 }
 
 /// The configuration, and the keys that it names.
@@ -244,8 +261,12 @@ fn version(identities: &[Identity]) -> Text {
     let mut lines: Vec<_> = identities
         .iter()
         .map(|identity| {
-            let Identity { name, role, email, public_keys, unique_id, oidc, server_names } = identity;
-            format!("{role} {name} {email} {public_keys:?} {unique_id:?} {oidc:?} {}\n", server_names.join(","))
+            let Identity { name, role, email, public_keys, unique_id, oidc, server_names, source_ranges } = identity;
+            let ranges = source_ranges.as_ref().map(ToString::to_string);
+            format!(
+                "{role} {name} {email} {public_keys:?} {unique_id:?} {oidc:?} {} {ranges:?}\n",
+                server_names.join(",")
+            )
         })
         .collect();
     lines.sort_unstable();

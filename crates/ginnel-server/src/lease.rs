@@ -4,10 +4,11 @@
 //! sessions last as long as it does. So a renewal on a new connection keeps the sessions of the old one alive, and a process that
 //! stopped renewing loses them. Deadlines are on the monotonic clock.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use ginnel_core::denial::Shown;
 use ginnel_core::id::InstanceId;
 use ginnel_core::limits::{INSTANCES_PER_PRINCIPAL_MAX, LEASE_GRACE};
 use ginnel_core::principal::Principal;
@@ -37,14 +38,13 @@ pub(crate) struct Lease {
 struct Connections {
     next: u64,
     deadlines: BTreeMap<u64, Instant>,
-    shown: BTreeMap<u64, Shown>,
+    held: BTreeMap<u64, Held>,
 }
 
 /// The certificate of one connection, and how that is closed.
 #[derive(Debug)]
-struct Shown {
-    email: String,
-    serial: String,
+struct Held {
+    certificate: Arc<Shown>,
     closed: CancellationToken,
 }
 
@@ -64,16 +64,17 @@ impl Leases {
     pub(crate) fn join(
         self: &Arc<Self>,
         leaf: &Leaf,
+        certificate: &Arc<Shown>,
         instance: InstanceId,
         closed: &CancellationToken,
     ) -> Result<Share, TooManyInstances> {
         let key = (leaf.principal.clone(), instance);
         let lifetime = leaf.not_after.duration_since(SystemTime::now()).unwrap_or_default();
         let deadline = Instant::now() + lifetime;
-        let shown = Shown { email: leaf.email.clone(), serial: leaf.serial.clone(), closed: closed.clone() };
+        let held = Held { certificate: Arc::clone(certificate), closed: closed.clone() };
         let mut leases = lock(&self.leases);
         if let Some(lease) = leases.get(&key) {
-            return Ok(lease.share(deadline, shown));
+            return Ok(lease.share(deadline, held));
         }
         let same_principal = leases.keys().filter(|(principal, _)| *principal == leaf.principal).count();
         if same_principal >= INSTANCES_PER_PRINCIPAL_MAX {
@@ -85,36 +86,36 @@ impl Leases {
             ended: CancellationToken::new(),
             refused: CancellationToken::new(),
         });
-        let share = lease.share(deadline, shown);
+        let share = lease.share(deadline, held);
         leases.insert(key.clone(), Arc::clone(&lease));
         // Ends with the lease: every connection's deadline is finite, and dropping its share takes it out.
         tokio::spawn(Arc::clone(self).watch(key, lease));
         Ok(share)
     }
 
-    /// Cuts off every process that has no certificate but such as `is_gone` says so of, by e-mail and serial number: its sessions end as not
-    /// admitted. Gives what closes its connections. A process that has enrolled anew meanwhile keeps what it has.
-    pub(crate) fn cut(&self, is_gone: impl Fn(&str, &str) -> bool) -> Vec<CancellationToken> {
+    /// Cuts off every process that has no certificate but such as `is_gone` says so of: its sessions end as not admitted. Gives what closes its
+    /// connections. A process that has enrolled anew meanwhile keeps what it has.
+    pub(crate) fn cut(&self, is_gone: impl Fn(&Shown) -> bool) -> Vec<CancellationToken> {
         let mut closing = Vec::new();
         // One that is cut is left to its own end: whoever comes with another certificate of the process begins a new one.
         lock(&self.leases).retain(|_, lease| {
             let connections = lock(&lease.connections);
-            let mut shown = connections.shown.values().peekable();
-            let is_cut = shown.peek().is_some() && shown.all(|shown| is_gone(&shown.email, &shown.serial));
+            let mut held = connections.held.values().peekable();
+            let is_cut = held.peek().is_some() && held.all(|held| is_gone(&held.certificate));
             if is_cut {
                 lease.refused.cancel();
-                closing.extend(connections.shown.values().map(|shown| shown.closed.clone()));
+                closing.extend(connections.held.values().map(|held| held.closed.clone()));
             }
             !is_cut
         });
         closing
     }
 
-    /// The service accounts of everybody who is connected.
-    pub(crate) fn emails(&self) -> BTreeSet<String> {
+    /// The certificates of everybody who is connected.
+    pub(crate) fn certificates(&self) -> Vec<Arc<Shown>> {
         let leases = lock(&self.leases);
         let of = |lease: &Arc<Lease>| -> Vec<_> {
-            lock(&lease.connections).shown.values().map(|shown| shown.email.clone()).collect()
+            lock(&lease.connections).held.values().map(|held| Arc::clone(&held.certificate)).collect()
         };
         leases.values().flat_map(of).collect()
     }
@@ -155,12 +156,12 @@ impl Leases {
 }
 
 impl Lease {
-    fn share(self: &Arc<Self>, deadline: Instant, shown: Shown) -> Share {
+    fn share(self: &Arc<Self>, deadline: Instant, held: Held) -> Share {
         let mut connections = lock(&self.connections);
         let number = connections.next;
         connections.next += 1;
         connections.deadlines.insert(number, deadline);
-        connections.shown.insert(number, shown);
+        connections.held.insert(number, held);
         drop(connections);
         self.changed.notify_one();
         Share { lease: Arc::clone(self), number }
@@ -183,7 +184,7 @@ impl Drop for Share {
     fn drop(&mut self) {
         let mut connections = lock(&self.lease.connections);
         connections.deadlines.remove(&self.number);
-        connections.shown.remove(&self.number);
+        connections.held.remove(&self.number);
         drop(connections);
         self.lease.changed.notify_one();
     }
@@ -209,15 +210,25 @@ mod tests {
             serial: "01".to_owned(),
             sha256: [0; 32],
             spki_sha256: [0; 32],
+            evidence: None,
         }
+    }
+
+    fn join(
+        leases: &Arc<Leases>,
+        leaf: &Leaf,
+        instance: InstanceId,
+        closed: &CancellationToken,
+    ) -> Result<Share, TooManyInstances> {
+        leases.join(leaf, &Arc::new(leaf.shown()), instance, closed)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_renewal_on_a_new_connection_carries_the_old_ones_sessions() {
         let leases = Arc::new(Leases::default());
         let instance = InstanceId::from_bytes(&[1; 16]).unwrap();
-        let old = leases.join(&leaf(Duration::from_secs(10)), instance, &CancellationToken::new()).unwrap();
-        let new = leases.join(&leaf(Duration::from_secs(60)), instance, &CancellationToken::new()).unwrap();
+        let old = join(&leases, &leaf(Duration::from_secs(10)), instance, &CancellationToken::new()).unwrap();
+        let new = join(&leases, &leaf(Duration::from_secs(60)), instance, &CancellationToken::new()).unwrap();
         tokio::time::sleep(Duration::from_secs(30)).await;
         assert!(!old.ended().is_cancelled());
         drop(new);
@@ -229,12 +240,12 @@ mod tests {
     async fn ends_at_the_last_expiry_and_begins_anew() {
         let leases = Arc::new(Leases::default());
         let instance = InstanceId::from_bytes(&[1; 16]).unwrap();
-        let share = leases.join(&leaf(Duration::from_secs(10)), instance, &CancellationToken::new()).unwrap();
+        let share = join(&leases, &leaf(Duration::from_secs(10)), instance, &CancellationToken::new()).unwrap();
         tokio::time::sleep(Duration::from_secs(9)).await;
         assert!(!share.ended().is_cancelled());
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert!(share.ended().is_cancelled());
-        let next = leases.join(&leaf(Duration::from_secs(10)), instance, &CancellationToken::new()).unwrap();
+        let next = join(&leases, &leaf(Duration::from_secs(10)), instance, &CancellationToken::new()).unwrap();
         assert!(!next.ended().is_cancelled());
     }
 
@@ -242,7 +253,7 @@ mod tests {
     async fn bounds_the_processes_of_one_principal() {
         let leases = Arc::new(Leases::default());
         let id = |n: usize| InstanceId::from_bytes(&(n as u128).to_be_bytes()).unwrap();
-        let join = |n| leases.join(&leaf(Duration::from_secs(10)), id(n), &CancellationToken::new());
+        let join = |n| join(&leases, &leaf(Duration::from_secs(10)), id(n), &CancellationToken::new());
         let shares: Vec<_> = (0..INSTANCES_PER_PRINCIPAL_MAX).map(|n| join(n).unwrap()).collect();
         assert!(join(INSTANCES_PER_PRINCIPAL_MAX).is_err());
         let ended = shares[0].ended().clone();
@@ -258,11 +269,11 @@ mod tests {
         let id = |n: u128| InstanceId::from_bytes(&n.to_be_bytes()).unwrap();
         let with = |serial: &str| Leaf { serial: serial.to_owned(), ..leaf(Duration::from_secs(10)) };
         let tokens: Vec<_> = (0..4).map(|_| CancellationToken::new()).collect();
-        let gone = leases.join(&with("01"), id(1), &tokens[0]).unwrap();
-        let bystander = leases.join(&with("02"), id(2), &tokens[1]).unwrap();
-        let renewed = leases.join(&with("01"), id(3), &tokens[2]).unwrap();
-        let _anew = leases.join(&with("02"), id(3), &tokens[3]).unwrap();
-        let closing = leases.cut(|email, serial| email == "agent@acme.example" && serial == "01");
+        let gone = join(&leases, &with("01"), id(1), &tokens[0]).unwrap();
+        let bystander = join(&leases, &with("02"), id(2), &tokens[1]).unwrap();
+        let renewed = join(&leases, &with("01"), id(3), &tokens[2]).unwrap();
+        let _anew = join(&leases, &with("02"), id(3), &tokens[3]).unwrap();
+        let closing = leases.cut(|shown| shown.email == "agent@acme.example" && shown.serial == "01");
         closing.iter().for_each(CancellationToken::cancel);
         let cut: Vec<_> = tokens.iter().map(CancellationToken::is_cancelled).collect();
         assert_eq!(cut, [true, false, false, false]);
@@ -270,10 +281,10 @@ mod tests {
         assert_eq!(refused, [true, false, false]);
 
         // Whoever comes back with another certificate is not what was cut, also after that has come to its end.
-        let back = leases.join(&with("03"), id(1), &CancellationToken::new()).unwrap();
+        let back = join(&leases, &with("03"), id(1), &CancellationToken::new()).unwrap();
         drop(gone);
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let more = leases.join(&with("03"), id(1), &CancellationToken::new()).unwrap();
+        let more = join(&leases, &with("03"), id(1), &CancellationToken::new()).unwrap();
         assert!(!back.refused().is_cancelled() && !more.refused().is_cancelled());
         drop(back);
         assert!(!more.ended().is_cancelled(), "both are of one lease");

@@ -5,7 +5,6 @@
 //! | [`app`] | builds everything from a configuration and runs it |
 //! | `broker` | what every connection shares |
 //! | `rules`, `reload`, `revoke` | what can change while it runs, and changing it |
-//! | `signers` | which key is behind a certificate |
 //! | `view` | what it shows of itself |
 //! | `connections` | the open connections of known peers |
 //! | `admit` | what one connection may call |
@@ -15,7 +14,10 @@
 //! | [`enrolment`] | that process |
 //! | `attach` | agents' links |
 //! | `directory` | which link belongs to which agent |
-//! | `keys` | which key at Google enrolled whom, and cutting off those whose key is gone |
+//! | `orders` | what goes out on a link |
+//! | `keys` | whether Google still has what a certificate was given for, and cutting off those for whom it has not |
+//! | `expiry`, `clock` | ends what rules allowed that expire |
+//! | `doorkeeper` | records of connections that come from the wrong place |
 //! | `lease` | how long a certificate carries what depends on it |
 //! | `roster` | tells clients of live agents |
 //! | `open` | decides on a session and asks the agent |
@@ -27,14 +29,18 @@ pub mod enrolment;
 mod admit;
 mod attach;
 mod broker;
+mod clock;
 mod connections;
 mod directory;
+mod doorkeeper;
 mod enrol;
+mod expiry;
 mod forward;
 mod keys;
 mod lease;
 mod middle;
 mod open;
+mod orders;
 mod own;
 mod reload;
 mod remote;
@@ -42,5 +48,4 @@ mod revoke;
 mod roster;
 mod rules;
 mod service;
-mod signers;
 mod view;

@@ -143,9 +143,7 @@ async fn until_opened<'a>(
 /// Whether the client may ask for anything at this moment.
 fn may_ask(seat: &ClientSeat, rules: &Rules) -> Result<(), Cause> {
     let expired = seat.expired().ok_or(Cause::ProtocolError)?;
-    if !rules.admits(&seat.certificate) {
-        return Err(Cause::NotAdmitted);
-    }
+    rules.admission(&seat.certificate)?;
     if expired.is_cancelled() {
         return Err(Cause::CertificateExpired);
     }
@@ -172,13 +170,16 @@ fn permit(
     };
     may_ask(seat, &rules).map_err(|cause| deny(Hop::Server, cause))?;
     let target: Target = open.target.parse().map_err(|_| deny(Hop::Server, Cause::Malformed))?;
-    let client = &seat.client.principal.name;
-    if rules.policy.agents_for(client, &target).is_empty() {
-        return Err(deny(Hop::Server, Cause::NotAllowed));
-    }
-    let choice = open.agent.as_ref().ok_or_else(|| deny(Hop::Server, Cause::NoLiveAgent))?;
-    let rule =
-        rules.policy.decide(client, &target, &choice.principal.name).map_err(|cause| deny(Hop::Server, cause))?;
+    let ask = rules.ask(&seat.certificate, &target);
+    let Some(choice) = &open.agent else {
+        let why = rules.policy.allows(&ask).err().unwrap_or(Cause::NoLiveAgent);
+        return Err(deny(Hop::Server, why));
+    };
+    let rule = rules.policy.decide(&ask, &choice.principal.name).map_err(|cause| {
+        // What holds of this agent alone is its own matter: the client chose by a roster from before a rule ended.
+        let another_serves = rules.policy.allows(&ask).is_ok();
+        deny(if another_serves { Hop::Agent } else { Hop::Server }, cause)
+    })?;
     tracked.through(&choice.principal, Some(choice.instance), Some(&rule.rule));
     let mut attempt = 0;
     loop {
@@ -202,9 +203,7 @@ fn permit(
         };
         let denied = |cause| refused(Hop::Server, cause);
         tracked.agent_showed(Arc::clone(&link.facts.certificate));
-        if !rules.admits(&link.facts.certificate) {
-            return Err(refused(Hop::Agent, Cause::NotAdmitted));
-        }
+        rules.admission(&link.facts.certificate).map_err(|cause| refused(Hop::Agent, cause))?;
         let slot = match link.control.try_reserve() {
             Ok(slot) => slot,
             // Another lane of the process may take it, or a link that replaced this one.

@@ -124,6 +124,8 @@ impl OwnCertificate {
             remaining_seconds: leaf.not_after.duration_since(now).unwrap_or_default().as_secs(),
             renewal_failure: self.renewals().1,
             credential: None,
+            proof: None,
+            verified_by: None,
         })
     }
 }
@@ -176,6 +178,7 @@ async fn issue(
         email: format!("server@{}", server_name.replace('_', "-")),
         spki_der: key.spki_der().to_vec(),
         server_names: vec![server_name.clone()],
+        evidence: None,
         renews: own.current.get().map(|identity| identity.leaf().not_after),
     };
     let spki_sha256 = Text::hex(&key.spki_sha256());

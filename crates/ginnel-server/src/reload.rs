@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use ginnel_config::{Identity, OidcIssuer, ServerConfig};
+use ginnel_config::{Identity, OidcIssuer, ServerConfig, ServerSection};
 use ginnel_core::audit::{Event, Text};
 use ginnel_core::policy::Rule;
 use ginnel_core::report::Chain;
@@ -17,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::outer_trust;
 use crate::broker::Broker;
-use crate::keys;
+use crate::expiry::named;
 use crate::remote::Enrolment;
-use crate::rules::Rules;
+use crate::rules::{Rules, sources};
 
 /// How long the connections of an identity that is gone stay open, so that both sides of its sessions hear the reason. The last byte of a
 /// session is over long before.
@@ -48,15 +48,23 @@ impl Broker {
         let before = self.rules.now();
         if let Some(name) = redefined(&before.config.oidc_issuers, &config.oidc_issuers, &config.identities) {
             return Err(Fault::from(format!(
-                "identities mean the OIDC issuer {name}, which has changed; that takes a restart"
+                "identities mean the OIDC issuer {name}, which is new or has changed; that takes a restart"
             )));
         }
         let mut changes = changes(&before.config, &config);
         // What needs a restart stays as it was, also for the next comparison.
-        let config = ServerConfig { identities: config.identities, rules: config.rules, ..before.config.clone() };
+        let server =
+            ServerSection { allowed_sources: config.server.allowed_sources.clone(), ..before.config.server.clone() };
+        let config = ServerConfig {
+            identities: config.identities,
+            rules: config.rules,
+            server,
+            oidc_issuers: without_removed(&before.config.oidc_issuers, &config.oidc_issuers),
+            ..before.config.clone()
+        };
         let admissible = match &self.enrolment {
             Enrolment::Here(desk) => {
-                let admissible = desk.with_identities(&config.trust_domain, &config.identities)?;
+                let admissible = desk.with_identities(&config.trust_domain, &config.identities, sources(&config))?;
                 // Last of what can fail: the issuer takes what it reads into use by itself.
                 let roots = desk.issuer.reload(SystemTime::now());
                 let roots = roots.map_err(|error| format!("reading the issuer again: {}", Chain(&*error)))?;
@@ -82,7 +90,7 @@ impl Broker {
         let _replacing = self.rules.replacing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.rules.now();
         let next = admissible.as_ref().map(|(_, admissible)| Arc::clone(admissible));
-        let after = Arc::new(Rules::new(config, next, Arc::clone(&before.denials)));
+        let after = Arc::new(before.read_again(config, next));
         if let Some((desk, admissible)) = admissible {
             desk.replace(admissible);
         }
@@ -91,7 +99,6 @@ impl Broker {
         // Before the ends that follow from it, so that the record reads in the order of cause and effect.
         self.note(Event::Reloaded { policy: after.version.clone(), changed: Text::new(changes.join("; ")) });
         let ended = self.enforce(&before, &after);
-        keys::cut(self);
         tell(&after, ended, &mut changes);
         Ok(changes.join("\n"))
     }
@@ -157,6 +164,10 @@ fn tell(after: &Rules, (ended, closed): (u64, u64), changes: &mut Vec<String>) {
         more => format!("{more} rules"),
     };
     changes.push(format!("policy {} is in force with {rules}", after.version));
+    let expired: Vec<_> = after.policy.by_expiry().take(after.policy.expired_by(after.made)).collect();
+    if !expired.is_empty() {
+        changes.push(format!("expired, and allowing nothing: {}", named(&expired)));
+    }
     let denials = after.denials.count();
     if denials > 0 {
         changes.push(format!("denials in force as before: {denials}"));
@@ -176,18 +187,23 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
         rules: _,
         issuer,
         google,
+        watch_keys,
         oidc_issuers,
         enrolment_audience,
         renewal,
         audit_directory,
         configured_denials,
     } = before;
+    let allowed = &after.server.allowed_sources;
+    if server.allowed_sources != *allowed {
+        lines.push("allowedSourceRanges changed".to_owned());
+    }
     let restart = [
         ("trustDomain", *trust_domain != after.trust_domain),
-        ("server", *server != after.server),
+        ("server", ServerSection { allowed_sources: allowed.clone(), ..server.clone() } != after.server),
         ("issuer", *issuer != after.issuer),
-        ("google", *google != after.google),
-        ("oidcIssuers", *oidc_issuers != after.oidc_issuers),
+        ("google", *google != after.google || *watch_keys != after.watch_keys),
+        ("oidcIssuers", compare_issuers(oidc_issuers, &after.oidc_issuers, &mut lines)),
         ("enrolment", *enrolment_audience != after.enrolment_audience),
         ("renewal", *renewal != after.renewal),
         ("audit", *audit_directory != after.audit_directory),
@@ -207,6 +223,18 @@ pub(crate) fn redefined<'a>(
         identities.iter().filter_map(|identity| identity.oidc.as_ref()).any(|oidc| oidc.issuer == issuer.name.as_str())
     };
     file.iter().filter(is_meant).find(|issuer| !in_use.contains(issuer)).map(|issuer| &issuer.name)
+}
+
+/// The issuers in use without those that the file has no longer. No identity means one of these, so that what they proved counts no more.
+pub(crate) fn without_removed(in_use: &[OidcIssuer], file: &[OidcIssuer]) -> Vec<OidcIssuer> {
+    in_use.iter().filter(|issuer| file.iter().any(|its| its.name == issuer.name)).cloned().collect()
+}
+
+/// Which issuers are removed, and whether there is more that is different among them, which takes a restart.
+pub(crate) fn compare_issuers(in_use: &[OidcIssuer], file: &[OidcIssuer], lines: &mut Vec<String>) -> bool {
+    let removed = in_use.iter().filter(|issuer| !file.iter().any(|its| its.name == issuer.name));
+    list("oidcIssuers", "removed", removed.map(|issuer| &issuer.name), lines);
+    file.iter().any(|issuer| !in_use.contains(issuer))
 }
 
 /// What is different among identities.
@@ -269,13 +297,30 @@ mod tests {
     fn says_what_changed_and_what_takes_a_restart() {
         let before = config(|text| text);
         assert!(changes(&before, &before).is_empty());
-        let cases: [(ServerConfig, &[&str]); 5] = [
+        let issuer = |name: &str| {
+            format!("\noidcIssuers: [{{name: {name}, issuer: \"https://{name}.example\", binding: bearer}}]\n")
+        };
+        let with_issuer = config(|text| text + &issuer("cluster"));
+        assert_eq!(changes(&with_issuer, &before), ["oidcIssuers removed: cluster"]);
+        let other = config(|text| text + &issuer("other"));
+        let restart = "oidcIssuers has changed, which takes a restart; it stays as it was";
+        assert_eq!(changes(&with_issuer, &other), ["oidcIssuers removed: cluster", restart]);
+        assert!(without_removed(&with_issuer.oidc_issuers, &other.oidc_issuers).is_empty());
+        assert_eq!(changes(&before, &other), [restart]);
+        let cases: [(ServerConfig, &[&str]); 7] = [
             (
                 config(|text| text.replace("gitlab.acme.internal:22", "gitlab.acme.internal:2222")),
                 &["rules changed: gitlab"],
             ),
             (config(|text| text.replace("name: gitlab", "name: git")), &["rules added: git", "rules removed: gitlab"]),
             (config(|text| text.replace("email: agent@", "email: other@")), &["identities changed: agent acme"]),
+            (
+                config(|text| {
+                    text.replace("#allowedSourceRanges:\n", "allowedSourceRanges: {agent: [203.0.113.0/24]}\n")
+                }),
+                &["allowedSourceRanges changed"],
+            ),
+            (config(|text| text.replace("#expires: 2030", "expires: 2030")), &["rules changed: gitlab"]),
             (
                 config(|text| text.replace("0.0.0.0:50050", "0.0.0.0:443")),
                 &["server has changed, which takes a restart; it stays as it was"],

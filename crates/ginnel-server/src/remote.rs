@@ -19,6 +19,7 @@ use ginnel_identity::certificate::Identity;
 use ginnel_identity::proof::Credential;
 use ginnel_identity::tls::{OuterTrust, TlsError, is_for, is_signed_by, outer_client, server_name};
 use ginnel_identity::trust::{Roots, TrustError};
+use ginnel_keys::KeySets;
 use ginnel_net::connect::{ConnectError, Endpoint};
 use ginnel_net::upstream::{EnrolError, Progress, Upstream};
 use http::uri::PathAndQuery;
@@ -30,8 +31,6 @@ use tonic::{Request, Status};
 
 use crate::enrol::Admissible;
 use crate::forward::Unread;
-use crate::keys::EnrolledKeys;
-use crate::signers::Signers;
 
 /// How long an enrolment waits until it can be passed on: its caller's connection lives for [`ENROL_DEADLINE`] until then, and the answer that
 /// there is no place has to get there before that.
@@ -83,16 +82,19 @@ pub(crate) struct Remote {
     /// Where the roots are, and those of agents and clients.
     roots: PerRole<PathBuf>,
     trust: RwLock<OuterTrust>,
+    /// The public keys that Google publishes for those who are connected, unless the configuration says to leave them alone.
+    keys: Option<Arc<KeySets>>,
     passing: Semaphore,
     counted: Mutex<Enrolments>,
 }
 
 impl Remote {
-    /// Reads what the configuration names. Nothing is dialled.
+    /// Reads what the configuration names. Nothing is dialled. `keys` is where Google's keys are looked at, if anywhere.
     pub(crate) fn open(
         issuer: &RemoteIssuer,
         config: &ServerConfig,
         credential: Credential,
+        keys: Option<Arc<KeySets>>,
     ) -> Result<Self, RemoteError> {
         let RemoteIssuer { address, name, trust, credential: _ } = issuer;
         let server_roots = Roots::read(&trust.server)?;
@@ -117,7 +119,7 @@ impl Remote {
         // Made once here, so that what is wrong with the roots shows at the start.
         outer_client(&upstream.server_roots.now(), None)?;
         let passing = Semaphore::new(PASSED_AT_ONCE_MAX);
-        Ok(Self { upstream, roots, trust: RwLock::new(trust), passing, counted: Mutex::default() })
+        Ok(Self { upstream, roots, trust: RwLock::new(trust), keys, passing, counted: Mutex::default() })
     }
 
     /// Whose certificates are accepted.
@@ -256,11 +258,11 @@ impl Enrolment {
         }
     }
 
-    /// Which of the configuration's keys signed for whom: nobody's, where another process enrols.
-    pub(crate) fn signers(&self) -> Arc<Signers> {
+    /// Where Google's keys are looked at, if anywhere.
+    pub(crate) fn keys(&self) -> Option<Arc<KeySets>> {
         match self {
-            Self::Here(desk) => Arc::clone(&desk.signers),
-            Self::Elsewhere(_) => Arc::default(),
+            Self::Here(desk) => Some(Arc::clone(&desk.keys)),
+            Self::Elsewhere(remote) => remote.keys.clone(),
         }
     }
 
@@ -269,14 +271,6 @@ impl Enrolment {
         match self {
             Self::Here(desk) => desk.deny(Arc::clone(denials)),
             Self::Elsewhere(_) => {}
-        }
-    }
-
-    /// Which key at Google enrolled whom: nobody's, where another process enrols.
-    pub(crate) fn enrolled(&self) -> Arc<EnrolledKeys> {
-        match self {
-            Self::Here(desk) => Arc::clone(&desk.enrolled),
-            Self::Elsewhere(_) => Arc::default(),
         }
     }
 

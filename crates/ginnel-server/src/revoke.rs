@@ -4,8 +4,8 @@
 //! Whoever is admitted or allowed is entered there first and judged afterwards, so that each is either judged by the denial or found by the
 //! search. Sessions are judged and entered under the lock that the denial comes into force with ([`crate::rules::InForceRules::deciding`]).
 //!
-//! A key is denied as the key of certificates and as the key that signs tokens. Which key signed for a certificate is known for those that
-//! this process gave out ([`crate::signers`]); after a restart the certificates from before it are shut out by identity or serial number.
+//! A key is denied as the key of certificates and as the key that verifies tokens. Which key verified the token that a certificate was given for
+//! stands in it ([`ginnel_core::evidence`]).
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -28,8 +28,8 @@ const AUDIT_WAIT: Duration = Duration::from_secs(1);
 /// What an answer adds while the log takes no records.
 pub(crate) const NOT_ON_RECORD: &str = "The audit log cannot be written: this is in force, and not on record.";
 
-/// What a server that passes enrolments on adds: it finds certificates of a key, and none that were given for its tokens.
-const KEY_ELSEWHERE: &str = "Which key signs tokens is known where enrolment is: deny it there as well.";
+/// What a server that passes enrolments on adds.
+const KEY_ELSEWHERE: &str = "Tokens are judged where enrolment is: deny it there as well, so that it enrols nobody.";
 
 impl Broker {
     /// What is denied.

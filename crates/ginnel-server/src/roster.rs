@@ -10,6 +10,7 @@ use ginnel_core::cause::Cause;
 use ginnel_core::denial::Shown;
 use ginnel_core::id::InstanceId;
 use ginnel_core::limits::ROSTER_MESSAGE_MAX;
+use ginnel_core::policy::Source;
 use ginnel_core::principal::Principal;
 use ginnel_identity::certificate::Leaf;
 use ginnel_net::body::{FrameReader, FrameWriter};
@@ -54,7 +55,7 @@ struct Process {
 impl ClientSeat {
     pub(crate) fn new(broker: Arc<Broker>, peer: SocketAddr, leaf: Leaf, closed: CancellationToken) -> Self {
         let client = audit::Client { principal: leaf.principal.clone(), email: Text::new(&leaf.email) };
-        let certificate = Arc::new(broker.signers.shown(&leaf));
+        let certificate = Arc::new(leaf.shown_from(peer.ip()));
         let registered = broker.connections.register(Arc::clone(&certificate), closed.clone());
         let budget = broker.budget.for_connection();
         Self {
@@ -102,7 +103,8 @@ impl ClientSeat {
 
     fn entries(&self) -> Vec<v1::RosterEntry> {
         let rules = self.broker.rules.now();
-        let mut reach = rules.policy.reach(&self.client.principal.name);
+        let source = Source::Address(self.peer.ip());
+        let mut reach = rules.policy.reach(&self.client.principal.name, source, rules.clock.now());
         let mut instances: BTreeMap<Principal, Vec<_>> = BTreeMap::new();
         let processes = self.broker.directory.processes().into_iter();
         // A link that comes up while its agent is shut out is there until its connection is closed.
@@ -123,6 +125,7 @@ impl ClientSeat {
             peer: self.peer,
             version: Text::new(&hello.software_version),
             serial: Text::new(&self.leaf.serial),
+            proof: self.leaf.evidence.as_ref().map(|evidence| Text::new(&evidence.proof)),
         }
     }
 
@@ -200,10 +203,9 @@ impl ClientLink for ClientCalls {
         let share = seat
             .broker
             .leases
-            .join(&seat.leaf, hello.instance, &seat.closed)
+            .join(&seat.leaf, &seat.certificate, hello.instance, &seat.closed)
             .map_err(|_| Status::resource_exhausted("too many processes of this principal"))?;
-        // As for an agent's link.
-        seat.broker.enrolled.expect(&seat.leaf)?;
+        seat.broker.expect_at_google(&seat.certificate)?;
         let process = Process { instance: hello.instance, is_first: hello.is_first(), share };
         if seat.process.set(process).is_err() {
             return Err(Status::failed_precondition("this connection has a roster already"));

@@ -8,11 +8,12 @@ use std::time::SystemTime;
 use ginnel_core::audit::Timestamp;
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::{InstanceId, RequestId};
-use ginnel_core::policy::{matrix, verdict};
+use ginnel_core::policy::{Ask, Source, matrix, verdict};
 use ginnel_core::principal::{Name, Principal, Role};
 use ginnel_core::status::{Audit, Certificate, Denied, Peer, Request, Revoked, Status, Verdict};
+use ginnel_identity::hex;
 use ginnel_ops::admin::{NotRevoked, Observed, Question, Revocation, Which};
-use ginnel_ops::reload::Fault;
+use ginnel_ops::reload::{Fault, apart};
 use ginnel_wire::hello::software_version;
 
 use crate::broker::Broker;
@@ -68,9 +69,10 @@ impl Observed for View {
             let processes = processes.iter().filter(|process| process.link.agent.principal.name == *name).count();
             u64::try_from(processes).unwrap_or(u64::MAX)
         };
-        let (client, target) = match question {
-            Question::All => return Some(Ok(matrix(&rules.policy, version, live))),
-            Question::One { client, target } => (client, target),
+        let now = rules.clock.now();
+        let (client, target, from) = match question {
+            Question::All => return Some(Ok(matrix(&rules.policy, version, now, live))),
+            Question::One { client, target, from } => (client, target, from),
         };
         let client: Name = match client.parse() {
             Ok(client) => client,
@@ -80,8 +82,16 @@ impl Observed for View {
         if !is_known {
             return Some(Err(format!("No identity with the role client is named {client}.")));
         }
+        let source = match from.as_ref().map(|from| (from, from.parse())) {
+            None => Source::Anywhere,
+            Some((_, Ok(address))) => Source::Address(address),
+            Some((from, Err(_))) => return Some(Err(format!("{from:?} is no address."))),
+        };
         Some(match target.parse() {
-            Ok(target) => Ok(vec![verdict(&rules.policy, version, &client, &target, live)]),
+            Ok(target) => {
+                let ask = Ask { client: &client, target: &target, source, now };
+                Ok(vec![verdict(&rules.policy, version, &ask, live)])
+            }
             Err(error) => Err(format!("{target:?} is no target: {error}.")),
         })
     }
@@ -100,11 +110,8 @@ impl Observed for View {
 
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, Fault>> + Send + '_>> {
         let broker = Arc::clone(&self.0);
-        Box::pin(async move {
-            // Reading files and building a large policy takes its time, and one at a time is enough.
-            let reloading = tokio::task::spawn_blocking(move || broker.reload());
-            reloading.await.unwrap_or_else(|_| Err("the reload broke off".into()))
-        })
+        // Building a large policy takes its time as well.
+        Box::pin(apart(move || broker.reload()))
     }
 }
 
@@ -163,19 +170,22 @@ fn peer(
         peer: Some(facts.peer.to_string()),
         connections: Some(connections),
         since: Some(facts.since),
-        certificate: Some(certificate(facts.serial.clone(), facts.not_after, now)),
+        certificate: Some(certificate(facts, now)),
         sessions: Some(sessions),
         draining: false,
         targets: Vec::new(),
     }
 }
 
-fn certificate(serial: String, not_after: SystemTime, now: SystemTime) -> Certificate {
+fn certificate(facts: &Facts, now: SystemTime) -> Certificate {
+    let evidence = facts.certificate.evidence.as_ref();
     Certificate {
-        serial,
-        not_after: Timestamp::from(not_after),
-        remaining_seconds: not_after.duration_since(now).unwrap_or_default().as_secs(),
+        serial: facts.serial.clone(),
+        not_after: Timestamp::from(facts.not_after),
+        remaining_seconds: facts.not_after.duration_since(now).unwrap_or_default().as_secs(),
         renewal_failure: None,
         credential: None,
+        proof: evidence.map(|evidence| evidence.proof.to_string()),
+        verified_by: evidence.map(|evidence| hex(&evidence.verified_by)),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! It proves who it is like everybody else: with a key file of the world, an enrolment and a certificate.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -25,7 +25,8 @@ use http::Request;
 use prost::Message;
 use rustls_pki_types::CertificateDer;
 use secrecy::ExposeSecret;
-use tokio::net::TcpStream;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
@@ -149,9 +150,31 @@ impl Peer {
         within("a connection to the server", SOON, Self::attempt(to, &roots, identity)).await?
     }
 
+    /// Connects to the server from this address of the machine, and says `preface` before TLS begins.
+    ///
+    /// # Errors
+    /// If the server does not accept the connection.
+    pub async fn connect_from(
+        world: &World,
+        from: IpAddr,
+        preface: &[u8],
+        identity: Option<&Identity>,
+    ) -> Result<Self> {
+        let roots = Roots::read(&world.directory().join("ca/server-root.pem"))?;
+        let attempt = async {
+            let mut tcp = tcp_from(from, world.server_addr()).await?;
+            tcp.write_all(preface).await?;
+            Self::over(tcp, SERVER_NAME, &roots, identity).await
+        };
+        within("a connection to the server", SOON, attempt).await?
+    }
+
     async fn attempt((address, name): (SocketAddr, &str), roots: &Roots, identity: Option<&Identity>) -> Result<Self> {
+        Self::over(TcpStream::connect(address).await?, name, roots, identity).await
+    }
+
+    async fn over(tcp: TcpStream, name: &str, roots: &Roots, identity: Option<&Identity>) -> Result<Self> {
         let tls = outer_client(roots, identity)?;
-        let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
         let stream = TlsConnector::from(tls).connect(server_name(name)?, tcp).await?;
         let (requests, connection) = h2::client::handshake(stream).await?;
@@ -204,6 +227,16 @@ impl Peer {
     pub fn instance() -> InstanceId {
         InstanceId::random(&mut SystemRandom)
     }
+}
+
+/// A connection from one address of the machine to another.
+///
+/// # Errors
+/// If there is no such address, or nobody takes the connection.
+pub async fn tcp_from(from: IpAddr, to: SocketAddr) -> Result<TcpStream> {
+    let socket = if from.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.bind(SocketAddr::new(from, 0))?;
+    Ok(socket.connect(to).await?)
 }
 
 impl Drop for Peer {

@@ -244,7 +244,14 @@ fn certify(issuer: &EmbeddedIssuer, principal: &str, server_names: Vec<String>) 
     let key = KeyPair::generate()?;
     let email = "relay@acme.iam.gserviceaccount.com".to_owned();
     let spki_der = key.spki_der().to_vec();
-    let request = CertificateRequest { principal: principal.parse()?, email, spki_der, server_names, renews: None };
+    let request = CertificateRequest {
+        principal: principal.parse()?,
+        email,
+        spki_der,
+        server_names,
+        evidence: None,
+        renews: None,
+    };
     Ok(Identity::new(issuer.sign(&request, SystemTime::now())?.chain, key)?)
 }
 

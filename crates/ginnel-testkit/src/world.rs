@@ -51,6 +51,7 @@ pub struct WorldBuilder {
     client_credential: Option<Value>,
     client_public_key: Option<String>,
     server_settings: Vec<(String, Value)>,
+    enrolment_settings: Vec<(String, Value)>,
     grace: String,
     listen: IpAddr,
     agents_in: Option<PathBuf>,
@@ -181,6 +182,13 @@ impl WorldBuilder {
     #[must_use]
     pub fn server_setting(mut self, pointer: &str, value: Value) -> Self {
         self.server_settings.push((pointer.to_owned(), value));
+        self
+    }
+
+    /// The same in the configuration of the process that enrols.
+    #[must_use]
+    pub fn enrolment_setting(mut self, pointer: &str, value: Value) -> Self {
+        self.enrolment_settings.push((pointer.to_owned(), value));
         self
     }
 
@@ -343,6 +351,7 @@ impl World {
             client_credential: None,
             client_public_key: None,
             server_settings: Vec::new(),
+            enrolment_settings: Vec::new(),
             grace: "0s".to_owned(),
             listen: Ipv4Addr::LOCALHOST.into(),
             agents_in: None,

@@ -8,13 +8,15 @@
 #![cfg_attr(test, allow(dead_code, reason = "the test build of a bench without a harness"))]
 
 use std::hint::black_box;
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use ginnel_core::audit::Timestamp;
 use ginnel_core::budget::Budget;
 use ginnel_core::limits::{DATA_MAX, FRAME_MAX};
-use ginnel_core::policy::{Policy, Rule};
+use ginnel_core::policy::{Ask, Policy, Rule, Source};
 use ginnel_core::principal::Name;
 use ginnel_core::stream::{Frame, Read, Stream};
 use ginnel_core::target::Target;
@@ -166,8 +168,10 @@ fn decide(rule: usize, expected: bool) -> Option<Repeat> {
     let (client, agent): (Name, Name) = ("frontend".parse().ok()?, "acme".parse().ok()?);
     let target: Target = host(rule, TARGETS - 1).parse().ok()?;
     Some(Box::new(move |count| {
+        let source = Source::Address(Ipv4Addr::LOCALHOST.into());
+        let ask = Ask { client: &client, target: &target, source, now: Timestamp::default() };
         for _ in 0..count {
-            let decision = policy.decide(black_box(&client), black_box(&target), black_box(&agent));
+            let decision = policy.decide(black_box(&ask), black_box(&agent));
             assert_eq!(black_box(decision).is_ok(), expected, "the policy is known");
         }
     }))
@@ -177,9 +181,9 @@ fn policy() -> Option<Policy> {
     let rule = |number| {
         let targets = (0..TARGETS).map(|target| host(number, target).parse().ok()).collect::<Option<Vec<_>>>()?;
         let (clients, agents) = (["frontend".parse().ok()?].into(), ["acme".parse().ok()?].into());
-        Some(Rule { name: format!("rule-{number}"), clients, agents, targets })
+        Some(Rule { name: format!("rule-{number}"), clients, agents, targets, expires: None, sources: None })
     };
-    Some(Policy::new((0..RULES).map(rule).collect::<Option<Vec<_>>>()?))
+    Some(Policy::new((0..RULES).map(rule).collect::<Option<Vec<_>>>()?, Timestamp::default()))
 }
 
 fn host(rule: usize, target: usize) -> String {

@@ -38,9 +38,12 @@ impl Text {
 pub fn status(cause: Cause) -> StatusCode {
     match cause {
         Cause::Malformed => StatusCode::BAD_REQUEST,
-        Cause::NotAllowed | Cause::NotOnAllowList | Cause::AddressForbidden | Cause::NotAdmitted => {
-            StatusCode::FORBIDDEN
-        }
+        Cause::NotAllowed
+        | Cause::NotOnAllowList
+        | Cause::AddressForbidden
+        | Cause::NotAdmitted
+        | Cause::RuleExpired
+        | Cause::SourceRefused => StatusCode::FORBIDDEN,
         Cause::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         Cause::Unknown
         | Cause::Finished
@@ -68,7 +71,12 @@ pub fn status(cause: Cause) -> StatusCode {
 /// The reply field of SOCKS 5 (RFC 1928, 6) for a refusal.
 pub fn reply(cause: Cause) -> u8 {
     match cause {
-        Cause::NotAllowed | Cause::NotOnAllowList | Cause::AddressForbidden | Cause::NotAdmitted => 0x02,
+        Cause::NotAllowed
+        | Cause::NotOnAllowList
+        | Cause::AddressForbidden
+        | Cause::NotAdmitted
+        | Cause::RuleExpired
+        | Cause::SourceRefused => 0x02,
         Cause::NoLiveAgent | Cause::AgentLost | Cause::ServerUnreachable | Cause::ServerLost => 0x03,
         Cause::NameNotResolved | Cause::TargetUnreachable => 0x04,
         Cause::ConnectionRefused => 0x05,

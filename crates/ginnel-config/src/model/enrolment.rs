@@ -163,6 +163,11 @@ fn identity(fields: &mut Fields<'_, '_>) -> Option<IdentityRead> {
         .example_off(vec!["tunnel.acme.example"])
         .optional(shape::list_of_some(located(server_name())));
     let has_names = fields.has("serverNames");
+    if let (Some(role @ (Role::Agent | Role::Client)), true) = (read.role, fields.has("sourceRanges")) {
+        // They come through a server, whose address this process sees, and whose word about theirs proves nothing.
+        let hint = "put it into the configuration of the server, which sees where they come from".to_owned();
+        fields.report(format!("sourceRanges are here for the role server, not for the role {role}"), hint);
+    }
     match read.role {
         Some(Role::Server) if !has_names => {
             let hint = "name what agents and clients have in server.name".to_owned();

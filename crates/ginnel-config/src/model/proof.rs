@@ -15,6 +15,15 @@ use crate::shape::{self, Fields, Located, Text, located, object};
 /// a key that was deleted at Google live on for longer than ten, which is promised.
 const KEYS_FRESH_FOR: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
+/// What `keysFreshFor` means where nobody is connected.
+const KEYS_FRESH_FOR_TEXT: &str = "How long fetched keys are not asked for again, from 1s to 5m. A tenth of it passes between two fetches of \
+     one account's keys in any case.";
+
+/// What it means at a server.
+const KEYS_FRESH_FOR_TEXT_OF_SERVER: &str = "How long fetched keys are not asked for again, from 1s to 5m. A tenth of it passes between two \
+     fetches of one account's keys in any case. Those who are connected are cut off within this time after their key was deleted; within \
+     twice of it if they came after a start of this server that came after that.";
+
 /// Who signs Google's ID tokens.
 const GOOGLE_ISSUER: &str = "https://accounts.google.com";
 
@@ -79,34 +88,64 @@ pub struct GoogleSection {
     pub keys_fresh_for: Duration,
 }
 
+/// `google` of a server, in which anything may have been wrong.
+pub(super) struct GoogleRead {
+    pub(super) section: Option<GoogleSection>,
+    /// Where ID tokens' keys are, if the file says so.
+    pub(super) id_token_keys: Option<Located<String>>,
+    pub(super) watch_keys: Option<Located<bool>>,
+}
+
+/// `google` of the process that only enrols.
 pub(super) fn google(fields: &mut Fields<'_, '_>) -> Option<GoogleSection> {
+    read_google(fields, KEYS_FRESH_FOR_TEXT).0
+}
+
+/// `google` of a server, which may have Google's keys looked at although it does not enrol.
+pub(super) fn google_of_server(fields: &mut Fields<'_, '_>) -> Option<GoogleRead> {
+    let (section, id_token_keys) = read_google(fields, KEYS_FRESH_FOR_TEXT_OF_SERVER);
+    let watch_keys = fields
+        .field(
+            "watchKeys",
+            "Whether the keys at Google of those who are connected are looked at, so that a key that is deleted there cuts off whom it \
+             enrolled. false is for a server beside issuer.enrolment that must not reach Google: a deleted key then only enrols nobody \
+             any more.",
+        )
+        .default("true", located(shape::flag()));
+    Some(GoogleRead { section, id_token_keys, watch_keys })
+}
+
+/// The settings that all have, and where ID tokens' keys are if the file says so.
+fn read_google(
+    fields: &mut Fields<'_, '_>,
+    keys_fresh_for_text: &'static str,
+) -> (Option<GoogleSection>, Option<Located<String>>) {
     let service_account_keys = fields
         .field(
             "serviceAccountKeys",
-            "Where the public keys of service accounts are; the e-mail is added. Asked only for identities with publicKeys: google.",
+            "Where the public keys of service accounts are; the e-mail is added. Asked only for identities whose keys are at Google.",
         )
         .default("https://www.googleapis.com/service_accounts/v1/jwk/", url());
     let id_token_keys = fields
-        .field("idTokenKeys", "Where the public keys are that sign Google's ID tokens.")
-        .default("https://www.googleapis.com/oauth2/v3/certs", url());
+        .field("idTokenKeys", "Where the public keys are that sign Google's ID tokens; asked where enrolment is.")
+        .default("https://www.googleapis.com/oauth2/v3/certs", located(url()));
     let ca_file = fields
         .field("caFile", "Authorities of the certificate of that server, in PEM. Without it: those of the system.")
         .example_off("google-ca.pem")
         .optional(shape::file());
     let keys_fresh_for = fields
-        .field(
-            "keysFreshFor",
-            "How long fetched keys are not asked for again, from 1s to 5m. A tenth of it passes between two fetches of one account's \
-             keys in any case. Those who are connected are cut off within this time after their key was deleted, unless another \
-             process enrols than the one that they are connected to.",
-        )
+        .field("keysFreshFor", keys_fresh_for_text)
         .default("5m", shape::duration(KEYS_FRESH_FOR.0, KEYS_FRESH_FOR.1));
-    Some(GoogleSection {
-        service_account_keys: service_account_keys?,
-        id_token_keys: id_token_keys?,
-        ca_file,
-        keys_fresh_for: keys_fresh_for?,
-    })
+    let given = id_token_keys.clone().filter(|_| fields.has("idTokenKeys"));
+    let section = || {
+        Some(GoogleSection {
+            service_account_keys: service_account_keys?,
+            id_token_keys: id_token_keys?.value,
+            ca_file,
+            keys_fresh_for: keys_fresh_for?,
+        })
+    };
+    (section(), given)
 }
 
 /// An issuer in which anything may have been wrong.

@@ -1,20 +1,25 @@
 //! The server's configuration.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ginnel_core::audit::Timestamp;
 use ginnel_core::congestion::CongestionControl;
 use ginnel_core::pattern::TargetPattern;
 use ginnel_core::policy::Rule;
 use ginnel_core::principal::{Name, Role, TrustDomain};
+use ginnel_core::ranges::Ranges;
 use ginnel_core::renewal::Renewal;
 use ginnel_core::target::DnsName;
 use serde_json::json;
 
 use super::issuer::ServerIssuer;
-use super::proof::{self, GoogleSection, OidcIssuer, OidcIssuerRead, OidcSubject, OidcSubjectRead, PublicKeys};
+use super::proof::{
+    self, GoogleRead, GoogleSection, OidcIssuer, OidcIssuerRead, OidcSubject, OidcSubjectRead, PublicKeys,
+};
+use super::sources::{self, AllowedSources};
 use super::{Admin, loadable};
 use crate::finding::{Collector, Place, suggestion};
 use crate::shape::{self, Fields, Located, Text, located, object};
@@ -34,6 +39,8 @@ pub struct ServerConfig {
     pub issuer: ServerIssuer,
     /// Where Google's public keys come from.
     pub google: GoogleSection,
+    /// Whether the keys at Google of those who are connected are looked at; always where the server enrols.
+    pub watch_keys: bool,
     /// Whose tokens are taken beside those of service accounts. Names are unique.
     pub oidc_issuers: Vec<OidcIssuer>,
     /// The audience of enrolment tokens.
@@ -67,6 +74,10 @@ pub struct ServerSection {
     pub listen: SocketAddr,
     /// The congestion control of what it accepts, if not the system's own.
     pub congestion_control: Option<CongestionControl>,
+    /// Where agents and clients may come from.
+    pub allowed_sources: AllowedSources,
+    /// The load balancers whose word counts for where a connection comes from.
+    pub balancers: Option<Ranges>,
     /// How it is seen and controlled while it runs.
     pub admin: Admin,
     /// How long sessions may go on after the first signal to stop.
@@ -90,6 +101,8 @@ pub struct Identity {
     pub oidc: Option<OidcSubject>,
     /// DNS names and addresses that a server's certificate may carry; none for any other role.
     pub server_names: Vec<String>,
+    /// Where it may come from, of what its role may; `None`: from all of that.
+    pub source_ranges: Option<Ranges>,
 }
 
 impl Identity {
@@ -126,8 +139,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
         .required(shape::list(object(rule)));
     let issuer = fields.field("issuer", "What signs certificates.").required(located(object(super::issuer::of_server)));
     let google =
-        fields.field("google", "Where Google's public keys come from.").required(located(object(proof::google)));
-    let google_is_given = fields.has("google");
+        fields.field("google", "Where Google's public keys come from.").required(object(proof::google_of_server));
     let oidc_issuers = proof::oidc_issuers(fields);
     let enrolment = fields.field("enrolment", "How certificates are asked for.").required(object(super::enrolment));
     let renewal =
@@ -146,19 +158,21 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
             check_rules(rules.as_deref().unwrap_or_default(), identities, findings);
         }
         let identities_read = identities.as_deref().unwrap_or_default();
-        let google = google.as_ref().filter(|_| google_is_given);
         match issuer.as_ref().map(|issuer| &issuer.value) {
             Some(ServerIssuer::Elsewhere(_)) => {
-                must_ask_nobody(identities_read, google, oidc_issuers.as_ref(), findings)
+                must_judge_nobody(identities_read, google.as_ref(), oidc_issuers.as_ref(), findings);
             }
-            Some(ServerIssuer::Here(_)) => must_have_keys(identities_read, findings),
+            Some(ServerIssuer::Here(_)) => {
+                must_have_keys(identities_read, findings);
+                must_watch_keys(google.as_ref(), findings);
+            }
             // Which of the two is meant is not known, and there is a finding about that.
             None => {}
         }
         check_subjects(identities_read, oidc_issuers.as_ref(), findings);
     });
 
-    let (server, audience) = (server?, enrolment?);
+    let (server, audience, google) = (server?, enrolment?, google?);
     Some(ServerConfig {
         trust_domain: trust_domain?,
         enrolment_audience: super::audience_or_default(audience, &server.name),
@@ -167,7 +181,8 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
         identities: identities?.into_iter().map(|identity| identity.value.complete()).collect::<Option<_>>()?,
         rules: rules?.into_iter().map(RuleRead::complete).collect::<Option<_>>()?,
         issuer: issuer?.value,
-        google: google?.value,
+        google: google.section?,
+        watch_keys: google.watch_keys?.value,
         oidc_issuers: OidcIssuerRead::all_complete(oidc_issuers)?,
         audit_directory: audit?,
         configured_denials: denials?,
@@ -212,12 +227,16 @@ fn server(fields: &mut Fields<'_, '_>) -> Option<ServerSection> {
         .example("0.0.0.0:50050")
         .required(super::socket_address());
     let congestion_control = super::congestion_control(fields);
+    let allowed_sources = sources::allowed(fields);
+    let balancers = sources::balancers(fields);
     let admin = super::admin(fields, "127.0.0.1:50051");
     let shutdown_grace = super::shutdown_grace(fields);
     Some(ServerSection {
         name: name?,
         listen: listen?,
         congestion_control,
+        allowed_sources: allowed_sources?,
+        balancers: balancers?,
         admin: admin?,
         shutdown_grace: shutdown_grace?,
     })
@@ -248,6 +267,7 @@ pub(super) struct IdentityRead {
     pub(super) unique_id: Option<Located<String>>,
     pub(super) oidc: Option<OidcSubjectRead>,
     pub(super) server_names: Option<Vec<Located<String>>>,
+    pub(super) source_ranges: Option<Ranges>,
 }
 
 impl IdentityRead {
@@ -260,6 +280,7 @@ impl IdentityRead {
             unique_id: self.unique_id.map(|id| id.value),
             oidc: self.oidc.map(OidcSubjectRead::complete),
             server_names: self.server_names.unwrap_or_default().into_iter().map(|name| name.value).collect(),
+            source_ranges: self.source_ranges,
         })
     }
 }
@@ -300,9 +321,10 @@ pub(super) fn identity_of(fields: &mut Fields<'_, '_>, roles: &'static [(&'stati
     let oidc = fields
         .field("oidc", "Who it is to one of oidcIssuers: its tokens prove it, beside the public keys or without any.")
         .optional(object(proof::oidc_subject));
+    let source_ranges = sources::of_identity(fields);
     let proofs = ["publicKeys", "oidc"].into_iter().filter(|name| fields.has(name)).collect();
     let public_keys = public_keys.map(|files| files.map_or(PublicKeys::Google, PublicKeys::Files));
-    IdentityRead { name, role, email, proofs, public_keys, unique_id, oidc, server_names: None }
+    IdentityRead { name, role, email, proofs, public_keys, unique_id, oidc, server_names: None, source_ranges }
 }
 
 /// An e-mail address as service accounts have them: compared byte by byte, so only one spelling is taken.
@@ -328,6 +350,8 @@ struct RuleRead {
     clients: Option<Vec<Located<Name>>>,
     agents: Option<Vec<Located<Name>>>,
     targets: Option<Vec<TargetPattern>>,
+    expires: Option<Timestamp>,
+    sources: Option<Ranges>,
 }
 
 impl RuleRead {
@@ -338,6 +362,8 @@ impl RuleRead {
             clients: names(self.clients?),
             agents: names(self.agents?),
             targets: self.targets?,
+            expires: self.expires,
+            sources: self.sources,
         })
     }
 }
@@ -363,7 +389,22 @@ fn rule(fields: &mut Fields<'_, '_>) -> Option<RuleRead> {
         )
         .example(vec!["gitlab.acme.internal:443"])
         .required(shape::list_of_some(shape::parsed()));
-    Some(RuleRead { name, clients, agents, targets })
+    let expires = fields
+        .field(
+            "expires",
+            "The moment from which on the rule allows nothing, as 2030-01-31T18:00:00Z; a date alone is its beginning in UTC. Sessions \
+             that only this rule allows end with it.",
+        )
+        .example_off("2030-01-31T18:00:00Z")
+        .optional(shape::parsed());
+    let sources = fields
+        .field(
+            "sources",
+            "Addresses and networks from which the client's connection has to come for this rule to count. Without it: from anywhere.",
+        )
+        .example_off(vec!["10.0.0.0/8"])
+        .optional(sources::ranges());
+    Some(RuleRead { name, clients, agents, targets, expires, sources })
 }
 
 /// Reports identities that could not prove themselves.
@@ -398,15 +439,16 @@ fn check_subjects(
     proof::check(issuers, identities.iter().filter_map(|identity| identity.value.oidc.as_ref()), findings);
 }
 
-/// Reports what a server that passes enrolments on says about whom to believe.
-fn must_ask_nobody(
+/// Reports what a server that passes enrolments on says about whose tokens to believe. Whose keys are still at Google it may ask.
+fn must_judge_nobody(
     identities: &[Located<IdentityRead>],
-    google: Option<&Located<GoogleSection>>,
+    google: Option<&GoogleRead>,
     oidc_issuers: Option<&Located<Vec<OidcIssuerRead>>>,
     findings: &mut Collector,
 ) {
     must_have_no_keys(identities, findings);
-    google.into_iter().for_each(|google| is_for_who_enrols(google, findings));
+    let id_token_keys = google.and_then(|google| google.id_token_keys.as_ref());
+    id_token_keys.into_iter().for_each(|keys| is_for_who_enrols(keys, findings));
     oidc_issuers.into_iter().for_each(|issuers| is_for_who_enrols(issuers, findings));
 }
 
@@ -414,6 +456,16 @@ fn must_ask_nobody(
 fn is_for_who_enrols<T>(setting: &Located<T>, findings: &mut Collector) {
     let hint = "remove it here; it belongs into the configuration of the process that enrols".to_owned();
     setting.report(findings, "means nothing beside issuer.enrolment", hint);
+}
+
+/// Reports that a server which enrols shall not look at keys: it asks Google for them in any case, so that nothing would be gained.
+fn must_watch_keys(google: Option<&GoogleRead>, findings: &mut Collector) {
+    let watch_keys = google.and_then(|google| google.watch_keys.as_ref());
+    if let Some(watch_keys) = watch_keys.filter(|watch_keys| !watch_keys.value) {
+        let hint =
+            "remove it: a server that enrols reaches Google, or has no identities whose keys are there".to_owned();
+        watch_keys.report(findings, "may be false only beside issuer.enrolment", hint);
+    }
 }
 
 /// Neither may stand in for the other where names are checked.
@@ -473,7 +525,8 @@ fn check_unique_id(identity: &IdentityRead, findings: &mut Collector) {
 fn check_rules(rules: &[RuleRead], identities: &[Located<IdentityRead>], findings: &mut Collector) {
     let clients = names_of(identities, Role::Client);
     let agents = names_of(identities, Role::Agent);
-    let mut names: BTreeMap<&Name, &Place> = BTreeMap::new();
+    // Not ordered: there may be 100,000 of them, which differ late.
+    let mut names: HashMap<&Name, &Place> = HashMap::with_capacity(rules.len());
     for rule in rules {
         if let Some(name) = &rule.name {
             match names.get(&name.value) {
@@ -494,8 +547,8 @@ fn check_rules(rules: &[RuleRead], identities: &[Located<IdentityRead>], finding
 }
 
 /// The names in a role; none if some identity could not be read that may have one of them.
-fn names_of(identities: &[Located<IdentityRead>], role: Role) -> Option<BTreeSet<&Name>> {
-    let mut names = BTreeSet::new();
+fn names_of(identities: &[Located<IdentityRead>], role: Role) -> Option<HashSet<&Name>> {
+    let mut names = HashSet::new();
     let identities = identities.iter().map(|identity| &identity.value);
     for identity in identities.filter(|identity| identity.role.is_none_or(|its| its == role)) {
         names.insert(&identity.name.as_ref()?.value);
@@ -504,6 +557,9 @@ fn names_of(identities: &[Located<IdentityRead>], role: Role) -> Option<BTreeSet
 }
 
 fn must_differ(names: &[Located<Name>], findings: &mut Collector) {
+    if names.len() < 2 {
+        return;
+    }
     let mut seen: BTreeMap<&Name, &Place> = BTreeMap::new();
     for name in names {
         match seen.get(&name.value) {
@@ -513,7 +569,7 @@ fn must_differ(names: &[Located<Name>], findings: &mut Collector) {
     }
 }
 
-fn must_be_known(used: &[Located<Name>], known: &BTreeSet<&Name>, role: Role, findings: &mut Collector) {
+fn must_be_known(used: &[Located<Name>], known: &HashSet<&Name>, role: Role, findings: &mut Collector) {
     for name in used.iter().filter(|name| !known.contains(&name.value)) {
         // A close name takes a look at all of them, which is not worth it for a finding that is only counted.
         let candidates = known.iter().filter(|_| !findings.is_full()).map(|known| known.as_str());

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{ENROLMENT, RELAY, findings};
+use super::{ENROLMENT, RELAY, SERVER, findings};
 use crate::{Credential, Daemon, EnrolmentConfig, Overrides, ServerConfig, ServerIssuer};
 
 fn assert_cases(daemon: Daemon, good: &str, cases: &[(&str, &str, &str)]) {
@@ -25,6 +25,18 @@ fn reads_a_server_that_passes_enrolments_on() {
 }
 
 #[test]
+fn a_server_that_passes_enrolments_on_looks_at_keys_at_google_unless_it_is_told_not_to() {
+    let parse = |text: &str| ServerConfig::parse(text, "f.yaml", Path::new("/"), &Overrides::none());
+    let with = |google: &str| parse(&RELAY.replacen("issuer:\n", &format!("google: {google}\nissuer:\n"), 1));
+    assert!(parse(RELAY).expect("a server").watch_keys);
+    let told = with("{keysFreshFor: 1m, watchKeys: false}").expect("a server");
+    assert_eq!((told.watch_keys, told.google.keys_fresh_for.as_secs()), (false, 60));
+    let here = SERVER.to_owned() + "google: {watchKeys: false}\n";
+    let said = findings(Daemon::Server, &here, &Overrides::none());
+    assert!(said.contains("google.watchKeys: may be false only beside issuer.enrolment"), "{said}");
+}
+
+#[test]
 fn finds_what_is_wrong_with_a_server_that_passes_enrolments_on() {
     let cases = [
         (
@@ -35,8 +47,8 @@ fn finds_what_is_wrong_with_a_server_that_passes_enrolments_on() {
         ),
         (
             "issuer:\n",
-            "google: {keysFreshFor: 1m}\nissuer:\n",
-            "f.yaml:8:9: google: means nothing beside issuer.enrolment\n  \
+            "google: {idTokenKeys: \"https://keys.example/\"}\nissuer:\n",
+            "f.yaml:8:23: google.idTokenKeys: means nothing beside issuer.enrolment\n  \
                hint: remove it here; it belongs into the configuration of the process that enrols",
         ),
         (
@@ -128,4 +140,20 @@ fn finds_what_is_wrong_with_the_process_that_enrols() {
         ),
     ];
     assert_cases(Daemon::Enrolment, ENROLMENT, &cases);
+}
+
+#[test]
+fn only_servers_have_source_ranges_where_they_enrol() {
+    let cases = [
+        ("serverNames: [tunnel.acme.example]}", "serverNames: [tunnel.acme.example], sourceRanges: [10.0.0.5]}", ""),
+        (
+            "publicKeys: [agent.pub.pem]}",
+            "publicKeys: [agent.pub.pem], sourceRanges: [203.0.113.7]}",
+            "f.yaml:5:5: identities[1]: sourceRanges are here for the role server, not for the role agent\n  \
+               hint: put it into the configuration of the server, which sees where they come from",
+        ),
+    ];
+    assert_cases(Daemon::Enrolment, ENROLMENT, &cases);
+    let relay = RELAY.replacen("email: agent@p.example}", "email: agent@p.example, sourceRanges: [203.0.113.7]}", 1);
+    assert_eq!(findings(Daemon::Server, &relay, &Overrides::none()), "");
 }

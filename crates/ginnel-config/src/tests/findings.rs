@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use ginnel_core::lanes::Bounds;
 use ginnel_core::principal::Role;
+use ginnel_core::ranges::Ranges;
 
 use super::{AGENT, CLIENT, ROLES, SERVER, findings, good};
+use crate::tree::{FILE_BYTES_MAX, NODES_MAX};
 use crate::{
-    AgentConfig, ClientConfig, Credential, Daemon, IssuerKind, LoadError, Overrides, Place, PublicKeys, ServerConfig,
-    ServerIssuer, TokenBinding,
+    AgentConfig, AllowedSources, ClientConfig, Credential, Daemon, IssuerKind, LoadError, Overrides, Place, PublicKeys,
+    ServerConfig, ServerIssuer, TokenBinding,
 };
 
 /// A file with one part replaced, and everything that must be found in it.
@@ -145,7 +147,7 @@ fn finds_all_that_is_wrong_with_a_server() {
                 "f.yaml:2:17: server.admin: 0.0.0.0:50051 is not a loopback address: whoever reaches it sees who reaches what\n  \
                  hint: listen on 127.0.0.1 or [::1]; if this is meant, write adminAllowNonLoopback: true beside it\n\
                  f.yaml:2:32: server: unknown setting \"p\"\n  hint: the settings here are name, listen, congestionControl, \
-                 admin, adminSocket, adminAllowNonLoopback, shutdownGrace\n\
+                 allowedSourceRanges, proxyProtocol, admin, adminSocket, adminAllowNonLoopback, shutdownGrace\n\
                  f.yaml:2:44: server.name: \"127.1.1\": an IPv4 address is written as four decimal numbers from 0 to 255 without leading zeros\n\
                  f.yaml:2:61: server.listen: \"localhost:1\": an address to listen on is written 127.0.0.1:3128 or [::1]:3128",
             ),
@@ -356,8 +358,11 @@ fn bounds_depth_nodes_and_size() {
     let cases = [
         (format!("x: {}{}\n", "[".repeat(64), "]".repeat(64)), "f.yaml:1:67: is nested more than 64 levels deep"),
         ("? ".repeat(1000), "f.yaml:1:129: is nested more than 64 levels deep"),
-        (format!("x: [{}]\n", "a,".repeat(200_000)), "f.yaml:1:399999: the file has more than 200000 keys and values"),
-        ("#".repeat(1024 * 1024 + 1), "f.yaml: is larger than 1024 KiB"),
+        (
+            format!("x: [{}]\n", "a,".repeat(NODES_MAX)),
+            "f.yaml:1:7999999: the file has more than 4000000 keys and values",
+        ),
+        ("#".repeat(FILE_BYTES_MAX + 1), "f.yaml: is larger than 64 MiB"),
     ];
     for (text, expected) in cases {
         assert_eq!(findings(Role::Agent, &text, &Overrides::none()), expected);
@@ -514,4 +519,82 @@ fn a_credential_is_one_of_three() {
         let text = AGENT.replacen(key, credential, 1);
         assert_eq!(findings(Role::Agent, &text, &Overrides::none()), *expected, "{credential}");
     }
+}
+
+#[test]
+fn reads_where_connections_may_come_from_and_when_rules_end() {
+    let text = SERVER
+        .replacen(
+            "listen: 127.0.0.1:0}",
+            "listen: 127.0.0.1:0, proxyProtocol: {from: [10.0.0.0/28]},\n  allowedSourceRanges: {agent: [203.0.113.0/24, \"fd00::/8\"]}}",
+            1,
+        )
+        .replacen("[agent.pub.pem]}", "[agent.pub.pem], sourceRanges: [203.0.113.7]}", 1)
+        .replacen("internal:443\"]}", "internal:443\"], expires: 2030-01-31T18:00:00+01:00, sources: [10.0.0.0/8]}", 1);
+    let server = ServerConfig::parse(&text, "f.yaml", Path::new("/etc"), &Overrides::none()).expect("a server");
+    let shown = |ranges: &Option<Ranges>| ranges.as_ref().map(ToString::to_string);
+    assert_eq!(shown(&server.server.allowed_sources.agent).as_deref(), Some("203.0.113.0/24, fd00::/8"));
+    assert_eq!(
+        (server.server.allowed_sources.client, shown(&server.server.balancers).as_deref()),
+        (None, Some("10.0.0.0/28"))
+    );
+    let [agent, client] = &server.identities[..] else { panic!("two identities") };
+    assert_eq!((shown(&agent.source_ranges).as_deref(), shown(&client.source_ranges)), (Some("203.0.113.7"), None));
+    let rule = &server.rules[0];
+    let expires = rule.expires.map(|expires| expires.to_string());
+    assert_eq!(
+        (expires.as_deref(), shown(&rule.sources).as_deref()),
+        (Some("2030-01-31T17:00:00.000000Z"), Some("10.0.0.0/8"))
+    );
+    let plain = ServerConfig::parse(SERVER, "f.yaml", Path::new("/etc"), &Overrides::none()).expect("a server");
+    assert_eq!((&plain.rules[0].expires, &plain.rules[0].sources), (&None, &None));
+    assert_eq!((plain.server.allowed_sources, plain.server.balancers), (AllowedSources::default(), None));
+}
+
+#[test]
+fn finds_what_is_wrong_with_sources_and_ends() {
+    let listen = "listen: 127.0.0.1:0}";
+    let rule = "internal:443\"]}";
+    let cases: [Case; 8] = [
+        (
+            listen,
+            "listen: 127.0.0.1:0, allowedSourceRanges: {agents: [10.0.0.0/8]}}",
+            "f.yaml:2:80: server.allowedSourceRanges: unknown setting \"agents\"\n  hint: did you mean agent?",
+        ),
+        (
+            listen,
+            "listen: 127.0.0.1:0, allowedSourceRanges: {agent: [10.0.0.1/8]}}",
+            "f.yaml:2:88: server.allowedSourceRanges.agent[0]: \"10.0.0.1/8\": the address has bits beyond its prefix; the network is \
+             \"10.0.0.0/8\"",
+        ),
+        (
+            listen,
+            "listen: 127.0.0.1:0, allowedSourceRanges: {agent: []}}",
+            "f.yaml:2:87: server.allowedSourceRanges.agent: needs at least one item",
+        ),
+        (
+            listen,
+            "listen: 127.0.0.1:0, proxyProtocol: {from: [balancer.acme.internal]}}",
+            "f.yaml:2:81: server.proxyProtocol.from[0]: \"balancer.acme.internal\": a range is an address or a network, as in \
+             203.0.113.7, 203.0.113.0/24 or fd00::/8",
+        ),
+        (
+            listen,
+            "listen: 127.0.0.1:0, proxyProtocol: true}",
+            "f.yaml:2:73: server.proxyProtocol: expected a section, found a boolean",
+        ),
+        (
+            rule,
+            "internal:443\"], expires: tomorrow}",
+            "f.yaml:7:105: rules[0].expires: \"tomorrow\": a time is written 2026-01-31T13:45:00Z, or 2026-01-31 for that day's midnight \
+             in UTC, and is not before 1970",
+        ),
+        (rule, "internal:443\"], sources: 10.0.0.0/8}", "f.yaml:7:105: rules[0].sources: expected a list, found text"),
+        (
+            "[agent.pub.pem]}",
+            "[agent.pub.pem], sourceRanges: [fd00::/129]}",
+            "f.yaml:4:99: identities[0].sourceRanges[0]: \"fd00::/129\": a prefix is a number from 0 to 128",
+        ),
+    ];
+    assert_findings(Role::Server, &cases);
 }

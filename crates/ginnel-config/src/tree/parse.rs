@@ -1,7 +1,7 @@
 //! From YAML events to the tree.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use granit_parser::{Event, Marker, Parser, ScalarStyle, Span, Tag};
 
@@ -10,7 +10,7 @@ use crate::finding::{Collector, Place, push_key, quoted};
 
 pub(super) fn parse(text: &str, findings: &mut Collector) -> Option<Node> {
     if text.len() > FILE_BYTES_MAX {
-        let message = format!("is larger than {} KiB", FILE_BYTES_MAX / 1024);
+        let message = format!("is larger than {} MiB", FILE_BYTES_MAX >> 20);
         findings.report(&Place::Whole, "", message, None);
         return None;
     }
@@ -56,7 +56,7 @@ struct Stop;
 /// A list or section whose end was not seen yet.
 enum Open {
     List { place: Place, items: Vec<Node> },
-    Map { place: Place, map: Map, seen: BTreeMap<String, Place>, key: Option<Key> },
+    Map { place: Place, map: Map, seen: Seen, key: Option<Key> },
 }
 
 /// A key that waits for its value.
@@ -104,7 +104,7 @@ impl Builder<'_> {
             }
             Event::MappingStart(_, anchor, tag) => {
                 self.begin(&at, anchor, tag.as_ref())?;
-                self.open.push(Open::Map { place: at, map: Map::default(), seen: BTreeMap::new(), key: None });
+                self.open.push(Open::Map { place: at, map: Map::default(), seen: Seen::default(), key: None });
             }
             Event::SequenceEnd | Event::MappingEnd => self.end(),
             // The parser's options ask for no other event; one that it adds later may be a value, and none is skipped.
@@ -163,7 +163,7 @@ impl Builder<'_> {
                 Some(Key::Text(text, place)) => map.entries.push(Entry { key: text, place, node }),
                 None => {
                     let at = node.place.clone();
-                    let refusal = match as_key(node, seen) {
+                    let refusal = match as_key(node, map, seen) {
                         Ok(text) => {
                             *key = Some(Key::Text(text, at));
                             return;
@@ -199,7 +199,7 @@ impl Builder<'_> {
 }
 
 /// The text of a key, or what is wrong with it; nothing more to say if that was already reported.
-fn as_key(node: Node, seen: &mut BTreeMap<String, Place>) -> Result<String, Option<String>> {
+fn as_key(node: Node, map: &Map, seen: &mut Seen) -> Result<String, Option<String>> {
     let text = match node.value {
         Value::Scalar(scalar) if !scalar.is_null() => scalar.text,
         Value::Refused => return Err(None),
@@ -208,9 +208,34 @@ fn as_key(node: Node, seen: &mut BTreeMap<String, Place>) -> Result<String, Opti
     if text == "<<" {
         return Err(Some("merge keys are not supported: write the settings out".to_owned()));
     }
-    if let Some(first) = seen.get(&text) {
-        return Err(Some(format!("{} is already given at {first}", quoted(&text))));
+    if let Some(first) = seen.find(&text, map) {
+        return Err(Some(format!("{} is already given at {}", quoted(&text), first.place)));
     }
-    seen.insert(text.clone(), node.place);
     Ok(text)
+}
+
+/// The keys of a section, once there are so many that they are better not compared one by one.
+#[derive(Default)]
+struct Seen {
+    /// Places among the entries, of the first `indexed` of them.
+    by_key: HashMap<String, usize>,
+    indexed: usize,
+}
+
+impl Seen {
+    /// Keys that are compared one by one. Sections have fewer; what has more is a mistake, or an attempt to make reading slow.
+    const FEW_MAX: usize = 32;
+
+    /// The entry of a section that has this key.
+    fn find<'m>(&mut self, key: &str, map: &'m Map) -> Option<&'m Entry> {
+        let entries = map.entries();
+        if entries.len() <= Self::FEW_MAX {
+            return map.entry(key);
+        }
+        for (place, entry) in entries.iter().enumerate().skip(self.indexed) {
+            self.by_key.insert(entry.key.clone(), place);
+        }
+        self.indexed = entries.len();
+        entries.get(*self.by_key.get(key)?)
+    }
 }

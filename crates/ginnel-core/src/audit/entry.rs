@@ -49,5 +49,8 @@ pub struct Entry {
     pub serial: Option<String>,
     pub not_after: Option<String>,
     pub spki_sha256: Option<String>,
+    pub proof: Option<String>,
+    pub verified_by: Option<String>,
     pub records: Option<u64>,
+    pub unrecorded: Option<u64>,
 }

@@ -54,6 +54,15 @@ fn refused(agent: Option<Agent>, target: &str, cause: Cause, rule: Option<Text>)
 }
 
 fn examples() -> Vec<Event> {
+    let mut examples = of_identities();
+    examples.extend(of_sessions());
+    examples.extend(of_orders());
+    examples.extend([turned_away(None, Some(17)), turned_away(Some(agent().principal), None)]);
+    examples
+}
+
+/// Who started, enrolled and came.
+fn of_identities() -> Vec<Event> {
     let version = Text::new("0.1.0");
     let serial = Text::hex(&[0x0a, 0xff]);
     let not_after = time("2026-11-23T01:56:13Z");
@@ -75,6 +84,7 @@ fn examples() -> Vec<Event> {
             peer,
             spki_sha256,
             proof: Some(Text::new("googleKey:abc")),
+            verified_by: Some(Text::hex(&[0xce; 4])),
             forwarded_for: None,
         },
         Event::EnrolmentRefused {
@@ -84,14 +94,27 @@ fn examples() -> Vec<Event> {
             forwarded_for: None,
         },
         Event::EnrolmentRefused { reason: Text::new("size"), email: None, peer, forwarded_for: Some(peer) },
-        Event::LinkUp { agent: agent(), peer, version: version.clone(), serial: serial.clone() },
+        Event::LinkUp {
+            agent: agent(),
+            peer,
+            version: version.clone(),
+            serial: serial.clone(),
+            proof: Some(Text::new("googleKey:abc")),
+        },
         Event::ClientUp {
             client: client(),
             instance: instance(0xc1),
             peer: address("[fd00::9]:40000"),
             version,
             serial,
+            proof: None,
         },
+    ]
+}
+
+/// What became of sessions, and of those who carried them.
+fn of_sessions() -> Vec<Event> {
+    vec![
         Event::Allowed { session: session() },
         Event::Connected { session: session(), address: address("10.20.0.5:443") },
         Event::Ended {
@@ -108,6 +131,13 @@ fn examples() -> Vec<Event> {
         Event::ClientDown { client: client(), instance: instance(0xc1), cause: Cause::Aborted },
         Event::Gap { records: 3 },
         Event::Reloaded { policy: Text::new("6a4b"), changed: Text::new("rule git removed") },
+    ]
+}
+
+/// What was passed on, and what an operator ordered.
+fn of_orders() -> Vec<Event> {
+    let peer = address("203.0.113.20:51000");
+    vec![
         Event::EnrolmentForwarded { peer, outcome: Forwarded::Answered },
         Event::Revoked {
             kind: Text::new("principal"),
@@ -124,6 +154,17 @@ fn examples() -> Vec<Event> {
             reason: None,
         },
     ]
+}
+
+fn turned_away(principal: Option<Principal>, unrecorded: Option<u64>) -> Event {
+    let serial = principal.is_some().then(|| Text::hex(&[0x0a, 0xff]));
+    Event::TurnedAway {
+        peer: address("203.0.113.20:51000"),
+        cause: Cause::SourceRefused,
+        principal,
+        serial,
+        unrecorded,
+    }
 }
 
 fn records() -> Vec<Record> {

@@ -15,6 +15,15 @@ const MICROS_MAX: u64 = 253_402_300_799_999_999;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 
+impl Timestamp {
+    /// The time after so long, at most the last that can be written.
+    #[must_use]
+    pub fn saturating_add(self, time: Duration) -> Self {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(MICROS_MAX);
+        Self(self.0.saturating_add(micros).min(MICROS_MAX))
+    }
+}
+
 /// A text that is neither an RFC 3339 time nor a date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a time is written 2026-01-31T13:45:00Z, or 2026-01-31 for that day's midnight in UTC, and is not before 1970")]

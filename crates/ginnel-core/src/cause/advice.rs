@@ -63,7 +63,9 @@ impl Cause {
             | Self::EnrolmentRefused
             | Self::Internal
             | Self::NotAdmitted
-            | Self::EndedByOperator => Mender::Operator,
+            | Self::EndedByOperator
+            | Self::RuleExpired
+            | Self::SourceRefused => Mender::Operator,
         }
     }
 
@@ -144,6 +146,12 @@ impl Cause {
             }
             Self::EndedByOperator => {
                 "Nothing: somebody ended it on purpose, with `ginnel sessions end` at the hop that is named."
+            }
+            Self::RuleExpired => {
+                "If the target is still meant to be reached, move `expires` of the rule and reload; `ginnel policy test CLIENT TARGET` at the server names the rule."
+            }
+            Self::SourceRefused => {
+                "Find out why the connection comes from another network than expected: a new address of the network's exit, or a stolen key. `ginnel policy test CLIENT TARGET --from ADDRESS` names the rule that asks for it; otherwise it is `sourceRanges` of the identity or `server.allowedSourceRanges`. With the hop `agent` it is the agent's connection."
             }
         }
     }

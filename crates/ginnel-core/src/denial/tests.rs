@@ -1,4 +1,5 @@
 use super::*;
+use crate::evidence::Proof;
 
 fn domain() -> TrustDomain {
     "acme.example".parse().unwrap()
@@ -10,7 +11,8 @@ fn shown() -> Shown {
         email: "frontend@acme.example".to_owned(),
         serial: "0aff".to_owned(),
         key: [7; 32],
-        signed_by: Some([8; 32]),
+        evidence: Some(Evidence { proof: Proof::Key("one".to_owned()), verified_by: [8; 32] }),
+        source: None,
     }
 }
 

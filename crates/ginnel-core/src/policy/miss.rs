@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
-use super::{Policy, Rule};
+use super::{Ask, Policy, Rule, Source};
+use crate::audit::Timestamp;
 use crate::pattern::TargetPattern;
 use crate::principal::Name;
 use crate::target::{Host, Target};
@@ -18,29 +19,48 @@ const SPELLING_MAX: usize = 80;
 const COMPARED_MAX: usize = 10_000;
 
 impl Policy {
-    /// The rule that comes nearest to letting `client` reach `target`, and what in it does not fit; `None` if nothing is near, or if it
+    /// The rule that comes nearest to letting a client have a session, and what in it does not fit; `None` if nothing is near, or if it
     /// is allowed.
-    pub fn nearest_miss(&self, client: &Name, target: &Target) -> Option<String> {
-        if !self.agents_for(client, target).is_empty() {
+    pub fn nearest_miss(&self, ask: &Ask<'_>) -> Option<String> {
+        let Ask { client, target, source: _, now } = *ask;
+        if !self.agents_for(ask).is_empty() {
             return None;
         }
-        if let Some(rule) = self.matching(client, target).next() {
+        if let Some(rule) = self.matching(ask).next() {
             return Some(format!("rule {} allows it, but names no agent", rule.name));
         }
-        self.other_ports(client, target)
-            .or_else(|| self.other_clients(client, target))
+        self.other_source(ask)
+            .or_else(|| self.too_late(client, target, now))
+            .or_else(|| self.other_ports(client, target, now))
+            .or_else(|| self.other_clients(client, target, now))
             .or_else(|| self.unknown_client(client))
-            .or_else(|| self.other_depth(client, target))
-            .or_else(|| self.other_kind(client, target))
-            .or_else(|| self.other_spelling(client, target))
+            .or_else(|| self.other_depth(client, target, now))
+            .or_else(|| self.other_kind(client, target, now))
+            .or_else(|| self.other_spelling(client, target, now))
     }
 
-    fn patterns_of(&self, client: &Name) -> impl Iterator<Item = (&Rule, &TargetPattern)> {
-        self.rules_of(client).flat_map(|rule| rule.targets.iter().map(move |pattern| (rule, pattern)))
+    /// The patterns of a client's rules that have not expired.
+    fn patterns_of(&self, client: &Name, now: Timestamp) -> impl Iterator<Item = (&Rule, &TargetPattern)> {
+        let in_force = self.rules_of(client).filter(move |rule| !rule.has_expired(now));
+        in_force.flat_map(|rule| rule.targets.iter().map(move |pattern| (rule, pattern)))
     }
 
-    fn other_ports(&self, client: &Name, target: &Target) -> Option<String> {
-        let on_host = || self.patterns_of(client).filter(|(_, pattern)| pattern.matches_host(&target.host));
+    fn other_source(&self, ask: &Ask<'_>) -> Option<String> {
+        let Source::Address(address) = ask.source else { return None };
+        let rule = self.matching(&Ask { source: Source::Anywhere, ..*ask }).next()?;
+        let sources = rule.sources.as_ref()?.networks().iter().collect();
+        Some(format!("rule {} allows it from {}, not from {address}", rule.name, listed(&sources)))
+    }
+
+    /// The one of the expired rules that was in force the longest.
+    fn too_late(&self, client: &Name, target: &Target, now: Timestamp) -> Option<String> {
+        let expired = self.rules_of(client).filter(|rule| rule.has_expired(now) && rule.means(target));
+        let rule = expired.max_by_key(|rule| rule.expires)?;
+        Some(format!("rule {} allowed it until {}, when it expired", rule.name, rule.expires?))
+    }
+
+    fn other_ports(&self, client: &Name, target: &Target, now: Timestamp) -> Option<String> {
+        let on_host = || self.patterns_of(client, now).filter(|(_, pattern)| pattern.matches_host(&target.host));
         let (rule, _) = on_host().next()?;
         let ports = on_host().map(|(_, pattern)| match pattern.ports() {
             (first, last) if first == last => first.to_string(),
@@ -50,9 +70,8 @@ impl Policy {
         Some(format!("rule {} allows {} on {ports}, not on {}", rule.name, target.host, target.port))
     }
 
-    fn other_clients(&self, client: &Name, target: &Target) -> Option<String> {
-        let matching = |rule: &&Rule| rule.targets.iter().any(|pattern| pattern.matches(target));
-        let rule = self.rules.iter().find(matching)?;
+    fn other_clients(&self, client: &Name, target: &Target, now: Timestamp) -> Option<String> {
+        let rule = self.rules.iter().find(|rule| !rule.has_expired(now) && rule.means(target))?;
         Some(format!("rule {} allows this target for {}, not for {client}", rule.name, listed(&rule.clients)))
     }
 
@@ -65,9 +84,9 @@ impl Policy {
         Some(format!("no rule names the client {client}{hint}"))
     }
 
-    fn other_depth(&self, client: &Name, target: &Target) -> Option<String> {
+    fn other_depth(&self, client: &Name, target: &Target, now: Timestamp) -> Option<String> {
         let Host::Name(host) = &target.host else { return None };
-        let (rule, pattern) = self.patterns_of(client).find(|(_, pattern)| {
+        let (rule, pattern) = self.patterns_of(client, now).find(|(_, pattern)| {
             pattern.parent().is_some_and(|parent| {
                 host == parent || host.as_str().strip_suffix(parent.as_str()).is_some_and(|rest| rest.ends_with('.'))
             })
@@ -75,17 +94,18 @@ impl Policy {
         Some(format!("rule {} allows {pattern}, where the star stands for exactly one label", rule.name))
     }
 
-    fn other_kind(&self, client: &Name, target: &Target) -> Option<String> {
+    fn other_kind(&self, client: &Name, target: &Target, now: Timestamp) -> Option<String> {
         if !matches!(target.host, Host::Address(_)) {
             return None;
         }
-        let (rule, pattern) = self.patterns_of(client).find(|(_, pattern)| pattern.network().is_none())?;
+        let (rule, pattern) = self.patterns_of(client, now).find(|(_, pattern)| pattern.network().is_none())?;
         Some(format!("rule {} names hosts ({pattern}): an address has to be listed as an address", rule.name))
     }
 
-    fn other_spelling(&self, client: &Name, target: &Target) -> Option<String> {
+    fn other_spelling(&self, client: &Name, target: &Target, now: Timestamp) -> Option<String> {
         let Host::Name(host) = &target.host else { return None };
-        let names = || self.patterns_of(client).filter_map(|(rule, pattern)| Some((rule, pattern, pattern.name()?)));
+        let names =
+            || self.patterns_of(client, now).filter_map(|(rule, pattern)| Some((rule, pattern, pattern.name()?)));
         let close = closest(host.as_str(), names().map(|(_, _, name)| name.as_str()))?;
         let (rule, pattern, _) = names().find(|(_, _, name)| name.as_str() == close)?;
         Some(format!("rule {} allows {pattern}; did you mean that?", rule.name))
@@ -117,18 +137,23 @@ fn closest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ranges::Ranges;
 
     fn rule(name: &str, clients: &[&str], targets: &[&str]) -> Rule {
         let names = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
         let targets = targets.iter().map(|text| text.parse().unwrap()).collect();
-        Rule { name: name.to_owned(), clients: names(clients), agents: names(&["acme"]), targets }
+        let (expires, sources) = (None, None);
+        Rule { name: name.to_owned(), clients: names(clients), agents: names(&["acme"]), targets, expires, sources }
     }
 
-    #[test]
-    fn says_in_one_sentence_what_does_not_fit() {
+    fn policy() -> Policy {
         let mut unserved = rule("unserved", &["frontend"], &["lonely.acme.internal:443"]);
         unserved.agents.clear();
-        let policy = Policy::new(vec![
+        let mut old = rule("old", &["frontend"], &["old.acme.internal:443", "npm.acme.internal:443"]);
+        old.expires = Some(Timestamp::default());
+        let mut near = rule("near", &["frontend"], &["near.acme.internal:443"]);
+        near.sources = Some(Ranges::new(["203.0.113.0/24".parse().unwrap(), "fd00::1".parse().unwrap()]));
+        let rules = vec![
             rule(
                 "git",
                 &["frontend"],
@@ -137,7 +162,14 @@ mod tests {
             rule("npm", &["builder", "runner"], &["npm.acme.internal:443"]),
             rule("wide", &["frontend"], &["*.registry.acme.internal:443"]),
             unserved,
-        ]);
+            old,
+            near,
+        ];
+        Policy::new(rules, Timestamp::default())
+    }
+
+    #[test]
+    fn says_in_one_sentence_what_does_not_fit() {
         let cases = [
             ("frontend", "gitlab.acme.internal:443", None),
             (
@@ -146,9 +178,19 @@ mod tests {
                 Some("rule git allows gitlab.acme.internal on 22, 443, 8000-8100, not on 80"),
             ),
             (
+                "indexer",
+                "npm.acme.internal:443",
+                Some("rule npm allows this target for builder, runner, not for indexer"),
+            ),
+            (
                 "frontend",
                 "npm.acme.internal:443",
-                Some("rule npm allows this target for builder, runner, not for frontend"),
+                Some("rule old allowed it until 1970-01-01T00:00:00.000000Z, when it expired"),
+            ),
+            (
+                "frontend",
+                "near.acme.internal:443",
+                Some("rule near allows it from 203.0.113.0/24, fd00::1/128, not from 10.0.0.9"),
             ),
             ("fronted", "gitlab.acme.io:443", Some("no rule names the client fronted; did you mean frontend?")),
             ("zebra", "x.acme.io:443", Some("no rule names the client zebra")),
@@ -176,7 +218,10 @@ mod tests {
             ("frontend", "www.example.com:443", None),
         ];
         for (client, target, expected) in cases {
-            let miss = policy.nearest_miss(&client.parse().unwrap(), &target.parse().unwrap());
+            let (name, wanted) = (client.parse().unwrap(), target.parse().unwrap());
+            let source = Source::Address("10.0.0.9".parse().unwrap());
+            let ask = Ask { client: &name, target: &wanted, source, now: Timestamp::default() };
+            let miss = policy().nearest_miss(&ask);
             assert_eq!(miss.as_deref(), expected, "{client} {target}");
         }
     }

@@ -2,6 +2,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
+use ginnel_core::evidence::{Evidence, Proof};
 use ginnel_identity::tls::{
     CurrentIdentity, OuterTrust, inner_client, inner_server, inner_server_name, outer_client, outer_server, server_name,
 };
@@ -49,6 +50,7 @@ fn request(role: Role, key: &KeyPair) -> CertificateRequest {
     };
     CertificateRequest {
         renews: None,
+        evidence: None,
         principal: principal(role, "one"),
         email: format!("{role}@acme.example"),
         spki_der: key.spki_der().to_vec(),
@@ -138,6 +140,21 @@ fn issues_leaves_of_the_documented_profile() {
             .filter(|name| matches!(name, GeneralName::IPAddress(_) | GeneralName::DNSName(_)));
         assert_eq!(addresses.count(), if role == Role::Server { 3 } else { 0 });
     }
+}
+
+#[test]
+fn a_leaf_says_what_it_was_given_for_if_it_was_given_for_something() {
+    let world = World::new();
+    let issuer = world.open(NOW).expect("opened");
+    let key = KeyPair::generate().expect("a key");
+    let evidence = |name: &str| Evidence { proof: Proof::GoogleKey(name.to_owned()), verified_by: [7; 32] };
+    for given in [None, Some(evidence("one"))] {
+        let request = CertificateRequest { evidence: given.clone(), ..request(Role::Agent, &key) };
+        let issued = issuer.sign(&request, at(NOW)).expect("issued");
+        assert_eq!(Leaf::parse(&issued.chain[0]).expect("a leaf").evidence, given);
+    }
+    let request = CertificateRequest { evidence: Some(evidence("a b")), ..request(Role::Agent, &key) };
+    assert!(matches!(issuer.sign(&request, at(NOW)), Err(IssueError::Evidence)));
 }
 
 #[test]

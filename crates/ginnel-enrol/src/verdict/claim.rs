@@ -4,13 +4,14 @@ use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use ginnel_core::evidence::{Evidence, Proof};
 use ginnel_identity::credential::TOKEN_LIFETIME_SECONDS;
 use ginnel_identity::key::sha256;
 use serde_json::Value;
 
 use super::{
-    AccountKeys, Admitted, Binding, CSR_BYTES_MAX, Denied, Enroller, Evidence, GOOGLE_ISSUER, ISSUED_TOKEN_SECONDS,
-    Known, LEEWAY_SECONDS, Moment,
+    AccountKeys, Admitted, Binding, CSR_BYTES_MAX, Denied, Enroller, GOOGLE_ISSUER, ISSUED_TOKEN_SECONDS, Known,
+    LEEWAY_SECONDS, Moment, about,
 };
 use crate::csr::Request;
 use crate::key_set::{KeySetId, VerifyingKey};
@@ -50,9 +51,7 @@ enum Signer<'a> {
 #[derive(Clone, Debug)]
 enum Kind {
     GoogleKey,
-    GoogleIdToken,
-    Oidc(String),
-    Bearer(String),
+    Other(Proof),
 }
 
 /// What the claims of a token came to.
@@ -146,7 +145,8 @@ impl Enroller {
             if token.header.algorithm != Algorithm::Rs256 {
                 return Err(Denied::Algorithm);
             }
-            let signer = Signer::Set(KeySetId::Google, Kind::GoogleIdToken);
+            let proof = Proof::GoogleIdToken { about: about(GOOGLE_ISSUER, &claims.sub) };
+            let signer = Signer::Set(KeySetId::Google, Kind::Other(proof));
             return Ok((Judged { email, known, signer, once, until }, Binding::Audience, &self.audience));
         };
         let subject = (issuer.issuer.clone(), claims.sub.clone());
@@ -157,11 +157,12 @@ impl Enroller {
             return Err(Denied::Email);
         }
         let name = issuer.name.clone();
-        let kind = match issuer.binding {
-            Binding::Audience | Binding::Confirmation => Kind::Oidc(name.clone()),
-            Binding::Bearer => Kind::Bearer(name.clone()),
+        let about = about(&issuer.issuer, &claims.sub);
+        let proof = match issuer.binding {
+            Binding::Audience | Binding::Confirmation => Proof::Oidc { issuer: name.clone(), about },
+            Binding::Bearer => Proof::Bearer { issuer: name.clone(), about },
         };
-        let signer = Signer::Set(KeySetId::Issuer(name), kind);
+        let signer = Signer::Set(KeySetId::Issuer(name), Kind::Other(proof));
         let audience = issuer.audience.as_deref().unwrap_or(&self.audience);
         Ok((Judged { email, known, signer, once, until }, issuer.binding, audience))
     }
@@ -253,7 +254,7 @@ impl Claim<'_> {
     /// # Errors
     /// [`Denied`], for the audit log only.
     pub fn admit(self, key: Option<&VerifyingKey>) -> Result<Admitted, Denied> {
-        let (evidence, verified_by) = self.evidence(key)?;
+        let evidence = self.evidence(key)?;
         self.request.check_possession()?;
         // Last, so that nobody but the holder of token and key can use the token up.
         match self.known.used.take(&self.once, self.until, self.now) {
@@ -267,20 +268,19 @@ impl Claim<'_> {
             email: self.email,
             spki_sha256: sha256(&spki_der),
             spki_der,
-            signed_by: matches!(evidence, Evidence::Key(_)).then_some(verified_by),
-            verified_by: Some(verified_by),
             evidence,
         })
     }
 
-    /// What proves it, and the hash of the key that verified it.
-    fn evidence(&self, key: Option<&VerifyingKey>) -> Result<(Evidence, [u8; 32]), Denied> {
+    /// What proves it.
+    fn evidence(&self, key: Option<&VerifyingKey>) -> Result<Evidence, Denied> {
         let message = self.signed.as_bytes();
         match &self.signer {
             Signer::Keys(keys) => {
                 let signed_by = signed_by(keys, message, &self.signature, self.key_id.as_deref());
                 let signed_by = signed_by.ok_or(Denied::Signature)?;
-                Ok((Evidence::Key(signed_by.id().to_owned()), signed_by.spki_sha256()))
+                let proof = Proof::Key(signed_by.id().to_owned());
+                Ok(Evidence { proof, verified_by: signed_by.spki_sha256() })
             }
             Signer::Set(_, kind) => {
                 let key = key.ok_or(Denied::KeySource)?;
@@ -290,13 +290,11 @@ impl Claim<'_> {
                 if !key.verifies(message, &self.signature) {
                     return Err(Denied::Signature);
                 }
-                let evidence = match kind {
-                    Kind::GoogleKey => Evidence::GoogleKey(self.key_id.clone().unwrap_or_default()),
-                    Kind::GoogleIdToken => Evidence::GoogleIdToken,
-                    Kind::Oidc(issuer) => Evidence::Oidc(issuer.clone()),
-                    Kind::Bearer(issuer) => Evidence::Bearer(issuer.clone()),
+                let proof = match kind {
+                    Kind::GoogleKey => Proof::GoogleKey(self.key_id.clone().unwrap_or_default()),
+                    Kind::Other(proof) => proof.clone(),
                 };
-                Ok((evidence, key.spki_sha256()))
+                Ok(Evidence { proof, verified_by: key.spki_sha256() })
             }
         }
     }

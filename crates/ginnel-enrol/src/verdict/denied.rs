@@ -63,6 +63,8 @@ denied! {
     Signature = "signature";
     /// The token or the request is too large.
     Size = "size";
+    /// The identity may not enrol from where the request comes.
+    SourceRefused = "sourceRefused";
     /// The token speaks about another account than the one that signed it.
     Subject = "subject";
     /// The token's `jti` does not have 128 bits.

@@ -108,9 +108,8 @@ fn admits_a_token_that_a_key_file_signs() {
     assert_eq!(admitted.principal, principal(Role::Agent, "one"));
     assert_eq!((admitted.email.as_str(), admitted.spki_der.as_slice()), (AGENT, key.spki_der()));
     assert_eq!(admitted.spki_sha256, key.spki_sha256());
-    assert_eq!(admitted.evidence, Evidence::Key(account.key_id().to_owned()));
-    assert!(admitted.signed_by.is_some());
-    assert_eq!(admitted.verified_by, admitted.signed_by);
+    assert_eq!(admitted.evidence.proof, Proof::Key(account.key_id().to_owned()));
+    assert!(enroller.accepts(AGENT, &admitted.evidence));
 }
 
 #[test]

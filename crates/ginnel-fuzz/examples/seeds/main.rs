@@ -55,6 +55,7 @@ fn main() -> Outcome {
     logs.push(records.replacen("acme.example", "acme\\n\\u202eexample", 1).into_bytes());
     write("audit_log", logs)?;
     write("socks", socks())?;
+    write("balancer_header", balancer_headers())?;
     write("session_frame", frames()?)?;
     write("grpc_framing", framing()?)?;
     let (control, inner) = messages()?;
@@ -88,6 +89,36 @@ fn configurations(role: Role) -> Vec<Vec<u8>> {
         String::new(),
     ];
     [example, bare].into_iter().chain(broken).map(String::into_bytes).collect()
+}
+
+/// Headers of the PROXY protocol with right and wrong parts; one of the checksums is right.
+fn balancer_headers() -> Seeds {
+    let header = |command: u8, family: u8, length: u8, rest: &[u8]| {
+        [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[command, family, 0, length], rest].concat()
+    };
+    let v4 = [203, 0, 113, 9, 10, 0, 0, 1, 0x9c, 0x40, 1, 0xbb];
+    let v6 = [&[0xfd; 16][..], &[1; 16], &[0x9c, 0x40, 1, 0xbb]].concat();
+    let with = |fields: &[u8]| [&v4[..], fields].concat();
+    vec![
+        header(0x21, 0x11, 12, &v4),
+        header(0x21, 0x21, 36, &v6),
+        header(0x20, 0x00, 0, &[]),
+        header(0x20, 0x31, 12, &v4),
+        header(0x21, 0x31, 12, &v4),
+        header(0x21, 0x00, 0, &[]),
+        header(0x21, 0x12, 12, &v4),
+        header(0x21, 0x11, 11, &v4[..11]),
+        header(0x31, 0x11, 12, &v4),
+        header(0x22, 0x11, 12, &v4),
+        header(0x21, 0x11, 200, &v4),
+        header(0x21, 0x11, 17, &with(&[1, 0, 2, b'h', b'2'])),
+        header(0x21, 0x11, 16, &with(&[1, 0, 2, b'h'])),
+        header(0x21, 0x11, 19, &with(&[3, 0, 4, 0x3a, 0xdf, 0x90, 0xbc])),
+        header(0x21, 0x11, 19, &with(&[3, 0, 4, 0, 0, 0, 0])),
+        header(0x21, 0x11, 26, &with(&[3, 0, 4, 0, 0, 0, 0, 3, 0, 4, 0, 0, 0, 0])),
+        b"PROXY TCP4 203.0.113.9 10.0.0.1 40000 443\r\n".to_vec(),
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(),
+    ]
 }
 
 fn socks() -> Vec<Vec<u8>> {
@@ -297,6 +328,7 @@ fn certificates(write: &dyn Fn(&str, Seeds) -> Outcome, directory: &Path, key: &
     let issuer = EmbeddedIssuer::open(&authorities, &"acme.example".parse()?, Duration::from_secs(86_400), now)?;
     let leaf = |role: Role, names: &[&str]| -> Result<Vec<u8>, Box<dyn Error>> {
         let request = CertificateRequest {
+            evidence: None,
             renews: None,
             principal: format!("spiffe://acme.example/{role}/one").parse()?,
             email: EMAIL.to_owned(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ginnel_core::id::RequestId;
 use ginnel_core::principal::Role;
 use ginnel_enrol::{CertificateRequest, IssueError};
-use ginnel_identity::oid::{INNER_INITIATOR, INNER_RESPONDER};
+use ginnel_identity::oid::{EVIDENCE, INNER_INITIATOR, INNER_RESPONDER};
 use ginnel_identity::{Roots, SystemRandom, hex, pem};
 use google_cloud_gax::error::rpc::{Code, StatusDetails};
 use google_cloud_gax::options::RequestOptionsBuilder as _;
@@ -17,7 +17,8 @@ use google_cloud_security_privateca_v1::model::key_usage::{ExtendedKeyUsageOptio
 use google_cloud_security_privateca_v1::model::public_key::KeyFormat;
 use google_cloud_security_privateca_v1::model::x_509_parameters::CaOptions;
 use google_cloud_security_privateca_v1::model::{
-    Certificate, CertificateConfig, KeyUsage, ObjectId, PublicKey, Subject, SubjectAltNames, X509Parameters,
+    Certificate, CertificateConfig, KeyUsage, ObjectId, PublicKey, Subject, SubjectAltNames, X509Extension,
+    X509Parameters,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::SectionKind;
@@ -178,7 +179,7 @@ pub(super) async fn create(
         .set_parent(pool)
         .set_certificate_id(&ids.certificate)
         .set_request_id(&ids.request)
-        .set_certificate(certificate(request, lifetime))
+        .set_certificate(certificate(request, lifetime)?)
         .with_retry_policy(NeverRetry)
         .with_attempt_timeout(ATTEMPT_WAIT);
     let signed = call.send().await?;
@@ -211,7 +212,8 @@ fn decode<'a>(texts: impl Iterator<Item = &'a String>) -> Option<Vec<Certificate
 }
 
 /// What is asked for, spelled out.
-fn certificate(request: &CertificateRequest, lifetime: Duration) -> Certificate {
+fn certificate(request: &CertificateRequest, lifetime: Duration) -> Result<Certificate, CallError> {
+    let extension = request.extension().map_err(|error| CallError::Refused(error.into()))?;
     let key = PublicKey::new().set_key(public_key(request)).set_format(KeyFormat::Pem);
     let config = CertificateConfig::new()
         .set_subject_config(
@@ -220,11 +222,23 @@ fn certificate(request: &CertificateRequest, lifetime: Duration) -> Certificate 
         .set_x509_config(
             X509Parameters::new()
                 .set_key_usage(usage(request.principal.role))
-                .set_ca_options(CaOptions::new().set_is_ca(false)),
+                .set_ca_options(CaOptions::new().set_is_ca(false))
+                .set_additional_extensions(extension.map(evidence)),
         )
         .set_public_key(key);
     let seconds = i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX);
-    Certificate::new().set_lifetime(google_cloud_wkt::Duration::clamp(seconds, 0)).set_config(config)
+    Ok(Certificate::new().set_lifetime(google_cloud_wkt::Duration::clamp(seconds, 0)).set_config(config))
+}
+
+/// The extension that says what the certificate is given for.
+fn evidence(content: Vec<u8>) -> X509Extension {
+    X509Extension::new().set_object_id(object_id(EVIDENCE)).set_critical(false).set_value(content)
+}
+
+fn object_id(oid: &[u64]) -> ObjectId {
+    // No component is larger than what the service takes.
+    let component = |part: &u64| i32::try_from(*part).unwrap_or(i32::MAX);
+    ObjectId::new().set_object_id_path(oid.iter().map(component))
 }
 
 fn public_key(request: &CertificateRequest) -> Vec<u8> {
@@ -247,11 +261,8 @@ fn usage(role: Role) -> KeyUsage {
         Role::Agent => (false, Some(INNER_RESPONDER)),
         Role::Client => (false, Some(INNER_INITIATOR)),
     };
-    // No component is larger than what the service takes.
-    let component = |part: &u64| i32::try_from(*part).unwrap_or(i32::MAX);
-    let inner = inner.map(|oid| ObjectId::new().set_object_id_path(oid.iter().map(component)));
     KeyUsage::new()
         .set_base_key_usage(KeyUsageOptions::new().set_digital_signature(true))
         .set_extended_key_usage(ExtendedKeyUsageOptions::new().set_server_auth(server_auth).set_client_auth(true))
-        .set_unknown_extended_key_usages(inner)
+        .set_unknown_extended_key_usages(inner.map(object_id))
 }

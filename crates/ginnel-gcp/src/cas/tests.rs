@@ -1,7 +1,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ginnel_identity::{KeyPair, hex};
+use ginnel_core::evidence::{Evidence, Proof};
+use ginnel_identity::oid::EVIDENCE;
+use ginnel_identity::{KeyPair, Leaf, hex};
 use ginnel_testkit::google::cas::{self as fake, Cas, Fault};
 use tokio::task::JoinSet;
 
@@ -55,6 +57,7 @@ fn request(role: Role, name: &str) -> CertificateRequest {
         email: format!("{name}@acme.example"),
         spki_der: KeyPair::generate().unwrap().spki_der().to_vec(),
         server_names: if role == Role::Server { vec!["tunnel.acme.example".to_owned()] } else { Vec::new() },
+        evidence: Some(Evidence { proof: Proof::GoogleKey(name.to_owned()), verified_by: [7; 32] }),
         renews: None,
     }
 }
@@ -117,6 +120,7 @@ async fn what_the_service_refuses_is_not_asked_again() {
 #[tokio::test]
 async fn an_answer_that_says_something_else_goes_to_nobody() {
     let cases = [
+        (Fault::OtherEvidence, "what it was given for"),
         (Fault::OtherKey, "another key"),
         (Fault::OtherLife, "for longer"),
         (Fault::OtherName, "another principal"),
@@ -132,6 +136,31 @@ async fn an_answer_that_says_something_else_goes_to_nobody() {
         assert!(Chain(&error).to_string().contains(expected), "{fault:?}: {}", Chain(&error));
     }
     assert_eq!(world.cas.signed().len(), cases.len(), "they were signed all the same");
+}
+
+#[tokio::test]
+async fn a_certificate_says_what_it_was_given_for_or_goes_to_nobody() {
+    let world = World::new(&fake::Pool::default()).await;
+    let issuer = world.open().await.unwrap();
+    let with = |extensions: Option<Vec<Vec<u64>>>| {
+        world.cas.change_pool(&world.pools["client"], |pool| pool.extensions = extensions);
+    };
+    let evidence = |issued: Issued| Leaf::parse(&issued.chain[0]).unwrap().evidence;
+    let asked = request(Role::Client, "one");
+    // A policy that says nothing of extensions, and one that names this one.
+    for policy in [None, Some(vec![vec![1, 2, 3], EVIDENCE.to_vec()])] {
+        with(policy);
+        let issued = issue(&issuer, &request(Role::Client, "one")).await.unwrap();
+        assert_eq!(evidence(issued), asked.evidence);
+    }
+    // A policy that does not: the service leaves it out without a word.
+    with(Some(vec![vec![1, 2, 3]]));
+    let error = issue(&issuer, &asked).await.unwrap_err();
+    assert!(matches!(error, IssueError::Unusable(_)), "{error:?}");
+    let expected = "let the issuing pool pass the extension 1.2.840.113556.1.8000.2554.32266.651.5605.18016.34628.16757336.2914895.3 through";
+    assert!(Chain(&error).to_string().contains(expected), "{}", Chain(&error));
+    let own = CertificateRequest { evidence: None, ..request(Role::Client, "own") };
+    assert_eq!(evidence(issue(&issuer, &own).await.unwrap()), None, "what nobody enrolled for has nothing to say");
 }
 
 #[tokio::test]

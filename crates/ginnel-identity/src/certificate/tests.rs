@@ -1,7 +1,10 @@
+use ginnel_core::evidence::Proof;
 use ginnel_core::principal::Role;
 use rcgen::{BasicConstraints, CustomExtension, IsCa, KeyUsagePurpose, SanType};
 
 use super::*;
+use crate::evidence::encode;
+use crate::oid::EVIDENCE;
 use crate::testing::{Authority, NOW, Profile};
 
 fn parse(profile: &Profile) -> Result<Leaf, CertificateError> {
@@ -17,6 +20,21 @@ fn reads_what_a_leaf_says() {
         assert_eq!(leaf.serial, "0abc");
         assert_eq!(leaf.not_after, UNIX_EPOCH + Duration::from_secs(NOW + 3600));
         assert_eq!(leaf.not_before, UNIX_EPOCH + Duration::from_secs(NOW - 300));
+    }
+}
+
+#[test]
+fn says_what_it_was_given_for_in_one_form_or_not_at_all() {
+    let evidence = Evidence { proof: Proof::GoogleKey("one".to_owned()), verified_by: [7; 32] };
+    let extension = CustomExtension::from_oid_content(EVIDENCE, encode(&evidence).expect("encoded"));
+    let with = |extensions| parse(&Profile { extensions, ..Profile::of(Role::Agent) }).map(|leaf| leaf.evidence);
+    assert_eq!(with(vec![]), Ok(None));
+    assert_eq!(with(vec![extension.clone()]), Ok(Some(evidence)));
+    let mut critical = extension.clone();
+    critical.set_criticality(true);
+    let malformed = CustomExtension::from_oid_content(EVIDENCE, vec![0x30, 0]);
+    for wrong in [vec![critical], vec![malformed], vec![extension.clone(), extension]] {
+        assert_eq!(with(wrong), Err(CertificateError::Evidence));
     }
 }
 

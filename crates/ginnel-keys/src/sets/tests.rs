@@ -173,7 +173,12 @@ async fn who_asks_and_goes_away_takes_the_answer_from_nobody() {
 #[tokio::test(start_paused = true)]
 async fn the_current_keys_are_what_was_just_fetched_and_nothing_else() {
     let (sets, source) = sets(Says::Keys(vec!["a"]));
-    let ids = |keys: Option<Arc<KeySet>>| keys.map(|keys| keys.ids().map(str::to_owned).collect::<Vec<_>>());
+    let ids = |found: Option<(Arc<KeySet>, Instant)>| {
+        found.map(|(keys, fetched)| {
+            assert_eq!(fetched, Instant::now());
+            keys.ids().map(str::to_owned).collect::<Vec<_>>()
+        })
+    };
     assert_eq!(ids(sets.current(ACCOUNT).await), Some(vec!["a".to_owned()]));
     source.says(Says::Down);
     advance(Duration::from_secs(240)).await;
@@ -201,7 +206,7 @@ async fn an_account_that_is_absent_or_empty_twice_in_a_row_has_no_keys() {
         }
         source.says(again.clone());
         advance(Duration::from_secs(31)).await;
-        let keys = sets.current(ACCOUNT).await.expect("twice");
+        let (keys, _) = sets.current(ACCOUNT).await.expect("twice");
         assert_eq!(keys.ids().count(), 0, "{once:?}, {again:?}");
         assert_eq!(find(&sets, "a").await, Err(NoKey::Unknown));
     }

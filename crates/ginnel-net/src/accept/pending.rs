@@ -1,5 +1,6 @@
 //! Connections that have shown no certificate yet: bounded in all and per source.
 //!
+//! A load balancer's connection counts among all until it has said where it comes from, and then for that source.
 //! At a bound it is the longest silent connection that gives way to the newcomer. Whoever wants to speak speaks at once, so that silence in any
 //! number costs others nothing; only where everybody speaks is the newcomer turned away.
 
@@ -23,9 +24,14 @@ pub(super) struct Place {
     gave_way: CancellationToken,
 }
 
-/// Where connections come from that count together: the network of an address.
+/// Where connections come from that count together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Source(IpAddr);
+enum Source {
+    /// The network of an address.
+    Network(IpAddr),
+    /// Balancers that have not said yet on whose behalf they come.
+    Unannounced,
+}
 
 #[derive(Debug)]
 enum Standing {
@@ -48,6 +54,13 @@ impl Pending {
         let gave_way = CancellationToken::new();
         let number = self.table().enter(source, gave_way.clone())?;
         Some(Place { pending: self.clone(), source, number, gave_way })
+    }
+
+    /// A place for a balancer's connection until it has said where it comes from; `None` if every place is taken by somebody who speaks.
+    pub(super) fn announce(&self) -> Option<Place> {
+        let gave_way = CancellationToken::new();
+        let number = self.table().enter(Source::Unannounced, gave_way.clone())?;
+        Some(Place { pending: self.clone(), source: Source::Unannounced, number, gave_way })
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -75,16 +88,25 @@ impl Drop for Place {
 
 impl Source {
     fn of(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
+        Self::Network(match address.to_canonical() {
             IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() & (u32::MAX << 8)).into(),
             IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 72)).into(),
         })
+    }
+
+    /// How many of all places it may have.
+    fn most(self) -> usize {
+        match self {
+            Self::Network(_) => PENDING_PER_SOURCE_MAX,
+            // All of a server's peers may come through one balancer, in the time that a header takes.
+            Self::Unannounced => PENDING_MAX,
+        }
     }
 }
 
 impl Table {
     fn enter(&mut self, source: Source, gave_way: CancellationToken) -> Option<u64> {
-        if self.sources.get(&source).is_some_and(|places| places.len() >= PENDING_PER_SOURCE_MAX) {
+        if self.sources.get(&source).is_some_and(|places| places.len() >= source.most()) {
             self.make_room(source)?;
         } else if self.taken >= PENDING_MAX {
             // The source with the most has the least to complain about.
@@ -202,6 +224,15 @@ mod tests {
         assert_eq!((pending.table().taken, gone(&crowd)), (PENDING_MAX, 0));
         let _newcomer = pending.enter(ip("203.0.113.1")).unwrap();
         assert_eq!((gone(&crowd[..1]), gone(&crowd), gone(&lone), gone(&speaking)), (1, 1, 0, 0));
+    }
+
+    #[test]
+    fn balancers_may_fill_the_room_of_all_and_then_the_longest_unannounced_gives_way() {
+        let pending = Pending::default();
+        let unannounced: Vec<_> = (0..PENDING_MAX).map(|_| pending.announce().unwrap()).collect();
+        assert_eq!(gone(&unannounced), 0);
+        let known = pending.enter(ip("192.0.2.1")).unwrap();
+        assert_eq!((gone(&unannounced[..1]), gone(&unannounced), gone(&[known])), (1, 1, 0));
     }
 
     #[test]

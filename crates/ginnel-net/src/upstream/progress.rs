@@ -103,6 +103,8 @@ impl Progress {
             remaining_seconds: expires.saturating_duration_since(Instant::now()).as_secs(),
             renewal_failure: state.renewal_failure.clone(),
             credential: state.credential.clone(),
+            proof: None,
+            verified_by: None,
         });
         status.principal = state.certificate.as_ref().map(|(leaf, _)| leaf.principal.to_string());
         status.renewals = state.renewals;

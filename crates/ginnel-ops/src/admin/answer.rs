@@ -165,19 +165,24 @@ async fn control(shared: &Shared, door: Door, path: &str, query: &str) -> Answer
 }
 
 pub(super) fn question(query: &str) -> Result<Question, String> {
-    let (mut client, mut target) = (None, None);
+    let (mut client, mut target, mut from) = (None, None, None);
     for (key, value) in pairs(query)? {
         let slot = match key.as_str() {
             "client" => &mut client,
             "target" => &mut target,
-            _ => return Err("A policy test has the parameters client and target, or none for everything.".to_owned()),
+            "from" => &mut from,
+            _ => {
+                return Err(
+                    "A policy test has the parameters client, target and from, or none for everything.".to_owned()
+                );
+            }
         };
         once(slot, &key, value)?;
     }
-    match (client, target) {
-        (None, None) => Ok(Question::All),
-        (Some(client), Some(target)) => Ok(Question::One { client, target }),
-        (Some(_), None) | (None, Some(_)) => {
+    match (client, target, from) {
+        (None, None, None) => Ok(Question::All),
+        (Some(client), Some(target), from) => Ok(Question::One { client, target, from }),
+        (Some(_), None, _) | (None, Some(_), _) | (None, None, Some(_)) => {
             Err("A policy test needs both client and target, or none of them.".to_owned())
         }
     }

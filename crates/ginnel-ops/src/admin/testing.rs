@@ -46,10 +46,22 @@ impl Observed for Fake {
     fn judge(&self, question: &Question) -> Option<Result<Vec<Verdict>, String>> {
         Some(match question {
             Question::All => Ok(Vec::new()),
-            Question::One { client, target } => {
+            Question::One { client, target, from: _ } => {
                 let (client, target) = (client.clone(), target.clone());
                 let (rule, nearest, policy) = (None, None, "v".to_owned());
-                Ok(vec![Verdict { client, target, allowed: false, rule, agents: Vec::new(), nearest, policy }])
+                let (expires, sources, cause) = (None, Vec::new(), None);
+                Ok(vec![Verdict {
+                    client,
+                    target,
+                    allowed: false,
+                    rule,
+                    expires,
+                    sources,
+                    agents: Vec::new(),
+                    cause,
+                    nearest,
+                    policy,
+                }])
             }
         })
     }

@@ -288,6 +288,7 @@ impl fmt::Display for Shown<'_> {
             ("down", entry.bytes_down),
             ("ms", entry.duration_ms),
             ("records", entry.records),
+            ("unrecorded", entry.unrecorded),
             ("connections", entry.connections),
             ("sessions", entry.sessions),
         ]

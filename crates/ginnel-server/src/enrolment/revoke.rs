@@ -18,7 +18,7 @@ use crate::revoke::{NOT_ON_RECORD, event, on_record};
 
 /// What follows a denial: whoever asks must not take it for all that there is to do.
 const NOBODY_IS_CUT: &str = "Certificates that were given out stay good at the servers, and nobody is disconnected there: deny it at each \
-     of them as well; where it is a key that signs tokens, the identity or the serial numbers.";
+     of them as well.";
 
 impl Office {
     /// What is denied.

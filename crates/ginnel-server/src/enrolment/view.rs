@@ -10,11 +10,11 @@ use ginnel_core::id::RequestId;
 use ginnel_core::report::Chain;
 use ginnel_core::status::{Audit, Certificate, Denied, Request, Revoked, Status, Verdict};
 use ginnel_ops::admin::{NotRevoked, Observed, Question, Revocation, Which};
-use ginnel_ops::reload::Fault;
+use ginnel_ops::reload::{Fault, apart};
 use ginnel_wire::hello::software_version;
 
-use super::{Office, version};
-use crate::reload::{compare_identities, redefined, takes_a_restart};
+use super::{Office, sources, version};
+use crate::reload::{compare_identities, compare_issuers, redefined, takes_a_restart, without_removed};
 
 /// The office, as its admin listeners see it.
 pub(super) struct View(pub(super) Arc<Office>);
@@ -76,11 +76,7 @@ impl Observed for View {
 
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, Fault>> + Send + '_>> {
         let office = Arc::clone(&self.0);
-        Box::pin(async move {
-            // Reading files takes its time, and one at a time is enough.
-            let reloading = tokio::task::spawn_blocking(move || office.reload());
-            reloading.await.unwrap_or_else(|_| Err("the reload broke off".into()))
-        })
+        Box::pin(apart(move || office.reload()))
     }
 }
 
@@ -116,13 +112,18 @@ impl Office {
         let before = self.config();
         if let Some(name) = redefined(&before.oidc_issuers, &config.oidc_issuers, &config.identities) {
             return Err(Fault::from(format!(
-                "identities mean the OIDC issuer {name}, which has changed; that takes a restart"
+                "identities mean the OIDC issuer {name}, which is new or has changed; that takes a restart"
             )));
         }
         let mut changes = changes(&before, &config);
         // What needs a restart stays as it was, also for the next comparison.
-        let config = EnrolmentConfig { identities: config.identities, ..(*before).clone() };
-        let admissible = self.desk.with_identities(&config.trust_domain, &config.identities)?;
+        let config = EnrolmentConfig {
+            identities: config.identities,
+            oidc_issuers: without_removed(&before.oidc_issuers, &config.oidc_issuers),
+            ..(*before).clone()
+        };
+        let admissible =
+            self.desk.with_identities(&config.trust_domain, &config.identities, sources(&config.identities))?;
         // Last of what can fail: the issuer takes what it reads into use by itself.
         let roots = self.desk.issuer.reload(SystemTime::now());
         let roots = roots.map_err(|error| format!("reading the issuer again: {}", Chain(&*error)))?;
@@ -170,7 +171,7 @@ fn changes(before: &EnrolmentConfig, after: &EnrolmentConfig) -> Vec<String> {
         ("server", *server != after.server),
         ("issuer", *issuer != after.issuer),
         ("google", *google != after.google),
-        ("oidcIssuers", *oidc_issuers != after.oidc_issuers),
+        ("oidcIssuers", compare_issuers(oidc_issuers, &after.oidc_issuers, &mut lines)),
         ("enrolment", *enrolment_audience != after.enrolment_audience),
         ("renewal", *renewal != after.renewal),
         ("audit", *audit_directory != after.audit_directory),

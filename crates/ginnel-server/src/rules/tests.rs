@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use ginnel_config::Overrides;
 use ginnel_core::audit::Timestamp;
 use ginnel_core::denial::{Denial, Kind, Subject};
+use ginnel_core::evidence::Evidence;
 use ginnel_core::id::RequestId;
 use ginnel_core::principal::Role;
 use ginnel_enrol::Enroller;
@@ -16,13 +17,15 @@ use crate::connections::Connections;
 
 const CLIENT: &str = "spiffe://acme.example/client/frontend";
 const AGENT: &str = "spiffe://acme.example/agent/acme";
+/// Where everybody comes from.
+const FROM: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 9));
 const TARGET: &str = "gitlab.acme.internal:443";
 
 fn rules() -> Rules {
     let text = ginnel_config::example(Role::Server);
     let config = ServerConfig::parse(&text, "server.yaml", Path::new("/"), &Overrides::none()).unwrap();
     let enroller = Enroller::new("audience".to_owned(), Vec::new(), Vec::new(), SystemTime::UNIX_EPOCH).unwrap();
-    let admissible = Admissible::new(enroller, &config.trust_domain, &[]);
+    let admissible = Admissible::new(enroller, &config.trust_domain, &[], Sources::default());
     Rules::new(config, Some(Arc::new(admissible)), Arc::default())
 }
 
@@ -32,7 +35,7 @@ fn certificate(principal: &str, serial: &str) -> Arc<Shown> {
         "{}@acme-project.iam.gserviceaccount.com",
         if principal.role == Role::Agent { "agent" } else { "frontend" }
     );
-    Arc::new(Shown { principal, email, serial: serial.to_owned(), key: [7; 32], signed_by: None })
+    Arc::new(Shown { principal, email, serial: serial.to_owned(), key: [7; 32], evidence: None, source: Some(FROM) })
 }
 
 fn denying(rules: &Rules, kind: Kind, text: &str) -> Arc<Rules> {
@@ -61,7 +64,7 @@ fn decide(in_force: &InForceRules, tracked: &Tracked) -> bool {
     tracked.through(&agent.principal, None, None);
     tracked.agent_showed(Arc::clone(&agent));
     let target = TARGET.parse().unwrap();
-    let is_allowed = rules.policy.decide(&client.principal.name, &target, &agent.principal.name).is_ok();
+    let is_allowed = rules.policy.decide(&rules.ask(&client, &target), &agent.principal.name).is_ok();
     rules.admits(&client) && rules.admits(&agent) && is_allowed
 }
 
@@ -182,8 +185,8 @@ fn a_denied_rule_leaves_what_another_rule_allows() {
     let version = rules.version.clone();
     let denied = denying(&rules, Kind::Rule, "gitlab");
     let allowed = |target: &str| {
-        let (client, agent) = ("frontend".parse().unwrap(), "acme".parse().unwrap());
-        denied.policy.decide(&client, &target.parse().unwrap(), &agent).map(|permit| permit.rule)
+        let (client, agent) = (certificate(CLIENT, "0c"), "acme".parse().unwrap());
+        denied.policy.decide(&denied.ask(&client, &target.parse().unwrap()), &agent).map(|permit| permit.rule)
     };
     assert_eq!(allowed(TARGET), Ok("second".to_owned()));
     assert_eq!(allowed("gitlab.acme.internal:22"), Err(Cause::NotAllowed));
@@ -193,9 +196,79 @@ fn a_denied_rule_leaves_what_another_rule_allows() {
 }
 
 #[test]
-fn a_certificate_is_good_as_long_as_its_identity_has_the_key_that_it_was_enrolled_with() {
+fn a_certificate_is_good_as_long_as_its_identity_has_the_proof_that_it_was_given_for() {
     let rules = rules();
-    let of = |signed_by| Shown { signed_by, ..(*certificate(CLIENT, "0c")).clone() };
-    assert!(rules.admits(&of(None)), "which key it was is not known");
-    assert!(!rules.admits(&of(Some([9; 32]))), "the identity has no such key");
+    let of = |evidence| Shown { evidence, ..(*certificate(CLIENT, "0c")).clone() };
+    let evidence = |proof| Some(Evidence { proof, verified_by: [9; 32] });
+    assert!(rules.admits(&of(None)), "what it was given for is not known");
+    let issuer = "cluster".to_owned();
+    let proofs = [
+        Proof::Key("k".to_owned()),
+        Proof::GoogleKey("k".to_owned()),
+        Proof::GoogleIdToken { about: [1; 32] },
+        Proof::Oidc { issuer: issuer.clone(), about: [1; 32] },
+        Proof::Bearer { issuer, about: [1; 32] },
+    ];
+    for proof in proofs {
+        assert!(!rules.admits(&of(evidence(proof.clone()))), "the identity has no {proof}");
+        let elsewhere = Rules::new(rules.config.clone(), None, Arc::default());
+        assert!(elsewhere.admits(&of(evidence(proof))), "proofs are judged where enrolment is");
+    }
+}
+
+fn bounded(settings: &[(&str, &str)]) -> Rules {
+    let mut text = ginnel_config::example(Role::Server);
+    for (from, to) in settings {
+        assert!(text.contains(from), "{from}");
+        text = text.replacen(from, to, 1);
+    }
+    let config = ServerConfig::parse(&text, "server.yaml", Path::new("/"), &Overrides::none()).unwrap();
+    Rules::new(config, rules().admissible, Arc::default())
+}
+
+#[test]
+fn a_certificate_from_elsewhere_is_refused_with_a_cause_of_its_own() {
+    let of_agents = ("  #allowedSourceRanges:\n", "  allowedSourceRanges: {agent: [198.51.100.0/24]}\n");
+    let from_here = ("role: agent", "role: agent\n    sourceRanges: [203.0.113.0/24]");
+    let elsewhere = ("role: agent", "role: agent\n    sourceRanges: [198.51.100.0/24]");
+    let cases = [
+        (None, AGENT, Ok(())),
+        (Some(of_agents), AGENT, Err(Cause::SourceRefused)),
+        (Some(of_agents), CLIENT, Ok(())),
+        (Some(from_here), AGENT, Ok(())),
+        (Some(elsewhere), AGENT, Err(Cause::SourceRefused)),
+    ];
+    for (setting, who, expected) in cases {
+        assert_eq!(bounded(setting.as_slice()).admission(&certificate(who, "01")), expected, "{setting:?}");
+    }
+    let unknown = Shown { email: "other@acme.example".to_owned(), ..(*certificate(AGENT, "01")).clone() };
+    assert_eq!(bounded(&[elsewhere]).admission(&unknown), Err(Cause::NotAdmitted), "who it is comes first");
+}
+
+#[test]
+fn a_session_whose_ends_come_from_elsewhere_or_whose_rule_has_expired_is_told_why() {
+    let elsewhere = "sourceRanges: [198.51.100.0/24]";
+    let cases = [
+        (("role: client", format!("role: client\n    {elsewhere}")), Hop::Server, Cause::SourceRefused),
+        (("role: agent", format!("role: agent\n    {elsewhere}")), Hop::Agent, Cause::SourceRefused),
+        (("#sources:", "sources: [198.51.100.0/24]\n    #x:".to_owned()), Hop::Server, Cause::SourceRefused),
+        (("#expires: 2030", "expires: 2020".to_owned()), Hop::Server, Cause::RuleExpired),
+    ];
+    for ((from, to), hop, cause) in cases {
+        let (in_force, ledger) = (InForceRules::new(rules()), Ledger::new(Role::Server));
+        let tracked = begin(&ledger);
+        assert!(decide(&in_force, &tracked));
+        let after = bounded(&[(from, &to)]);
+        ledger.end_where(|parties| after.objection(&BTreeSet::new(), parties));
+        assert_eq!(tracked.told(), Some(Refusal::new(hop, cause)), "{to}");
+    }
+}
+
+#[test]
+fn rules_that_are_made_anew_are_the_same_and_others_are_not() {
+    let rules = rules();
+    let remade = rules.remade();
+    assert!(remade.are_the_same_as(&rules) && remade.are_read_with(&rules));
+    let denied = denying(&rules, Kind::Rule, "gitlab");
+    assert!(!denied.are_the_same_as(&rules) && denied.are_read_with(&rules));
 }

@@ -42,6 +42,9 @@ pub struct Pool {
     pub lifetime_max: Duration,
     /// What every URI must begin with, by its policy.
     pub uri_prefix: String,
+    /// What its policy lets through of extensions that its requests spell out as object identifiers (`passthrough_extensions`): of others it
+    /// says nothing and leaves them out. Without it, it lets through what comes.
+    pub extensions: Option<Vec<Vec<u64>>>,
     /// Whether a subordinate CA signs, below the root.
     pub is_subordinate: bool,
     /// Whether whoever calls may ask for certificates.
@@ -58,6 +61,7 @@ impl Default for Pool {
             tier: Tier::DevOps,
             lifetime_max: Duration::from_secs(7 * 24 * 3600),
             uri_prefix: "spiffe://".to_owned(),
+            extensions: None,
             is_subordinate: false,
             is_permitted: true,
             quota: 25,
@@ -73,6 +77,8 @@ pub enum Fault {
     Delay(Duration),
     /// `RESOURCE_EXHAUSTED`, and when to come again.
     Exhausted(Duration),
+    /// The certificate says that it was given for something else.
+    OtherEvidence,
     /// The certificate is for a key of the service's own.
     OtherKey,
     /// The certificate has a life of ten years.
@@ -282,7 +288,8 @@ async fn create(state: &Mutex<State>, pool: &str, request: &Request) -> Answer {
         }
         Some(Fault::Unavailable) => return error(503, "UNAVAILABLE", "the service is currently unavailable", None),
         Some(
-            Fault::OtherKey
+            Fault::OtherEvidence
+            | Fault::OtherKey
             | Fault::OtherLife
             | Fault::OtherName
             | Fault::OtherPurposes

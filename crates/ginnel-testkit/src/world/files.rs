@@ -53,7 +53,7 @@ fn identity(role: &str, name: &str, keys: &str) -> Value {
 pub(super) fn enrolment(dir: &Path, world: &WorldBuilder) -> Result<()> {
     let mut server = identity(SERVER, "tunnel", "../");
     server["serverNames"] = json!([SERVER_NAME]);
-    let config = json!({
+    let mut config = json!({
         "trustDomain": "acme.example",
         "server": {"name": ENROLMENT_NAME, "listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "adminSocket": "admin.sock"},
         "identities": [server, identity(AGENT, "acme", "../"), identity(CLIENT, "frontend", "../")],
@@ -61,6 +61,7 @@ pub(super) fn enrolment(dir: &Path, world: &WorldBuilder) -> Result<()> {
         "enrolment": {"audience": format!("https://{SERVER_NAME}/enrol")},
         "audit": {"file": {"directory": "audit"}},
     });
+    set(&mut config, &world.enrolment_settings)?;
     let own = dir.join(ENROLMENT);
     std::fs::create_dir(&own)?;
     write(&own, ENROLMENT, &config)
@@ -102,12 +103,17 @@ pub(super) fn server(dir: &Path, world: &WorldBuilder, apart: Option<SocketAddr>
             std::fs::write(dir.join(format!("ca/{role}-root.pem")), root)?;
         }
     }
-    for (pointer, value) in &world.server_settings {
+    set(&mut config, &world.server_settings)?;
+    write(dir, SERVER, &config)
+}
+
+fn set(config: &mut Value, settings: &[(String, Value)]) -> Result<()> {
+    for (pointer, value) in settings {
         let (parent, key) = pointer.rsplit_once('/').context("a JSON pointer")?;
         let parent = config.pointer_mut(parent).and_then(Value::as_object_mut);
         parent.with_context(|| format!("nothing at {pointer}"))?.insert(key.to_owned(), value.clone());
     }
-    write(dir, SERVER, &config)
+    Ok(())
 }
 
 pub(super) fn agent(dir: &Path, world: &WorldBuilder, server: SocketAddr) -> Result<()> {

@@ -1,6 +1,6 @@
 //! The commands that ask a running process.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args as ClapArgs, Subcommand};
@@ -188,6 +188,10 @@ pub(crate) struct PolicyTest {
     /// Print everything that is allowed
     #[arg(long)]
     pub(crate) all: bool,
+
+    /// Address that the client comes from; without it, rules count wherever they want it to come from
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "all")]
+    pub(crate) from: Option<IpAddr>,
 
     /// Ask this configuration of a server instead of a running one
     #[cfg(feature = "server")]

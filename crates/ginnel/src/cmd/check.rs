@@ -11,6 +11,8 @@ mod agent;
 #[cfg(feature = "client")]
 mod client;
 mod clock;
+#[cfg(any(feature = "agent", feature = "server"))]
+mod denials;
 mod report;
 #[cfg(feature = "server")]
 mod server;

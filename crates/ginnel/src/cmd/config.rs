@@ -1,7 +1,12 @@
 //! `ginnel config`.
 
+use std::time::SystemTime;
+
+use ginnel_core::audit::Timestamp;
+
 use super::{Failure, Outcome, print};
 use crate::args::Config;
+use crate::say;
 
 pub(super) fn run(config: Config) -> Result<Outcome, Failure> {
     match config {
@@ -11,7 +16,9 @@ pub(super) fn run(config: Config) -> Result<Outcome, Failure> {
             print(&format!("{schema}\n"))?;
         }
         Config::Check { daemon, file } => {
-            ginnel_config::check(daemon, &file)?;
+            for note in ginnel_config::check(daemon, &file, Timestamp::from(SystemTime::now()))? {
+                say(&format!("warning: {note}\n"));
+            }
             print(&format!("{}: a valid configuration of ginnel {daemon}\n", file.display()))?;
         }
     }

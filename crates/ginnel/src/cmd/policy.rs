@@ -3,6 +3,8 @@
 use std::fmt::Write;
 
 use ginnel_core::audit::Text;
+#[cfg(feature = "server")]
+use ginnel_core::policy::{Ask, Source};
 use ginnel_core::status::Verdict;
 use ginnel_ops::admin::client::escaped;
 use serde::Serialize;
@@ -37,16 +39,19 @@ async fn one(args: &PolicyTest, client: &str, target: &str) -> Result<Verdict, F
         let client = client.parse().map_err(|error| Failure::input(format!("{client:?}: {error}")))?;
         let target = target.parse().map_err(|error| Failure::input(format!("{target:?}: {error}")))?;
         let policy = offline::policy_for(config, &client)?;
-        return Ok(ginnel_core::policy::verdict(&policy, offline::VERSION, &client, &target, |_| 0));
+        let source = args.from.map_or(Source::Anywhere, Source::Address);
+        let ask = Ask { client: &client, target: &target, source, now: offline::now() };
+        return Ok(ginnel_core::policy::verdict(&policy, offline::VERSION, &ask, |_| 0));
     }
-    let path = format!("/policy/test?client={}&target={}", escaped(client), escaped(target));
+    let from = args.from.map(|from| format!("&from={}", escaped(&from.to_string()))).unwrap_or_default();
+    let path = format!("/policy/test?client={}&target={}{from}", escaped(client), escaped(target));
     read(&args.ask.door(), &path).await
 }
 
 async fn all(args: &PolicyTest) -> Result<Vec<Verdict>, Failure> {
     #[cfg(feature = "server")]
     if let Some(config) = &args.config {
-        return Ok(ginnel_core::policy::matrix(&offline::policy(config)?, offline::VERSION, |_| 0));
+        return Ok(ginnel_core::policy::matrix(&offline::policy(config)?, offline::VERSION, offline::now(), |_| 0));
     }
     read(&args.ask.door(), "/policy/test").await
 }
@@ -54,8 +59,10 @@ async fn all(args: &PolicyTest) -> Result<Vec<Verdict>, Failure> {
 #[cfg(feature = "server")]
 mod offline {
     use std::path::Path;
+    use std::time::SystemTime;
 
     use ginnel_config::{Overrides, ServerConfig};
+    use ginnel_core::audit::Timestamp;
     use ginnel_core::policy::Policy;
     use ginnel_core::principal::{Name, Role};
 
@@ -65,14 +72,18 @@ mod offline {
     pub(super) const VERSION: &str = "file";
 
     pub(super) fn policy(config: &Path) -> Result<Policy, Failure> {
-        Ok(Policy::new(load(config)?.rules))
+        Ok(Policy::new(load(config)?.rules, now()))
+    }
+
+    pub(super) fn now() -> Timestamp {
+        Timestamp::from(SystemTime::now())
     }
 
     /// The same for a question about one client, which has to be one: a running server does not answer about others either.
     pub(super) fn policy_for(config: &Path, client: &Name) -> Result<Policy, Failure> {
         let ServerConfig { identities, rules, .. } = load(config)?;
         if identities.iter().any(|identity| identity.role == Role::Client && identity.name == *client) {
-            return Ok(Policy::new(rules));
+            return Ok(Policy::new(rules, now()));
         }
         Err(Failure::input(format!("{}: no identity with the role client is named {client}", config.display())))
     }
@@ -88,16 +99,25 @@ fn in_json(value: &impl Serialize) -> Result<String, Failure> {
 
 /// One verdict.
 pub(crate) fn render(verdict: &Verdict) -> String {
-    let Verdict { client, target, allowed, rule, agents, nearest, policy } = verdict;
+    let Verdict { client, target, allowed, rule, expires, sources, agents, cause, nearest, policy } = verdict;
     let (client, target) = (Text::new(client), Text::new(target));
     let mut text = format!("{}  {client} -> {target}\n", if *allowed { "ALLOWED" } else { "DENIED " });
     // Writing to a String cannot fail, here and below.
     if let Some(rule) = rule {
         let _ = writeln!(text, "  rule {}", Text::new(rule));
     }
+    if let Some(expires) = expires {
+        let _ = writeln!(text, "  until {expires}");
+    }
+    if !sources.is_empty() {
+        let _ = writeln!(text, "  from {}", Text::new(sources.join(", ")));
+    }
     for agent in agents {
         let links = live(policy, agent.links);
         let _ = writeln!(text, "  through agent {}{links}", Text::new(&agent.agent));
+    }
+    if let Some(cause) = cause {
+        let _ = writeln!(text, "  cause: {}", Text::new(cause));
     }
     if !*allowed {
         let nearest = nearest.as_deref().unwrap_or("no rule comes near it");

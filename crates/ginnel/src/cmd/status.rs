@@ -149,8 +149,10 @@ fn peers(text: &mut String, title: &str, peers: &[Peer], status: &Status) {
         let _ = writeln!(text, "\n{title}: none is connected");
         return;
     }
-    let mut table = Table::new(&["NAME", "PROCESS", "VERSION", "FROM", "SINCE", "CERTIFICATE", "SESSIONS", "STATE"]);
+    let head = ["NAME", "PROCESS", "VERSION", "FROM", "SINCE", "CERTIFICATE", "PROVED BY", "SESSIONS", "STATE"];
+    let mut table = Table::new(&head);
     for peer in peers {
+        let proof = peer.certificate.as_ref().and_then(|certificate| certificate.proof.as_deref());
         table.row([
             name_of(&peer.principal),
             &short(&peer.instance),
@@ -158,11 +160,21 @@ fn peers(text: &mut String, title: &str, peers: &[Peer], status: &Status) {
             peer.peer.as_deref().unwrap_or(NONE),
             &peer.since.map_or_else(|| NONE.to_owned(), |since| between(since, status.time)),
             &peer.certificate.as_ref().map_or_else(|| NONE.to_owned(), life),
+            &proof.map_or_else(|| NONE.to_owned(), proved_by),
             &peer.sessions.map_or_else(|| NONE.to_owned(), |sessions| sessions.to_string()),
             if peer.draining { "draining" } else { "live" },
         ]);
     }
     let _ = write!(text, "\n{title}\n{}", table.text());
+}
+
+/// The kind of a proof, and what its key or issuer begins with: enough to tell two keys apart that are good at the same time.
+fn proved_by(proof: &str) -> String {
+    match proof.split_once(':') {
+        Some((kind @ ("key" | "googleKey"), id)) => format!("{kind} {}", short(id)),
+        Some((kind, issuer)) => format!("{kind} {issuer}"),
+        None => proof.to_owned(),
+    }
 }
 
 fn causes(text: &mut String, status: &Status) {

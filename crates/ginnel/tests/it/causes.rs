@@ -20,6 +20,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use self::book::{Book, Fate};
+use crate::clocks::{Clock, JUMP_SECONDS};
 use crate::observed::metrics;
 use crate::pair::Pair;
 use crate::transcript::is_golden;
@@ -54,10 +55,11 @@ async fn every_cause_says_the_same_word_everywhere() -> Result<()> {
         expired_certificate(),
         full_disk(),
         told_to_stop(),
+        refused_by_terms(),
     );
     let mut book = Book::default();
     let mut failed = Vec::new();
-    for part in [books.0, books.1, books.2, books.3, books.4, books.5, books.6] {
+    for part in [books.0, books.1, books.2, books.3, books.4, books.5, books.6, books.7] {
         match part {
             Ok(part) => book.and(part),
             Err(error) => failed.push(format!("{error:#}")),
@@ -127,6 +129,29 @@ async fn refused_by_somebody() -> Result<Book> {
     let fate = Fate::new(Cause::PeerNotVerified, "agent", "The agent has inner TLS switched off, the client has not.");
     book.refused(&mut world, &target, fate).await?;
     world.finish(&[])?;
+    Ok(book)
+}
+
+/// Rules that name the target, and more than that.
+async fn refused_by_terms() -> Result<Book> {
+    let mut book = Book::default();
+    let host = TcpHost::echo().await?;
+    let target = host.address().to_string();
+    let terms = [
+        ("/rules/0/expires", json!("2020-01-31"), Cause::RuleExpired, "A rule that has expired."),
+        (
+            "/rules/0/sources",
+            json!(["203.0.113.0/24"]),
+            Cause::SourceRefused,
+            "A rule for clients from another network.",
+        ),
+    ];
+    for (setting, value, cause, how) in terms {
+        let mut world = world().target(&target).server_setting(setting, value).start_unready().await?;
+        world.client.wait_for("roster received", |_| true).await?;
+        book.refused(&mut world, &target, Fate::new(cause, "server", how)).await?;
+        world.finish(&[])?;
+    }
     Ok(book)
 }
 
@@ -317,20 +342,15 @@ async fn lost_processes() -> Result<Book> {
     Ok(book)
 }
 
-/// The agent's key is replaced at the server, so that it cannot renew. The server is restarted with the new one: it does not know which key was
-/// behind the certificate that the agent has, and lets it live to its end.
+/// The agent's clock is a day behind, so that nobody takes its tokens and it cannot renew.
 async fn expired_certificate() -> Result<Book> {
     let mut book = Book::default();
+    let clock = Clock::new()?;
     let host = TcpListener::bind("127.0.0.1:0").await?;
-    let mut world = world().target(host.local_addr()?).certificate_lifetime("10s").start().await?;
-    let mut create = world.ginnel();
-    create.args(["credentials", "create", "other@acme.example", "--out"]).arg(world.directory().join("other.json"));
-    let public = succeed(create).await?;
-    std::fs::write(world.directory().join("agent.pub.pem"), public + "\n")?;
-    let mark = world.client.mark();
-    world.restart(Part::Server).await?;
-    world.roster(mark, 1).await?;
+    let world = world().target(host.local_addr()?).certificate_lifetime("10s");
+    let mut world = clock.of(world, "agent")?.start().await?;
     let mut pair = Pair::open(&world, &host).await?;
+    clock.jump(&mut world, Part::Agent(0), -JUMP_SECONDS).await?;
     pair.exchange().await?;
     let before = metrics(&mut world, Part::Client).await?;
     let fate = Fate::new(Cause::CertificateExpired, "agent", "The agent cannot renew its certificate, which expires.");

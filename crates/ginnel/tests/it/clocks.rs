@@ -6,9 +6,11 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use ginnel_core::audit::Timestamp;
+use ginnel_testkit::command::succeed;
+use ginnel_testkit::stream::{Ending, read_to_ending};
 use ginnel_testkit::wait::SOON;
 use ginnel_testkit::{Part, Peer, World, WorldBuilder, eventually, peer, proxy, within};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
@@ -17,18 +19,18 @@ use crate::pair::Pair;
 use crate::world;
 
 /// How far a clock jumps: further than a certificate lives.
-const JUMP_SECONDS: i64 = 25 * 3600;
+pub(crate) const JUMP_SECONDS: i64 = 25 * 3600;
 
 /// From the moment at which the clock is right again to the moment at which everything carries.
 const HEALED: Duration = Duration::from_secs(60);
 
 /// A clock for the daemons of one role.
-struct Clock {
+pub(crate) struct Clock {
     directory: TempDir,
 }
 
 impl Clock {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let clock = Self { directory: tempfile::tempdir()? };
         clock.set(0)?;
         Ok(clock)
@@ -39,7 +41,7 @@ impl Clock {
     }
 
     /// Has the daemons of a role read this clock.
-    fn of(&self, world: WorldBuilder, role: &'static str) -> Result<WorldBuilder> {
+    pub(crate) fn of(&self, world: WorldBuilder, role: &'static str) -> Result<WorldBuilder> {
         Ok(world
             .environment(role, "LD_PRELOAD", library()?.display())
             .environment(role, "FAKETIME_TIMESTAMP_FILE", self.file().display())
@@ -55,7 +57,7 @@ impl Clock {
     }
 
     /// Jumps, and waits until the process has seen it.
-    async fn jump(&self, world: &mut World, part: Part, offset_seconds: i64) -> Result<()> {
+    pub(crate) async fn jump(&self, world: &mut World, part: Part, offset_seconds: i64) -> Result<()> {
         self.set(offset_seconds)?;
         let admin = world.admin(part).await?.to_string();
         eventually("the clock to jump", SOON, async || {
@@ -173,4 +175,61 @@ async fn a_server_without_a_valid_certificate_of_its_own_heals_with_everybody_el
     })
     .await?;
     world.finish(&[])
+}
+
+/// A rule ends by whichever clock says so first, and none of them brings it back that was put back itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_expires_by_the_later_of_the_wall_clock_and_the_time_that_passed() -> Result<()> {
+    let clock = Clock::new()?;
+    let host = TcpListener::bind("127.0.0.1:0").await?;
+    let target = host.local_addr()?.to_string();
+    let in_seconds = |seconds| Timestamp::from(SystemTime::now() + Duration::from_secs(seconds));
+    let world = world().target(&target).server_setting("/rules/0/expires", json!(in_seconds(20 * 3600)));
+    let mut world = clock.of(world, "server")?.start().await?;
+
+    // A machine that slept, or a clock that runs ahead: the rule has ended, and comes back with the right time.
+    let mut pair = Pair::open(&world, &host).await?;
+    clock.jump(&mut world, Part::Server, JUMP_SECONDS).await?;
+    is_ended_with_its_rule(&world, &mut pair, &target).await?;
+    // Rules that are made anew in this time come back as well.
+    let mut revoke = world.ginnel();
+    revoke.args(["revoke", "--serial", "ff", "--socket"]).arg(world.socket(Part::Server));
+    succeed(revoke).await?;
+    clock.jump(&mut world, Part::Server, 0).await?;
+    eventually("the rule to be back", HEALED, async || {
+        let opened = proxy::connect(world.proxy_addr(), &target).await?.opened();
+        Ok(opened.ok().map(drop))
+    })
+    .await?;
+    within("the host to take it", SOON, host.accept()).await??;
+
+    // A clock that is put back gives it no longer life, neither by itself nor with a new reading of the file.
+    let expires = in_seconds(4);
+    world.edit("server", |config| config["rules"][0]["expires"] = json!(expires))?;
+    world.server.hang_up()?;
+    let is_soon = |line: &Value| line["rules"].as_str().is_some_and(|rules| rules.contains(&expires.to_string()));
+    world.server.wait_for("rules expire within a week", is_soon).await?;
+    let mut pair = Pair::open(&world, &host).await?;
+    clock.jump(&mut world, Part::Server, -JUMP_SECONDS).await?;
+    is_ended_with_its_rule(&world, &mut pair, &target).await?;
+    ensure!(Timestamp::from(SystemTime::now()) >= expires, "it ended before its rule");
+    let mark = world.server.mark();
+    world.edit("server", |config| config["rules"][0]["name"] = json!("renamed"))?;
+    world.server.hang_up()?;
+    world.server.wait_for_after(mark, "rules replaced", |_| true).await?;
+    let refused = proxy::connect(world.proxy_addr(), &target).await?.refused()?;
+    ensure!(refused.cause == "ruleExpired", "{refused:?}");
+    world.finish(&[])
+}
+
+async fn is_ended_with_its_rule(world: &World, pair: &mut Pair, target: &str) -> Result<()> {
+    let (_, ending) = within("the end of the session", SOON, read_to_ending(&mut pair.app)).await?;
+    ensure!(ending == Ending::Reset, "{ending:?}");
+    let id = Value::from(pair.request_id.as_str());
+    let is_end = |record: &Value| record["requestId"] == id && record["event"] == "ended";
+    let log = world.audit_until("the end in the audit", |log| log.iter().any(is_end)).await?;
+    ensure!(log.iter().any(|record| is_end(record) && record["cause"] == "ruleExpired"), "{log:?}");
+    let refused = proxy::connect(world.proxy_addr(), target).await?.refused()?;
+    ensure!(refused.cause == "ruleExpired", "{refused:?}");
+    Ok(())
 }

@@ -149,6 +149,96 @@ async fn deleting_a_key_at_google_cuts_off_whom_it_enrolled_and_nobody_else() ->
     world.finish(&[])
 }
 
+/// Waits until the agent, whose key was deleted, is cut off and stays out with the certificate that it has; the client is a bystander.
+async fn is_cut_off(world: &World, session: &mut Carried) -> Result<()> {
+    let is_down = |record: &Value| record["event"] == "linkDown" && record["cause"] == "notAdmitted";
+    world.audit_until("the link on record", |records| records.iter().any(is_down)).await?;
+    let mut rest = Vec::new();
+    ensure!(session.stream.read_to_end(&mut rest).await.is_err(), "looks like a clean end");
+    let is_end = |record: &Value| record["event"] == "ended" && record["cause"] == "notAdmitted";
+    world.audit_until("the end on record", |records| records.iter().any(is_end)).await?;
+    world.server.wait_for("certificate that was enrolled with a key that is gone at Google", |_| true).await?;
+    ensure!(world.audit_of("clientDown")?.is_empty(), "a bystander was cut off");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleting_a_key_at_google_cuts_off_whom_it_enrolled_before_a_restart_of_the_server() -> Result<()> {
+    let host = TcpHost::echo().await?;
+    let target = host.address().to_string();
+    // The second time the server that comes back has never seen the key.
+    for is_deleted_before in [false, true] {
+        let keys = KeySets::start().await?;
+        let mut world = world()
+            .target(&target)
+            .server_setting("/google", google(&keys))
+            .server_setting("/identities/0/publicKeys", json!("google"))
+            .start_unready()
+            .await?;
+        let key = key(&world, "agent")?;
+        publish(&keys, &[&key])?;
+        world.roster(0, 1).await?;
+        let enrolled = world.audit_of("enrolled")?.len();
+        let mark = world.client.mark();
+        if is_deleted_before {
+            world.part(Part::Server)?.kill().await?;
+            publish(&keys, &[])?;
+        }
+        world.restart(Part::Server).await?;
+        world.roster(mark, 1).await?;
+        if is_deleted_before {
+            let is_down = |record: &Value| record["event"] == "linkDown" && record["cause"] == "notAdmitted";
+            world.audit_until("the link on record", |records| records.iter().any(is_down)).await?;
+        } else {
+            let mut session = Carried::open(&world, &target).await?;
+            session.echoes().await?;
+            publish(&keys, &[])?;
+            is_cut_off(&world, &mut session).await?;
+        }
+        ensure!(
+            world.audit_of("enrolled")?.len() == enrolled,
+            "the certificate was another one than before the restart"
+        );
+        let links = world.audit_of("linkUp")?;
+        ensure!(links.iter().all(|link| link["proof"] == format!("googleKey:{}", key.0)), "{links:?}");
+        world.finish(&[])?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleting_a_key_at_google_cuts_off_whom_it_enrolled_in_another_process() -> Result<()> {
+    let host = TcpHost::echo().await?;
+    let target = host.address().to_string();
+    let keys = KeySets::start().await?;
+    let world = world()
+        .enrolment_apart()
+        .target(&target)
+        .server_setting("/google", json!({"serviceAccountKeys": keys.accounts_url(Form::Jwk), "keysFreshFor": "1s"}))
+        .enrolment_setting("/google", google(&keys))
+        .enrolment_setting("/identities/1/publicKeys", json!("google"))
+        .start_unready()
+        .await?;
+    let key = key(&world, "agent")?;
+    publish(&keys, &[&key])?;
+    world.roster(0, 1).await?;
+    let mut session = Carried::open(&world, &target).await?;
+    session.echoes().await?;
+
+    // Google is away for the server: nobody is cut off.
+    keys.answer_instead(Some(Reply::error(503, "UNAVAILABLE", "away")));
+    asked_more(&keys, 3).await?;
+    session.echoes().await?;
+    keys.answer_instead(None);
+    asked_more(&keys, 2).await?;
+    session.echoes().await?;
+    ensure!(keys.asked().iter().all(|path| path.ends_with(AGENT)), "somebody else's keys: {:?}", keys.asked());
+
+    publish(&keys, &[])?;
+    is_cut_off(&world, &mut session).await?;
+    world.finish(&[])
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_refused_enrolment_hears_the_same() -> Result<()> {
     let keys = KeySets::start().await?;
@@ -186,11 +276,10 @@ async fn every_refused_enrolment_hears_the_same() -> Result<()> {
     ];
     let mut heard = BTreeSet::new();
     for (reason, token) in &cases {
-        let before = world.audit_of("enrolmentRefused")?.len();
-        heard.insert(peer::refused_enrolment(&world, token, &key).await?);
         let is_it = |record: &&Value| record["event"] == "enrolmentRefused" && record["reason"] == *reason;
-        world.audit_until(reason, |records| records.iter().filter(is_it).count() > 0).await?;
-        ensure!(world.audit_of("enrolmentRefused")?.len() > before, "{reason} left no record");
+        let before = world.audit()?.iter().filter(is_it).count();
+        heard.insert(peer::refused_enrolment(&world, token, &key).await?);
+        world.audit_until(reason, |records| records.iter().filter(is_it).count() > before).await?;
     }
     ensure!(heard.len() == 1, "{heard:?}");
     let other = keys.asked().into_iter().find(|path| path.contains("other@"));

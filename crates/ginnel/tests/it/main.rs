@@ -42,6 +42,7 @@ mod roots;
 mod rotations;
 mod secrecy;
 mod soak;
+mod sources;
 mod transcript;
 mod wan;
 mod workload;

@@ -1,15 +1,19 @@
 //! Rules, identities and allow-lists that change while everything runs.
 
+use std::io::Write;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use ginnel_testkit::command::{output, succeed};
+use ginnel_testkit::command::{command, output, succeed};
 use ginnel_testkit::stream::{Ending, read_to_ending};
 use ginnel_testkit::world::Part;
-use ginnel_testkit::{World, proxy, within};
+use ginnel_testkit::{World, eventually, proxy, within};
+use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use crate::admin::get;
 use crate::pair::Pair;
 use crate::world;
 
@@ -72,6 +76,55 @@ async fn a_removed_rule_ends_exactly_the_sessions_that_used_it() -> Result<()> {
     world.finish(&[])
 }
 
+/// A file that its reader waits for, in place of a configuration; gives where it can be written.
+async fn hanging(world: &World, role: &str) -> Result<PathBuf> {
+    let (pipe, next) = (world.directory().join(format!("{role}.pipe")), world.directory().join(format!("{role}.next")));
+    let mut make = command("mkfifo", world.directory());
+    make.arg(&pipe);
+    succeed(make).await?;
+    std::fs::hard_link(&pipe, &next)?;
+    std::fs::rename(next, world.directory().join(format!("{role}.yaml")))?;
+    Ok(pipe)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_hangs_holds_up_reloads_and_nothing_else() -> Result<()> {
+    let host = TcpListener::bind("127.0.0.1:0").await?;
+    let mut world = world().target(host.local_addr()?).start().await?;
+    let mut pair = Pair::open(&world, &host).await?;
+    for (part, role) in [(Part::Agent(0), "agent"), (Part::Client, "client")] {
+        let good = std::fs::read_to_string(world.directory().join(format!("{role}.yaml")))?;
+        let pipe = hanging(&world, role).await?;
+        // More than the process has threads that move bytes.
+        let asked: Vec<_> = (0..std::thread::available_parallelism()?.get() + 1)
+            .map(|_| {
+                let mut command = world.ginnel();
+                command.args(["reload", "--socket"]).arg(world.socket(part));
+                tokio::spawn(succeed(command))
+            })
+            .collect();
+        // The reader of a pipe is there once a writer finds it.
+        let mut writer = eventually("a reload that reads", Duration::from_secs(10), async || {
+            let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            Ok(rustix::fs::open(&pipe, flags, Mode::empty()).ok().map(std::fs::File::from))
+        })
+        .await?;
+        within("bytes", Duration::from_secs(5), pair.exchange()).await??;
+        let admin = world.admin(part).await?.to_string();
+        within("an answer of the admin listener", Duration::from_secs(5), get(&admin, "/healthz")).await??;
+        ensure!(asked.iter().all(|reload| !reload.is_finished()), "{role}: a reload did not wait for the file");
+
+        world.write(role, &good)?;
+        writer.write_all(good.as_bytes())?;
+        drop(writer);
+        for reload in asked {
+            reload.await?.with_context(|| format!("the reload of the {role}"))?;
+        }
+    }
+    pair.exchange().await?;
+    world.finish(&[])
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_file_changes_nothing_and_shows_until_it_is_mended() -> Result<()> {
     let host = TcpListener::bind("127.0.0.1:0").await?;
@@ -124,7 +177,7 @@ async fn an_identity_that_is_taken_out_is_cut_off_and_stays_out() -> Result<()> 
     let record = log.iter().find(|record| ended(record)).context("a record")?;
     ensure!(record["cause"] == "notAdmitted" && record["hop"] == "server", "{record}");
     world.client.wait_for("ended", |line| line["request"] == request && line["cause"] == "notAdmitted").await?;
-    let message = "certificate of an identity that is not configured, or of a key that it has no longer";
+    let message = "certificate of an identity that is not configured, or for a proof that it has no longer";
     world
         .server
         .wait_for_after(mark, message, |line| line["principal"] == "spiffe://acme.example/client/frontend")

@@ -405,11 +405,16 @@ async fn a_stolen_certificate_is_thrown_out_and_its_owner_is_not() -> Result<()>
     world.finish(&[])
 }
 
-/// The key that signs tokens takes every certificate with it that was given for one of its tokens, and no token of it works.
+/// The key that signs tokens takes every certificate with it that was given for one of its tokens, also those from before a restart of the
+/// server, and no token of it works.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_denied_service_account_key_takes_its_certificates_with_it() -> Result<()> {
     let host = TcpListener::bind("127.0.0.1:0").await?;
-    let world = world().target(host.local_addr()?).start().await?;
+    let mut world = world().target(host.local_addr()?).start().await?;
+    let (before, mark) = (world.audit_of("enrolled")?.len(), world.client.mark());
+    world.restart(Part::Server).await?;
+    world.roster(mark, 1).await?;
+    ensure!(world.audit_of("enrolled")?.len() == before, "the certificates are no longer those from before");
     let mut cut = Pair::open(&world, &host).await?;
     let mut hash = tokio::process::Command::new("sh");
     let script = "openssl pkey -pubin -in client.pub.pem -outform DER | sha256sum | cut -d' ' -f1";

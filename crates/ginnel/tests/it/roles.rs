@@ -22,6 +22,7 @@ fn certify(world: &World, principal: &str, email: &str) -> Result<Identity> {
     let issuer = EmbeddedIssuer::open(&world.directory().join("ca"), &"acme.example".parse()?, lifetime, now)?;
     let key = KeyPair::generate()?;
     let request = CertificateRequest {
+        evidence: None,
         renews: None,
         principal: principal.parse()?,
         email: email.to_owned(),
@@ -92,7 +93,7 @@ async fn a_principal_with_somebody_elses_email_is_turned_away() -> Result<()> {
             .server
             .wait_for_after(
                 mark,
-                "certificate of an identity that is not configured, or of a key that it has no longer",
+                "certificate of an identity that is not configured, or for a proof that it has no longer",
                 is_it,
             )
             .await?;
@@ -116,6 +117,7 @@ async fn a_certificate_that_nobody_issued_never_gets_to_http() -> Result<()> {
     let issuer = EmbeddedIssuer::open(&foreign, &"acme.example".parse()?, lifetime, now)?;
     let key = KeyPair::generate()?;
     let request = CertificateRequest {
+        evidence: None,
         renews: None,
         principal: "spiffe://acme.example/client/frontend".parse()?,
         email: "client@acme.iam.gserviceaccount.com".to_owned(),

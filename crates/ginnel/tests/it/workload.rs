@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use ginnel_testkit::World;
 use ginnel_testkit::command::{output, succeed};
 use ginnel_testkit::google::iam::{Iam, Trouble, public_pem};
 use ginnel_testkit::google::key_sets::{Form, KeySets, SigningKey};
 use ginnel_testkit::google::metadata::Metadata;
 use ginnel_testkit::hosts::{TcpHost, nobody};
+use ginnel_testkit::stream::{Ending, read_to_ending};
 use ginnel_testkit::world::Part;
+use ginnel_testkit::{World, within};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
+use crate::pair::Pair;
 use crate::transcript::Transcript;
 use crate::world;
 
@@ -205,6 +208,52 @@ async fn a_server_that_asks_google_for_keys_takes_both_kinds_of_tokens() -> Resu
         world.finish(&[])?;
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_that_is_taken_out_takes_those_with_it_who_came_by_its_tokens() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let host = TcpListener::bind("127.0.0.1:0").await?;
+    let issuer = json!({"name": "cluster", "issuer": cluster.sets.issuer_url(), "binding": "bearer"});
+    let world = world()
+        .client_credential(json!({"tokenFile": "token"}), &[])
+        .server_setting("/oidcIssuers", json!([issuer]))
+        .server_setting("/identities/1/oidc", json!({"issuer": "cluster", "subject": Cluster::SUBJECT}))
+        .target(host.local_addr()?);
+    let mut world = world.start_unready().await?;
+    cluster.project(&world)?;
+    world.roster(0, 1).await?;
+    let mark = world.client.mark();
+    // What it came by is known of a certificate from before a restart as well.
+    world.restart(Part::Server).await?;
+    world.roster(mark, 1).await?;
+    let by_token = world.audit_of("clientUp")?;
+    ensure!(by_token.iter().all(|record| record["proof"] == "bearer:cluster"), "{by_token:?}");
+    let mut cut = Pair::open(&world, &host).await?;
+    cut.exchange().await?;
+
+    // The identity stays, with its key.
+    world.edit("server", |config| {
+        if let Some(config) = config.as_object_mut() {
+            config.remove("oidcIssuers");
+        }
+        if let Some(identity) = config["identities"][1].as_object_mut() {
+            identity.remove("oidc");
+        }
+    })?;
+    let mut reload = world.ginnel();
+    reload.args(["reload", "--socket"]).arg(world.socket(Part::Server));
+    let said = succeed(reload).await?;
+    for stream in [&mut cut.app, &mut cut.target] {
+        let ending = within("the end of its session", Duration::from_secs(1), read_to_ending(stream)).await?.1;
+        ensure!(ending == Ending::Reset, "{ending:?}");
+    }
+    ensure!(said.contains("oidcIssuers removed: cluster"), "{said}");
+    ensure!(said.contains("1 session is no longer allowed") && said.contains("no longer admitted and w"), "{said}");
+    let is_end = |record: &Value| record["event"] == "ended" && record["cause"] == "notAdmitted";
+    world.audit_until("the end in the audit", |log| log.iter().any(is_end)).await?;
+    ensure!(world.audit_of("linkDown")?.is_empty(), "a bystander was cut off");
+    world.finish(&[])
 }
 
 #[tokio::test(flavor = "multi_thread")]

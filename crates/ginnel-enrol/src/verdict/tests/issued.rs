@@ -151,10 +151,10 @@ fn with(mut claims: Value, changes: &[(&str, Value)]) -> Value {
 fn admits_a_token_of_a_key_at_google_and_names_the_key() {
     let issued = Issued::new();
     let admitted = issued.judge(&issued.own(&WORLD.agent, "g1")).expect("admitted");
-    assert_eq!(admitted.evidence, Evidence::GoogleKey("g1".to_owned()));
-    assert_eq!(admitted.evidence.to_string(), "googleKey:g1");
+    assert_eq!(admitted.evidence.proof, Proof::GoogleKey("g1".to_owned()));
+    assert_eq!(admitted.evidence.proof.to_string(), "googleKey:g1");
     assert_eq!(admitted.principal, principal(Role::Agent, "one"));
-    assert_eq!((admitted.signed_by, admitted.verified_by), (None, Some(sha256(&WORLD.agent.spki_der))));
+    assert_eq!(admitted.evidence.verified_by, sha256(&WORLD.agent.spki_der));
 }
 
 #[test]
@@ -167,8 +167,8 @@ fn an_account_that_is_known_by_its_number_comes_with_id_tokens_alone() {
     );
     assert_eq!(issued.asked(), 0);
     let admitted = issued.judge(&issued.issued("google", &id_token())).expect("admitted");
-    assert_eq!(admitted.evidence, Evidence::GoogleIdToken);
-    assert_eq!((admitted.signed_by, admitted.verified_by), (None, Some(sha256(&issued.issuer.spki_der))));
+    assert_eq!(admitted.evidence.proof, Proof::GoogleIdToken { about: about(GOOGLE_ISSUER, UNIQUE_ID) });
+    assert_eq!(admitted.evidence.verified_by, sha256(&issued.issuer.spki_der));
 }
 
 #[test]
@@ -221,7 +221,8 @@ fn asks_for_no_key_before_all_else_is_right() {
 fn admits_googles_id_token_that_is_bound_by_its_audience() {
     let issued = Issued::new();
     let admitted = issued.judge(&issued.issued("google", &id_token())).expect("admitted");
-    assert_eq!((admitted.evidence, admitted.principal), (Evidence::GoogleIdToken, principal(Role::Agent, "one")));
+    assert_eq!(admitted.evidence.proof.to_string(), "googleIdToken");
+    assert_eq!(admitted.principal, principal(Role::Agent, "one"));
 }
 
 #[test]
@@ -281,8 +282,54 @@ fn takes_each_issuers_tokens_by_its_binding() {
         ("bearer", with(projected("bearer"), &[("aud", json!([]))]), Err(Denied::Audience)),
     ];
     for (name, claims, expected) in cases {
-        let verdict = issued.judge(&issued.issued("i1", &claims)).map(|admitted| admitted.evidence.to_string());
+        let verdict = issued.judge(&issued.issued("i1", &claims)).map(|admitted| admitted.evidence.proof.to_string());
         assert_eq!(verdict.as_deref().map_err(|denied| *denied), expected, "{name}: {claims}");
+    }
+}
+
+#[test]
+fn a_proof_is_accepted_as_long_as_the_configuration_would_take_it_again() {
+    let world = &*WORLD;
+    let issuer =
+        |binding| OidcIssuer { name: "cluster".to_owned(), issuer: CLUSTER.to_owned(), audience: None, binding };
+    let enroller = |keys: Option<AccountKeys>, subject: Option<&str>, binding| {
+        let oidc = |subject: &str| OidcSubject {
+            issuer: "cluster".to_owned(),
+            subject: subject.to_owned(),
+            email_is_checked: false,
+        };
+        let oidc = subject.map(oidc);
+        let identity = EnrolIdentity { principal: principal(Role::Agent, "one"), email: AGENT.to_owned(), keys, oidc };
+        Enroller::new(AUDIENCE.to_owned(), vec![identity], vec![issuer(binding)], at(NOW)).expect("an enroller")
+    };
+    let at_google = |id: Option<&str>| Some(AccountKeys::AtGoogle { unique_id: id.map(str::to_owned) });
+    let mine = held(vec![world.agent.public_key()]);
+    let others = held(vec![world.client.public_key()]);
+    let key = Evidence { proof: Proof::Key("a".to_owned()), verified_by: sha256(&world.agent.spki_der) };
+    let of = |proof| Evidence { proof, verified_by: [7; 32] };
+    let google_key = of(Proof::GoogleKey("g1".to_owned()));
+    let id_token = of(Proof::GoogleIdToken { about: about(GOOGLE_ISSUER, UNIQUE_ID) });
+    let subject = about(CLUSTER, SUBJECT);
+    let oidc = of(Proof::Oidc { issuer: "cluster".to_owned(), about: subject });
+    let bearer = of(Proof::Bearer { issuer: "cluster".to_owned(), about: subject });
+    let other_name = of(Proof::Oidc { issuer: "other".to_owned(), about: subject });
+    let all = [&key, &google_key, &id_token, &oidc, &bearer, &other_name];
+    let (bound, unbound) = (Binding::Confirmation, Binding::Bearer);
+    let cases = [
+        ("a key in a file", enroller(mine.clone(), None, bound), vec![&key]),
+        ("another key in the file", enroller(others, None, bound), vec![]),
+        ("keys at Google", enroller(at_google(None), None, bound), vec![&google_key, &id_token]),
+        ("an account by its number", enroller(at_google(Some(UNIQUE_ID)), None, bound), vec![&id_token]),
+        ("another account of that e-mail", enroller(at_google(Some("2")), None, bound), vec![]),
+        ("an issuer", enroller(None, Some(SUBJECT), bound), vec![&oidc]),
+        ("an issuer of bearer tokens", enroller(None, Some(SUBJECT), unbound), vec![&bearer]),
+        ("another subject", enroller(None, Some("other"), bound), vec![]),
+        ("an issuer beside a key", enroller(mine, Some(SUBJECT), bound), vec![&key, &oidc]),
+    ];
+    for (name, enroller, accepted) in cases {
+        let taken: Vec<_> = all.into_iter().filter(|evidence| enroller.accepts(AGENT, evidence)).collect();
+        assert_eq!(taken, accepted, "{name}");
+        assert!(all.iter().all(|evidence| !enroller.accepts("other@acme.example", evidence)), "{name}");
     }
 }
 

@@ -9,8 +9,8 @@ use ginnel_identity::key::p256_point;
 use ginnel_identity::pem;
 use rcgen::string::Ia5String;
 use rcgen::{
-    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose as Purpose, IsCa, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
+    CertificateParams, CustomExtension, DistinguishedName, ExtendedKeyUsagePurpose as Purpose, IsCa, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
 };
 use rustls_pki_types::pem::SectionKind;
 use serde_json::{Value, json};
@@ -67,7 +67,13 @@ impl State {
             }
         }
         let wanted = request.json().and_then(|body| Wanted::read(&body));
-        let wanted = wanted.ok_or_else(|| error(400, "INVALID_ARGUMENT", "the certificate cannot be read", None))?;
+        let mut wanted =
+            wanted.ok_or_else(|| error(400, "INVALID_ARGUMENT", "the certificate cannot be read", None))?;
+        if let Some(passed) = &pool.extensions {
+            wanted
+                .extensions
+                .retain(|extension| passed.iter().any(|oid| extension.oid_components().eq(oid.iter().copied())));
+        }
         if wanted.lifetime > pool.lifetime_max || wanted.lifetime.is_zero() {
             return Err(error(
                 400,
@@ -105,6 +111,7 @@ struct Wanted {
     uris: Vec<String>,
     names: Vec<SanType>,
     purposes: Vec<Purpose>,
+    extensions: Vec<CustomExtension>,
 }
 
 impl Wanted {
@@ -143,8 +150,19 @@ impl Wanted {
             let path = unknown["objectIdPath"].as_array()?.iter().map(Value::as_u64).collect::<Option<Vec<_>>>()?;
             purposes.push(Purpose::Other(path));
         }
+        let mut extensions = Vec::new();
+        for extension in config["x509Config"]["additionalExtensions"].as_array().into_iter().flatten() {
+            let oid = extension["objectId"]["objectIdPath"].as_array()?;
+            let oid = oid.iter().map(Value::as_u64).collect::<Option<Vec<_>>>()?;
+            // The mapping leaves a field out that has its default.
+            let is_critical = extension["critical"].as_bool().unwrap_or(false);
+            let mut read =
+                CustomExtension::from_oid_content(&oid, BASE64_STANDARD.decode(extension["value"].as_str()?).ok()?);
+            read.set_criticality(is_critical);
+            extensions.push(read);
+        }
         let (emails, uris) = (texts("emailAddresses"), texts("uris"));
-        Some(Self { lifetime: Duration::from_secs(lifetime), point, emails, uris, names, purposes })
+        Some(Self { lifetime: Duration::from_secs(lifetime), point, emails, uris, names, purposes, extensions })
     }
 
     /// The serial number, the certificate and its chain.
@@ -164,6 +182,17 @@ impl Wanted {
         params.extended_key_usages = self.purposes.clone();
         if fault == Some(Fault::OtherPurposes) {
             params.extended_key_usages.push(Purpose::CodeSigning);
+        }
+        params.custom_extensions = self.extensions.clone();
+        if fault == Some(Fault::OtherEvidence) {
+            let other = |extension: &CustomExtension| {
+                let mut content = extension.content().to_vec();
+                if let Some(last) = content.last_mut() {
+                    *last ^= 1;
+                }
+                CustomExtension::from_oid_content(&extension.oid_components().collect::<Vec<_>>(), content)
+            };
+            params.custom_extensions = self.extensions.iter().map(other).collect();
         }
         params.use_authority_key_identifier_extension = true;
         let now = SystemTime::now();

@@ -5,6 +5,7 @@ use ginnel_core::allow::AllowList;
 use ginnel_core::principal::Role;
 use ginnel_core::target::Target;
 
+use super::denials;
 use super::report::Report;
 use super::way::Way;
 
@@ -18,6 +19,9 @@ pub(super) async fn check(config: AgentConfig, target: Option<&Target>, report: 
         audience: &config.enrolment_audience,
     };
     let _ = way.check(report).await;
+    if let Some(file) = &config.denials_file {
+        denials::check(file, report);
+    }
     let allow = AllowList::new(config.allow);
     let patterns = allow.patterns().len();
     let Some(target) = target else {

@@ -19,6 +19,7 @@ use ginnel_identity::file::read_private;
 use ginnel_identity::tls::Facts;
 use ginnel_identity::trust::Roots;
 
+use super::denials;
 use super::report::Report;
 use super::way::Way;
 use crate::cmd::table::moment;
@@ -34,6 +35,7 @@ pub(super) async fn check(config: &ServerConfig, report: &mut Report) {
         ServerIssuer::Here(section) => {
             let roots = issuer(&config.trust_domain, section, report).await;
             audit(&config.audit_directory, report);
+            kept_denials(&config.denials_file(), &config.audit_directory, report);
             keys(&config.identities, report);
             listen(config.server.listen, report);
             clock(&roots, SystemTime::now(), report);
@@ -41,6 +43,7 @@ pub(super) async fn check(config: &ServerConfig, report: &mut Report) {
         ServerIssuer::Elsewhere(remote) => {
             elsewhere(remote, config, report).await;
             audit(&config.audit_directory, report);
+            kept_denials(&config.denials_file(), &config.audit_directory, report);
             listen(config.server.listen, report);
         }
     }
@@ -50,6 +53,7 @@ pub(super) async fn check(config: &ServerConfig, report: &mut Report) {
 pub(super) async fn check_enrolment(config: &EnrolmentConfig, report: &mut Report) {
     let roots = issuer(&config.trust_domain, &config.issuer, report).await;
     audit(&config.audit_directory, report);
+    kept_denials(&config.denials_file(), &config.audit_directory, report);
     keys(&config.identities, report);
     listen(config.server.listen, report);
     clock(&roots, SystemTime::now(), report);
@@ -175,6 +179,15 @@ fn audit(directory: &Path, report: &mut Report) {
             let advice = "let the user that runs the server write it: without the log no session is opened";
             report.fail("audit", format!("{}: {error}", file.display()), advice);
         }
+    }
+}
+
+/// The file of denials, which may be in a directory that is made at first start.
+fn kept_denials(file: &Path, audit_directory: &Path, report: &mut Report) {
+    if file.parent() == Some(audit_directory) && !audit_directory.exists() {
+        report.skip("denials", format!("{} is made at first start", audit_directory.display()));
+    } else {
+        denials::check(file, report);
     }
 }
 

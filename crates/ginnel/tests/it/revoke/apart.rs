@@ -79,7 +79,9 @@ async fn what_cannot_be_denied_where_enrolment_is_is_said_and_a_server_without_i
         ensure!(code == Some(2) && said.contains(why), "{what:?}: {code:?} {said}");
     }
     let key = client_key(&world).await?;
+    // Which key it was that signed stands in the certificate.
     let answer = revoke(&world, Part::Server, &["--key", &key]).await?;
+    ensure!(answer["connections"] == 1, "{answer}");
     ensure!(notes(&answer, "deny it there as well"), "{answer}");
     let answer = revoke(&world, Part::Server, &["client/frontend"]).await?;
     ensure!(!notes(&answer, "deny it there as well"), "{answer}");

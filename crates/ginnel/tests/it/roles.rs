@@ -93,7 +93,7 @@ async fn a_principal_with_somebody_elses_email_is_turned_away() -> Result<()> {
             .server
             .wait_for_after(
                 mark,
-                "certificate of an identity that is not configured, or of a key that it has no longer",
+                "certificate of an identity that is not configured, or for a proof that it has no longer",
                 is_it,
             )
             .await?;

@@ -72,13 +72,16 @@ async fn begin(
         // Kept any longer they would keep the buffer that they came in.
         std::mem::take(&mut order.early),
     );
-    let stopper = carried.answers();
+    let answers = carried.answers();
+    // Said before the session is dropped, which says no more than that somebody gave it up.
+    let stopped = async {
+        let refusal = tracked.stopped().await;
+        answers.refuse(refusal);
+        refusal
+    };
     let opened = tokio::select! {
         biased;
-        refusal = tracked.stopped() => {
-            stopper.abort(refusal.cause);
-            Err(refusal)
-        }
+        refusal = stopped => Err(refusal),
         opened = open(&caller, &order, carried, has_slot, &tracked) => opened,
     };
     (tracked, opened)

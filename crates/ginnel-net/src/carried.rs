@@ -96,6 +96,16 @@ impl Answers {
         self.shared.lock().say(frame);
     }
 
+    /// The agent's end: refuses the session if it was not answered yet, and resets it otherwise.
+    pub fn refuse(&self, refusal: Refusal) {
+        let mut carrier = self.shared.lock();
+        if carrier.has_answered() {
+            carrier.reset(refusal.cause);
+        } else {
+            carrier.say(SessionFrame::Refused(refusal));
+        }
+    }
+
     /// Resets the session, whoever has it in hand.
     pub fn abort(&self, cause: Cause) {
         self.shared.lock().reset(cause);

@@ -10,6 +10,7 @@ pub mod command;
 pub mod content;
 pub mod cutter;
 pub mod daemon;
+pub mod dns;
 pub mod google;
 pub mod hosts;
 pub mod inspector;

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// What is tried, by table: tokens (A), requests to enrol (B), certificates and roles (C), a policy of 100,000 rules (F27), sources (I), revocation (K),
+/// What is tried, by table: tokens (A), requests to enrol (B), certificates and roles (C), a policy of 100,000 rules (F27), destinations (H), sources (I), revocation (K),
 /// keys and host (M). Numbers that are not here were never given.
 const ROWS: &[(char, &[u8])] = &[
     (
@@ -22,6 +22,7 @@ const ROWS: &[(char, &[u8])] = &[
     ('B', &[1, 3, 30, 36, 40, 41, 42]),
     ('C', &[1, 2, 3, 4, 10, 11, 12, 13, 14, 15, 16, 17, 19, 20, 21, 22, 25, 26, 27, 28]),
     ('F', &[27]),
+    ('H', &[1, 2, 4, 6, 7, 8, 10, 11, 13, 14, 15, 16, 17, 18, 19, 31, 33, 34, 35, 36]),
     ('I', &[1, 3, 4]),
     ('K', &[1, 3, 4, 6, 7, 8, 9]),
     ('M', &[1, 2, 3, 5, 7, 8]),
@@ -71,6 +72,27 @@ fn every_line_names_a_test_that_runs_or_says_why_there_is_none() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_test_and_table_that_the_security_page_names_is_there() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/security/README.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let sources = sources();
+    let mut count = 0;
+    for named in page.split('`').skip(1).step_by(2).filter(|word| word.contains("::")) {
+        count += 1;
+        let (package, name) = named.split_once("::").unwrap();
+        let source = sources.get(package).unwrap_or_else(|| panic!("{named}"));
+        assert!(is_a_test_that_runs(source, name), "there is no test {named}, or it is ignored");
+    }
+    assert!(count > 10, "the page names {count} tests");
+    for line in page.lines().filter(|line| line.starts_with('|')) {
+        let letters = line.split("table ").skip(1).filter_map(|rest| rest.chars().next());
+        for letter in letters.filter(char::is_ascii_uppercase) {
+            assert!(ROWS.iter().any(|(table, _)| *table == letter), "there is no table {letter}: {line}");
+        }
+    }
 }
 
 #[test]

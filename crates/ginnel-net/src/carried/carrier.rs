@@ -35,6 +35,8 @@ pub(super) struct Carrier {
     /// Frames that come before everything else: `Open`, `Take`, `Opened`, `Refused`; never more than two.
     first: VecDeque<SessionFrame>,
     answer: Answer,
+    /// Whether this end has answered.
+    answered: bool,
     since: Instant,
     waiting: Waiting,
     /// The hop of this end, and the one beyond the other end.
@@ -77,6 +79,7 @@ impl Carrier {
             writing: true,
             first: VecDeque::from([first]),
             answer,
+            answered: false,
             since: Instant::now(),
             waiting: Waiting::default(),
             own,
@@ -98,6 +101,7 @@ impl Carrier {
 
     /// Sends a frame before any byte that is not on its way yet.
     pub(super) fn say(&mut self, frame: SessionFrame) {
+        self.answered |= matches!(frame, SessionFrame::Opened(_) | SessionFrame::Refused(_));
         self.first.push_back(frame);
         self.waiting.wake_one();
     }
@@ -119,6 +123,11 @@ impl Carrier {
     /// Whether a task of the session's own moves the frames.
     pub(super) fn tend(&mut self, is_tended: bool) {
         self.is_tended = is_tended;
+    }
+
+    /// Whether this end has given its answer to `Open`.
+    pub(super) fn has_answered(&self) -> bool {
+        self.answered
     }
 
     pub(super) fn is_settled(&self) -> bool {

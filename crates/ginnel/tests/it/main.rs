@@ -10,6 +10,7 @@ mod check;
 mod clocks;
 mod commands;
 mod crowd;
+mod destinations;
 mod disk;
 mod drain;
 mod endings;

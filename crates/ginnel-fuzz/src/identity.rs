@@ -1,11 +1,12 @@
 //! Certificates, keys and enrolments: what proves who somebody is.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ginnel_core::principal::Principal;
-use ginnel_enrol::{AccountKeys, Denied, EnrolIdentity, Enroller, PublicKey};
+use ginnel_enrol::{AccountKeys, Denied, EnrolIdentity, Enroller, KeySet, PublicKey};
 use ginnel_identity::key::{p256_point, sha256};
 use ginnel_identity::{Leaf, Roots, ServiceAccountKey, is_email};
 use rustls_pki_types::CertificateDer;
@@ -52,6 +53,16 @@ pub fn public_key(data: &[u8]) {
     assert!(ginnel_identity::credential::is_key_id(key.id()));
     let headers = data.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| line.starts_with(b"-----BEGIN "));
     assert_eq!(headers.count(), 1, "one key, and nothing else");
+}
+
+/// Key sets as Google and OIDC issuers publish them: each key once, under an id that can be written anywhere.
+pub fn key_set(data: &[u8]) {
+    let Ok(set) = KeySet::parse(data) else { return };
+    let ids: Vec<&str> = set.ids().collect();
+    assert_eq!(ids.is_empty(), set.is_empty());
+    assert!(ids.iter().all(|id| set.find(id).is_some()), "a key that cannot be found");
+    assert!(ids.iter().all(|id| !id.is_empty() && id.chars().all(|character| character.is_ascii_graphic())));
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len());
 }
 
 /// Key files; `{KEY}` in one stands for a private key made on the spot, so that none lies in the repository.

@@ -18,7 +18,7 @@ mod text;
 mod wire;
 
 pub use front::{http_head, socks};
-pub use identity::{AUDIENCE, EMAIL, NOW, certificate, csr, enrolment, key_file, public_key, roots};
+pub use identity::{AUDIENCE, EMAIL, NOW, certificate, csr, enrolment, key_file, key_set, public_key, roots};
 pub use machine::{hostile_frames, relay, stream};
 pub use operate::{admin_query, audit_log, config_agent, config_client, config_override, config_server};
 pub use text::{email, pattern, principal, target, timestamp};
@@ -52,6 +52,7 @@ targets! {
     http_head,
     inner_hello,
     key_file,
+    key_set,
     pattern,
     principal,
     public_key,

@@ -33,6 +33,18 @@ pub(crate) const TEXTS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "key_set",
+        &[
+            r#"{"keys":[]}"#,
+            r#"{"keys":[{"kty":"RSA","kid":"a","n":"AQAB","e":"AQAB"}]}"#,
+            r#"{"keys":[{"kty":"EC","kid":"a","crv":"P-256","x":"AA","y":"AA"},{"kty":"oct","kid":"a","k":"AA"}]}"#,
+            r#"{"keys":[{"kty":"EC"},{"kty":"EC","kid":"\u0000"}]}"#,
+            r#"{"error":"no such account"}"#,
+            r#"{"a":"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"}"#,
+            r#"[{"keys":{}}]"#,
+        ],
+    ),
+    (
         "pattern",
         &[
             "gitlab.acme.internal:443",

@@ -134,6 +134,8 @@ causes! {
     NotAdmitted = 24, "notAdmitted";
     /// Somebody with control over a process on the way ended the session.
     EndedByOperator = 25, "endedByOperator";
+    /// No route of the client names this target together with an agent that the server offers for it.
+    NotOnRoute = 26, "notOnRoute";
 }
 
 impl Cause {
@@ -144,6 +146,7 @@ impl Cause {
             Self::Unknown
             | Self::Reset
             | Self::NotOnAllowList
+            | Self::NotOnRoute
             | Self::AddressForbidden
             | Self::NameNotResolved
             | Self::ConnectionRefused
@@ -197,6 +200,7 @@ impl Cause {
             | Self::CertificateExpired
             | Self::EnrolmentRefused
             | Self::NotAdmitted
+            | Self::NotOnRoute
             | Self::EndedByOperator => false,
         }
     }

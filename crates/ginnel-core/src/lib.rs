@@ -15,6 +15,7 @@
 //! | [`allow`] | may this agent dial this target (the agent owner's word) |
 //! | [`denial`] | who was shut out while the process runs |
 //! | [`proxy`] | the HTTP proxy before the server, and for whom it does not count |
+//! | [`route`] | which agents may serve this target (the client owner's word) |
 //! | [`roster`] | which live agent to use |
 //! | [`lanes`] | how many connections to have, and which takes the next session |
 //! | [`congestion`] | the name of a congestion control |
@@ -49,6 +50,7 @@ pub mod relay;
 pub mod renewal;
 pub mod report;
 pub mod roster;
+pub mod route;
 pub mod status;
 pub mod stream;
 pub mod target;

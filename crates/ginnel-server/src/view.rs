@@ -166,6 +166,7 @@ fn peer(
         certificate: Some(certificate(facts.serial.clone(), facts.not_after, now)),
         sessions: Some(sessions),
         draining: false,
+        on_route: None,
         targets: Vec::new(),
     }
 }

@@ -51,6 +51,7 @@ pub struct WorldBuilder {
     client_credential: Option<Value>,
     client_public_key: Option<String>,
     server_settings: Vec<(String, Value)>,
+    client_settings: Vec<(&'static str, Value)>,
     grace: String,
     listen: IpAddr,
     agents_in: Option<PathBuf>,
@@ -181,6 +182,13 @@ impl WorldBuilder {
     #[must_use]
     pub fn server_setting(mut self, pointer: &str, value: Value) -> Self {
         self.server_settings.push((pointer.to_owned(), value));
+        self
+    }
+
+    /// Sets a section of the client's configuration.
+    #[must_use]
+    pub fn client_setting(mut self, name: &'static str, value: Value) -> Self {
+        self.client_settings.push((name, value));
         self
     }
 
@@ -343,6 +351,7 @@ impl World {
             client_credential: None,
             client_public_key: None,
             server_settings: Vec::new(),
+            client_settings: Vec::new(),
             grace: "0s".to_owned(),
             listen: Ipv4Addr::LOCALHOST.into(),
             agents_in: None,

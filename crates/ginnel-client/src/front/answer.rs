@@ -38,9 +38,11 @@ impl Text {
 pub fn status(cause: Cause) -> StatusCode {
     match cause {
         Cause::Malformed => StatusCode::BAD_REQUEST,
-        Cause::NotAllowed | Cause::NotOnAllowList | Cause::AddressForbidden | Cause::NotAdmitted => {
-            StatusCode::FORBIDDEN
-        }
+        Cause::NotAllowed
+        | Cause::NotOnAllowList
+        | Cause::NotOnRoute
+        | Cause::AddressForbidden
+        | Cause::NotAdmitted => StatusCode::FORBIDDEN,
         Cause::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         Cause::Unknown
         | Cause::Finished
@@ -68,7 +70,11 @@ pub fn status(cause: Cause) -> StatusCode {
 /// The reply field of SOCKS 5 (RFC 1928, 6) for a refusal.
 pub fn reply(cause: Cause) -> u8 {
     match cause {
-        Cause::NotAllowed | Cause::NotOnAllowList | Cause::AddressForbidden | Cause::NotAdmitted => 0x02,
+        Cause::NotAllowed
+        | Cause::NotOnAllowList
+        | Cause::NotOnRoute
+        | Cause::AddressForbidden
+        | Cause::NotAdmitted => 0x02,
         Cause::NoLiveAgent | Cause::AgentLost | Cause::ServerUnreachable | Cause::ServerLost => 0x03,
         Cause::NameNotResolved | Cause::TargetUnreachable => 0x04,
         Cause::ConnectionRefused => 0x05,
@@ -167,6 +173,7 @@ mod tests {
             (Cause::Malformed, 400, 0x01),
             (Cause::NotAllowed, 403, 0x02),
             (Cause::NotOnAllowList, 403, 0x02),
+            (Cause::NotOnRoute, 403, 0x02),
             (Cause::AddressForbidden, 403, 0x02),
             (Cause::ConnectionRefused, 502, 0x05),
             (Cause::NameNotResolved, 502, 0x04),

@@ -13,7 +13,7 @@ use ginnel_identity::tls::Responder;
 use ginnel_net::connect::Connection;
 use ginnel_net::upstream::{Lane, Link};
 use ginnel_ops::ledger::Begun;
-use ginnel_wire::hello::{Dial, Hello, LANES};
+use ginnel_wire::hello::{Dial, Hello, LANES, PROTOCOL_VERSIONS, is_spoken};
 use ginnel_wire::v1::agent_link_client::AgentLinkClient;
 use ginnel_wire::v1::{AgentMessage, ServerMessage, agent_message, server_message};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -182,6 +182,11 @@ impl Link for AgentLink {
         let Some(server_message::Kind::Welcome(welcome)) = next(&mut heard).await else {
             return Cause::ProtocolError;
         };
+        if !is_spoken(welcome.protocol_version) {
+            let (version, spoken) = (welcome.protocol_version, PROTOCOL_VERSIONS);
+            tracing::error!(version, ?spoken, "the server speaks another version of the protocol");
+            return Cause::ProtocolError;
+        }
         // The version is the server's own word, and may hold anything.
         let version = Text::new(&welcome.software_version);
         self.owner.progress.server_said(version.as_str());

@@ -138,6 +138,8 @@ causes! {
     RuleExpired = 26, "ruleExpired";
     /// The connection does not come from an address that the server's operator permits for this.
     SourceRefused = 27, "sourceRefused";
+    /// No route of the client names this target together with an agent that the server offers for it.
+    NotOnRoute = 28, "notOnRoute";
 }
 
 impl Cause {
@@ -148,6 +150,7 @@ impl Cause {
             Self::Unknown
             | Self::Reset
             | Self::NotOnAllowList
+            | Self::NotOnRoute
             | Self::AddressForbidden
             | Self::NameNotResolved
             | Self::ConnectionRefused
@@ -203,6 +206,7 @@ impl Cause {
             | Self::CertificateExpired
             | Self::EnrolmentRefused
             | Self::NotAdmitted
+            | Self::NotOnRoute
             | Self::EndedByOperator
             | Self::RuleExpired
             | Self::SourceRefused => false,

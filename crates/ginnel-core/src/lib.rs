@@ -18,6 +18,7 @@
 //! | [`balancer`] | what a load balancer says of a connection |
 //! | [`evidence`] | what a certificate was given for |
 //! | [`proxy`] | the HTTP proxy before the server, and for whom it does not count |
+//! | [`route`] | which agents may serve this target (the client owner's word) |
 //! | [`roster`] | which live agent to use |
 //! | [`lanes`] | how many connections to have, and which takes the next session |
 //! | [`congestion`] | the name of a congestion control |
@@ -55,6 +56,7 @@ pub mod relay;
 pub mod renewal;
 pub mod report;
 pub mod roster;
+pub mod route;
 pub mod sources;
 pub mod status;
 pub mod stream;

@@ -64,6 +64,9 @@ pub struct Status {
     pub enrolments: Option<Enrolments>,
     /// Servers: the audit log.
     pub audit: Option<Audit>,
+    /// Clients: the routes; `None` if the server has the choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routes: Option<Vec<Route>>,
     /// Servers, agents and processes that enrol: denials in force, as `ginnel revoke --list` has them.
     pub denials: Option<u64>,
 }
@@ -123,7 +126,7 @@ pub struct Bucket {
 pub struct Config {
     /// The version of what can be reloaded: for a server the policy's, as in audit records; equal versions mean equal rules or lists.
     pub version: String,
-    /// Rules of a server, targets of an agent.
+    /// Rules of a server, targets of an agent, routes of a client.
     pub entries: u64,
     /// When it came into force.
     pub applied: Option<Timestamp>,
@@ -133,6 +136,15 @@ pub struct Config {
     pub failures: u64,
     /// Why the last reload failed, if it did: the last good configuration is in force.
     pub failure: Option<Failure>,
+}
+
+/// A route of a client.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// What is served, as patterns.
+    pub targets: Vec<String>,
+    /// By which agents, by name.
+    pub agents: Vec<String>,
 }
 
 /// Something that went wrong.
@@ -212,6 +224,9 @@ pub struct Peer {
     pub sessions: Option<u64>,
     /// Whether it is on its way out.
     pub draining: bool,
+    /// On a client's roster, whether a route of the client names it; `None` without routes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_route: Option<bool>,
     /// What it may be used for, on a client's roster.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<String>,

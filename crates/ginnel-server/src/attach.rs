@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::admit::turn_away;
+use crate::admit::{refused_hello, turn_away};
 use crate::broker::Broker;
 use crate::connections::Registered;
 use crate::directory::{AgentLink, Carrier, Facts};
@@ -186,7 +186,7 @@ impl AgentLinkCalls for AgentSeat {
             return Err(Status::unavailable("the server is shutting down"));
         }
         let mut said = request.into_inner();
-        let hello = first_message(&mut said).await?;
+        let hello = first_message(&mut said).await.inspect_err(|status| refused_hello(&self.leaf.principal, status))?;
         let (link, messages) = self.link(&hello)?;
         let link_up = self.link_up(&link, &hello);
         let (out, messages_out) = mpsc::channel(1);

@@ -285,13 +285,18 @@ impl Running<'_> {
             }
         };
         let address = match answer {
-            SessionFrame::Opened(address) => address,
+            // An agent that says to have been somewhere else has not done what it was asked for, whatever it has done.
+            SessionFrame::Opened(address) if self.record.target.may_be_at(address) => address,
             SessionFrame::Refused(Refusal { hop: hop @ (Hop::Agent | Hop::Target), cause })
                 if cause.is_a_peers_word() =>
             {
                 return Err(Refusal::new(hop, cause));
             }
-            SessionFrame::Refused(_) | SessionFrame::Open(_) | SessionFrame::Stream(_) | SessionFrame::Take(_) => {
+            SessionFrame::Opened(_)
+            | SessionFrame::Refused(_)
+            | SessionFrame::Open(_)
+            | SessionFrame::Stream(_)
+            | SessionFrame::Take(_) => {
                 return Err(Refusal::new(Hop::Agent, Cause::ProtocolError));
             }
         };

@@ -23,7 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::admit::turn_away;
+use crate::admit::{refused_hello, turn_away};
 use crate::broker::Broker;
 use crate::connections::Registered;
 use crate::directory::{Facts, Process as Listed};
@@ -193,9 +193,11 @@ impl ClientLink for ClientCalls {
         if self.0.broker.shutdown.is_cancelled() {
             return Err(Status::unavailable("the server is shutting down"));
         }
-        let hello = request.into_inner().hello.ok_or_else(|| Status::invalid_argument("no hello"))?;
-        let hello = Hello::try_from(hello).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let Self(seat) = self;
+        let hello = request.into_inner().hello.ok_or_else(|| Status::invalid_argument("no hello"));
+        let hello =
+            hello.and_then(|hello| Hello::try_from(hello).map_err(|error| Status::invalid_argument(error.to_string())));
+        let hello = hello.inspect_err(|status| refused_hello(&seat.client.principal, status))?;
         if !hello.is_first() {
             let first = seat.broker.rosters.serial_of_first(&seat.client.principal, hello.instance);
             seat.broker.connections.may_be_further(&seat.leaf, first.as_deref())?;

@@ -59,11 +59,12 @@ impl Answer for Calls {
             }
             Self::Agent(_, service) if call.path().starts_with(path::AGENT_SERVICE) => call.answer(service.clone()),
             Self::Client(_, service) if call.path().starts_with(path::CLIENT_SERVICE) => call.answer(service.clone()),
-            Self::Agent(seat, _) if call.path().starts_with(path::CLIENT_SERVICE) => {
+            // Enrolment is for those who have no certificate yet.
+            Self::Agent(seat, _) if call.path().starts_with(path::CLIENT_SERVICE) || call.path() == path::ENROL => {
                 refuse(call);
                 seat.turn_away();
             }
-            Self::Client(seat, _) if call.path().starts_with(path::AGENT_SERVICE) => {
+            Self::Client(seat, _) if call.path().starts_with(path::AGENT_SERVICE) || call.path() == path::ENROL => {
                 refuse(call);
                 seat.turn_away();
             }

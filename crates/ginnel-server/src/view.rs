@@ -173,6 +173,7 @@ fn peer(
         certificate: Some(certificate(facts, now)),
         sessions: Some(sessions),
         draining: false,
+        on_route: None,
         targets: Vec::new(),
     }
 }

@@ -254,6 +254,23 @@ impl Call {
         send_message(&mut self.send, message)
     }
 
+    /// Says an agent's hello with texts in it under numbers of fields that no version has.
+    ///
+    /// # Errors
+    /// If the stream is closed.
+    pub fn say_hello_with(&mut self, hello: &v1::Hello, fields: &[(u32, &str)]) -> Result<()> {
+        let mut inside = hello.encode_to_vec();
+        for (number, text) in fields {
+            prost::encoding::string::encode(*number, &(*text).to_owned(), &mut inside);
+        }
+        let mut message = Vec::new();
+        prost::encoding::bytes::encode(1, &inside, &mut message);
+        let mut framed = vec![0];
+        framed.extend(u32::try_from(message.len())?.to_be_bytes());
+        framed.extend(message);
+        self.say_bytes(framed)
+    }
+
     /// Says a frame of a session.
     ///
     /// # Errors

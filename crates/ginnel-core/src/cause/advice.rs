@@ -63,6 +63,7 @@ impl Cause {
             | Self::EnrolmentRefused
             | Self::Internal
             | Self::NotAdmitted
+            | Self::NotOnRoute
             | Self::EndedByOperator
             | Self::RuleExpired
             | Self::SourceRefused => Mender::Operator,
@@ -143,6 +144,9 @@ impl Cause {
             Self::Internal => "This is a mistake in Ginnel: report it with the log lines of the request.",
             Self::NotAdmitted => {
                 "`ginnel revoke --list` at the server shows who was shut out, and the audit log by whom and why. If nobody was, add the identity to the server's `identities`. With the hop `agent` it is the agent's certificate that was not admitted."
+            }
+            Self::NotOnRoute => {
+                "Ask `ginnel check client --config FILE --target HOST:PORT` beside the client: it names the agents on the routes and those that the server offers. Mend `routes` in the client's configuration, or start the agent that they name. If the routes are right and that agent is connected, take it for an attack."
             }
             Self::EndedByOperator => {
                 "Nothing: somebody ended it on purpose, with `ginnel sessions end` at the hop that is named."

@@ -149,6 +149,9 @@ pub(super) fn client(dir: &Path, world: &WorldBuilder, server: SocketAddr) -> Re
     if !world.client_inner_tls {
         config["dangerDisableInnerTls"] = json!(true);
     }
+    for (name, value) in &world.client_settings {
+        config[name] = value.clone();
+    }
     write(dir, CLIENT, &config)
 }
 

@@ -124,6 +124,13 @@ async fn refused_by_somebody() -> Result<Book> {
     book.refused(&mut world, &target, fate).await?;
     world.finish(&[])?;
 
+    let routes = json!([{"targets": [unruled], "agents": ["acme"]}]);
+    let mut world = crate::world().target(&target).client_setting("routes", routes).start().await?;
+    let fate = Fate::new(Cause::NotOnRoute, "client", "A target that no route of the client names.")
+        .without_record("the server has not heard of it");
+    book.refused(&mut world, &target, fate).await?;
+    world.finish(&[])?;
+
     let mut world = crate::world().target(&target).danger_disable_inner_tls_of_agents().start().await?;
     let fate = Fate::new(Cause::PeerNotVerified, "agent", "The agent has inner TLS switched off, the client has not.");
     book.refused(&mut world, &target, fate).await?;
@@ -341,19 +348,18 @@ async fn lost_processes() -> Result<Book> {
     Ok(book)
 }
 
-/// The agent's key is replaced at the server, so that it cannot renew. The server is restarted with the new one: it does not know which key was
-/// behind the certificate that the agent has, and lets it live to its end.
+/// The agent's key is replaced where enrolment is, so that it cannot renew. The server does not know which proofs an identity has there, and lets
+/// the certificate live to its end.
 async fn expired_certificate() -> Result<Book> {
     let mut book = Book::default();
     let host = TcpListener::bind("127.0.0.1:0").await?;
-    let mut world = world().target(host.local_addr()?).certificate_lifetime("10s").start().await?;
+    let target = host.local_addr()?;
+    let mut world = world().enrolment_apart().target(target).certificate_lifetime("10s").start().await?;
     let mut create = world.ginnel();
     create.args(["credentials", "create", "other@acme.example", "--out"]).arg(world.directory().join("other.json"));
     let public = succeed(create).await?;
     std::fs::write(world.directory().join("agent.pub.pem"), public + "\n")?;
-    let mark = world.client.mark();
-    world.restart(Part::Server).await?;
-    world.roster(mark, 1).await?;
+    world.restart(Part::Enrolment).await?;
     let mut pair = Pair::open(&world, &host).await?;
     pair.exchange().await?;
     let before = metrics(&mut world, Part::Client).await?;

@@ -22,6 +22,7 @@ mod hygiene;
 mod isolation;
 mod lanes;
 mod lasting;
+mod misuse;
 mod notify;
 mod observed;
 mod oracle;

@@ -177,7 +177,7 @@ async fn an_identity_that_is_taken_out_is_cut_off_and_stays_out() -> Result<()> 
     let record = log.iter().find(|record| ended(record)).context("a record")?;
     ensure!(record["cause"] == "notAdmitted" && record["hop"] == "server", "{record}");
     world.client.wait_for("ended", |line| line["request"] == request && line["cause"] == "notAdmitted").await?;
-    let message = "certificate of an identity that is not configured, or of a key that it has no longer";
+    let message = "certificate of an identity that is not configured, or for a proof that it has no longer";
     world
         .server
         .wait_for_after(mark, message, |line| line["principal"] == "spiffe://acme.example/client/frontend")

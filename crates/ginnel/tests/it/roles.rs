@@ -9,7 +9,7 @@ use ginnel_identity::key::KeyPair;
 use ginnel_testkit::peer::{self, Peer};
 use ginnel_testkit::wait::SOON;
 use ginnel_testkit::{World, within};
-use ginnel_wire::v1;
+use ginnel_wire::{path, v1};
 use tokio::net::TcpListener;
 
 use crate::pair::Pair;
@@ -54,8 +54,10 @@ async fn a_certificate_of_one_role_on_the_others_service_closes_the_connection()
     for (key, path, principal) in [
         ("agent.json", "/ginnel.v1.ClientLink/Roster", "spiffe://acme.example/agent/acme"),
         ("agent.json", "/ginnel.v1.ClientLink/Open", "spiffe://acme.example/agent/acme"),
+        ("agent.json", path::ENROL, "spiffe://acme.example/agent/acme"),
         ("client.json", "/ginnel.v1.AgentLink/Attach", "spiffe://acme.example/client/frontend"),
         ("client.json", "/ginnel.v1.AgentLink/Carry", "spiffe://acme.example/client/frontend"),
+        ("client.json", path::ENROL, "spiffe://acme.example/client/frontend"),
     ] {
         let mark = world.server.mark();
         let mut peer = Peer::connect(&world, Some(&peer::enrol(&world, key).await?)).await?;
@@ -93,7 +95,7 @@ async fn a_principal_with_somebody_elses_email_is_turned_away() -> Result<()> {
             .server
             .wait_for_after(
                 mark,
-                "certificate of an identity that is not configured, or of a key that it has no longer",
+                "certificate of an identity that is not configured, or for a proof that it has no longer",
                 is_it,
             )
             .await?;

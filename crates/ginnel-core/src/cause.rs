@@ -182,7 +182,6 @@ impl Cause {
             | Self::PeerNotVerified
             | Self::Aborted
             | Self::ShuttingDown
-            | Self::Overloaded
             | Self::Unknown
             | Self::ServerLost
             | Self::Internal
@@ -197,6 +196,7 @@ impl Cause {
             | Self::CertificateExpired
             | Self::EnrolmentRefused
             | Self::NotAdmitted
+            | Self::Overloaded
             | Self::EndedByOperator => false,
         }
     }
@@ -252,11 +252,12 @@ impl Refusal {
 
     /// Whether another live agent may do better, so that a dial that failed this way moves on.
     ///
-    /// A verdict of the server holds whichever agent is asked; everything that happened at or behind one agent, or to its certificate, does
-    /// not.
+    /// A verdict of the server holds whichever agent is asked; everything that happened at or behind one agent, to its certificate or to what it
+    /// may carry, does not.
     pub fn another_agent_may_help(self) -> bool {
-        let is_about_a_certificate = matches!(self.cause, Cause::CertificateExpired | Cause::NotAdmitted);
-        self.cause.another_agent_may_help() || (self.hop == Hop::Agent && is_about_a_certificate)
+        let is_about_one_agent =
+            matches!(self.cause, Cause::CertificateExpired | Cause::NotAdmitted | Cause::Overloaded);
+        self.cause.another_agent_may_help() || (self.hop == Hop::Agent && is_about_one_agent)
     }
 }
 

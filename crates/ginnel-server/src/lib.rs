@@ -26,6 +26,7 @@ pub mod enrolment;
 
 mod admit;
 mod attach;
+mod bounds;
 mod broker;
 mod connections;
 mod directory;

@@ -181,6 +181,7 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
         renewal,
         audit_directory,
         configured_denials,
+        limits,
     } = before;
     let restart = [
         ("trustDomain", *trust_domain != after.trust_domain),
@@ -192,6 +193,7 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
         ("renewal", *renewal != after.renewal),
         ("audit", *audit_directory != after.audit_directory),
         ("denials", *configured_denials != after.configured_denials),
+        ("limits", *limits != after.limits),
     ];
     takes_a_restart(&restart, &mut lines);
     lines

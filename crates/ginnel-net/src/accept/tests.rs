@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use ginnel_core::limits::PENDING_PER_SOURCE_MAX;
+use ginnel_core::limits::{HANDSHAKES_MAX, PENDING_PER_SOURCE_MAX};
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::server::ResolvesServerCertUsingSni;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -35,7 +35,8 @@ async fn server() -> (SocketAddr, Stops, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stops = Stops::default();
-    (address, stops.clone(), tokio::spawn(serve(listener, Arc::new(tls), Nobody, stops)))
+    let gate = Arc::new(Gate::new(Arc::new(tls), &Limits::default()));
+    (address, stops.clone(), tokio::spawn(serve(listener, gate, Nobody, stops)))
 }
 
 #[tokio::test]

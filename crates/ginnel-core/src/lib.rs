@@ -25,6 +25,9 @@
 //! | [`stream`] | bytes, credits and endings of one end of a session |
 //! | [`relay`] | the same seen from the middle |
 //! | [`budget`] | how much credit there is in all |
+//! | [`network`] | which connections come from the same place |
+//! | [`quota`], [`rate`] | how much somebody may have of what all share, and how often |
+//! | [`store`] | how many bytes of sessions may wait, and for whom |
 //! | [`renewal`], [`backoff`] | when to renew, when to try again |
 //! | [`turns`] | who is served next where only so many are in a second |
 //! | [`cause`] | the closed vocabulary of refusals and endings |
@@ -47,11 +50,14 @@ pub mod evidence;
 pub mod id;
 pub mod lanes;
 pub mod limits;
+pub mod network;
 pub mod pattern;
 pub mod policy;
 pub mod principal;
 pub mod proxy;
+pub mod quota;
 pub mod ranges;
+pub mod rate;
 pub mod relay;
 pub mod renewal;
 pub mod report;
@@ -59,6 +65,7 @@ pub mod roster;
 pub mod route;
 pub mod sources;
 pub mod status;
+pub mod store;
 pub mod stream;
 pub mod target;
 pub mod traffic;

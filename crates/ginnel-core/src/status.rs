@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::Timestamp;
+use crate::quota::Usage;
 
 /// One process: `/status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +63,9 @@ pub struct Status {
     pub inner_handshakes: Option<InnerHandshakes>,
     /// Servers: enrolments since the start.
     pub enrolments: Option<Enrolments>,
+    /// Servers: how far bounds are used up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bounds: Vec<Bound>,
     /// Servers: the audit log.
     pub audit: Option<Audit>,
     /// Clients: the routes; `None` if the server has the choice.
@@ -96,6 +100,28 @@ pub struct Enrolments {
     pub issued: u64,
     /// Refusals by reason, as in audit records.
     pub refused: BTreeMap<String, u64>,
+}
+
+/// A bound of a server, as `docs/security/limits.md` explains it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Bound {
+    /// What it is on.
+    pub name: String,
+    /// What is used now, of all together; 0 for rates.
+    pub used: u64,
+    /// Most of that; 0 for rates, which differ from one to the other.
+    pub most: u64,
+    /// How often somebody was turned away at it, since the start.
+    pub turned_away: u64,
+}
+
+impl Bound {
+    /// A bound that is used up so far.
+    pub fn new(name: &str, usage: Usage) -> Self {
+        let Usage { taken, most, refused } = usage;
+        Self { name: name.to_owned(), used: taken, most, turned_away: refused }
+    }
 }
 
 /// How long something took, as a histogram.

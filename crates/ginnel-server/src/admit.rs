@@ -47,10 +47,13 @@ impl Admit for Admission {
     fn admit(&self, peer: Peer) -> Option<Calls> {
         let broker = Arc::clone(&self.0);
         let Some(leaf) = peer.leaf else {
-            let (peer, admitted) = (peer.address, peer.admitted);
+            let Peer { address: peer, closed, admitted, leaf: _ } = peer;
             return Some(match broker.enrolment.clone() {
-                Enrolment::Here(desk) => Calls::anonymous(Enrol { desk, peer, admitted }),
-                Enrolment::Elsewhere(remote) => Calls::Forwarding(Forward { broker, remote, peer, admitted }),
+                Enrolment::Here(desk) => {
+                    let failures = Some(Arc::clone(&broker.bounds.failures));
+                    Calls::anonymous(Enrol { desk, peer, admitted, failures }, closed)
+                }
+                Enrolment::Elsewhere(remote) => Calls::forwarding(Forward { broker, remote, peer, admitted }, closed),
             });
         };
         let principal = leaf.principal.clone();

@@ -179,7 +179,7 @@ impl WorldBuilder {
         self
     }
 
-    /// Sets a value in the server's configuration; `pointer` is a JSON pointer whose last part may be there or not.
+    /// Sets a value in the server's configuration; `pointer` is a JSON pointer whose last part may be there or not, and `-` for one more in a list.
     #[must_use]
     pub fn server_setting(mut self, pointer: &str, value: Value) -> Self {
         self.server_settings.push((pointer.to_owned(), value));

@@ -124,7 +124,7 @@ impl Cause {
                 "Make the audit log writable again (disk full, permissions, broken disk): until then the server allows nothing new."
             }
             Self::Overloaded => {
-                "A bound was reached at the hop that is named: `ginnel status` shows how many sessions there are; spread them, or find out who opens so many."
+                "A bound was reached at the hop that is named: `ginnel status` shows how many sessions there are; spread them, or find out who opens so many. docs/security/limits.md has the bounds of a server and what moves them."
             }
             Self::ProtocolError => {
                 "Bring all parts to the same version. If they are, look into the log of the hop that is named, and take it for an attack until it is explained."

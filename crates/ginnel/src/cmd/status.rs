@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use ginnel_core::audit::Text;
-use ginnel_core::status::{Certificate, Failure as Failed, Peer, Route, Status};
+use ginnel_core::status::{Bound, Certificate, Failure as Failed, Peer, Route, Status};
 
 use super::ask::{read, read_text};
 use super::table::{NONE, Table, between, bytes, moment, name_of, short, span};
@@ -75,6 +75,7 @@ pub(crate) fn render(status: &Status) -> String {
         let state = if audit.healthy { "written" } else { "CANNOT BE WRITTEN: nothing new is allowed" };
         let _ = writeln!(text, "  audit log: {state}, {} records waiting", audit.waiting);
     }
+    bounds(&mut text, &status.bounds);
     let totals = &status.sessions;
     let _ = writeln!(
         text,
@@ -145,6 +146,16 @@ fn routes(text: &mut String, status: &Status) {
         }
     }
     failure(text, "the last reload failed; what was in force before still is", status.config.failure.as_ref());
+}
+
+/// The bounds at which somebody was turned away, or soon will be.
+fn bounds(text: &mut String, bounds: &[Bound]) {
+    let is_near = |bound: &Bound| bound.most > 0 && bound.used >= bound.most - bound.most / 5;
+    for bound in bounds.iter().filter(|bound| bound.turned_away > 0 || is_near(bound)) {
+        let Bound { name, used, most, turned_away } = bound;
+        let filled = if *most > 0 { format!("{used} of {most} used, ") } else { String::new() };
+        let _ = writeln!(text, "  bound {}: {filled}{turned_away} turned away since the start", Text::new(name));
+    }
 }
 
 fn certificate(text: &mut String, status: &Status) {

@@ -16,7 +16,7 @@ use crate::pair::Pair;
 use crate::world;
 
 /// A certificate that the world's own CA signs, for this principal and e-mail.
-fn certify(world: &World, principal: &str, email: &str) -> Result<Identity> {
+pub(crate) fn certify(world: &World, principal: &str, email: &str) -> Result<Identity> {
     let lifetime = std::time::Duration::from_secs(600);
     let now = SystemTime::now();
     let issuer = EmbeddedIssuer::open(&world.directory().join("ca"), &"acme.example".parse()?, lifetime, now)?;

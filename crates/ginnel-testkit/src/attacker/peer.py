@@ -68,11 +68,19 @@ def block(fields):
 
 
 class Connection:
-    """Frames there and back. What comes is read all the time, so that the server is never held up."""
+    """Frames there and back. What comes is read all the time, so that the server is never held up.
+
+    Python lets two threads into one TLS session at the same time, which then gives ends that nobody sent. So the session has a lock here, and neither
+    thread holds it while it waits for the network.
+    """
 
     def __init__(self, certificate=True, preface=True):
-        self.stream = tls(certificate)
+        self.stream = tcp()
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context(certificate).wrap_bio(self.incoming, self.outgoing, server_hostname=WORLD["name"])
+        self._shake_hands()
         self.frames, self.closed, self.lock = [], False, threading.Condition()
+        self.session, self.sending = threading.Lock(), threading.Lock()
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
         if preface:
@@ -80,37 +88,76 @@ class Connection:
             self.until(lambda frame: isinstance(frame, SettingsFrame) and "ACK" in frame.flags)
             self.send(raw(SETTINGS, ACK, 0))
 
+    def _shake_hands(self):
+        while True:
+            try:
+                self.tls.do_handshake()
+                return self.stream.sendall(self.outgoing.read())
+            except ssl.SSLWantReadError:
+                self.stream.sendall(self.outgoing.read())
+            more = self.stream.recv(1 << 16)
+            if not more:
+                raise ConnectionError("closed in the handshake")
+            self.incoming.write(more)
+
+    def _plain(self, sealed):
+        """What these bytes say, and whether more may come."""
+        plain = bytearray()
+        with self.session:
+            if sealed:
+                self.incoming.write(sealed)
+            else:
+                self.incoming.write_eof()
+            try:
+                while more := self.tls.read(1 << 16):
+                    plain += more
+                return plain, False
+            except ssl.SSLWantReadError:
+                return plain, bool(sealed)
+
     def _read(self):
-        buffer = b""
+        buffer, open_still = b"", True
         try:
-            while True:
-                while len(buffer) >= 9:
-                    try:
-                        frame, length = Frame.parse_frame_header(memoryview(buffer[:9]))
-                    except Exception:
-                        frame, length = None, int.from_bytes(buffer[:3], "big")
-                    if len(buffer) < 9 + length:
-                        break
-                    if frame is not None:
-                        frame.parse_body(memoryview(buffer[9 : 9 + length]))
-                        with self.lock:
-                            self.frames.append(frame)
-                            self.lock.notify_all()
-                    buffer = buffer[9 + length :]
-                more = self.stream.recv(1 << 16)
-                if not more:
-                    break
-                buffer += more
+            while open_still:
+                try:
+                    sealed = self.stream.recv(1 << 16)
+                except TimeoutError:
+                    # Silence is no end.
+                    continue
+                plain, open_still = self._plain(sealed)
+                buffer = self._parse(buffer + plain)
         except OSError:
             pass
         with self.lock:
             self.closed = True
             self.lock.notify_all()
 
+    def _parse(self, buffer):
+        """Takes whole frames off the front, and gives the rest."""
+        while len(buffer) >= 9:
+            try:
+                frame, length = Frame.parse_frame_header(memoryview(buffer[:9]))
+            except Exception:
+                frame, length = None, int.from_bytes(buffer[:3], "big")
+            if len(buffer) < 9 + length:
+                break
+            if frame is not None:
+                frame.parse_body(memoryview(buffer[9 : 9 + length]))
+                with self.lock:
+                    self.frames.append(frame)
+                    self.lock.notify_all()
+            buffer = buffer[9 + length :]
+        return buffer
+
     def send(self, data):
         """Whether it could be sent: who has had enough closes."""
         try:
-            self.stream.sendall(data)
+            with self.sending:
+                with self.session:
+                    if data:
+                        self.tls.write(data)
+                    sealed = self.outgoing.read()
+                self.stream.sendall(sealed)
             return True
         except OSError:
             return False

@@ -19,18 +19,18 @@ use crate::pair::Pair;
 use crate::world;
 
 /// How far a clock jumps: further than a certificate lives.
-const JUMP_SECONDS: i64 = 25 * 3600;
+pub(crate) const JUMP_SECONDS: i64 = 25 * 3600;
 
 /// From the moment at which the clock is right again to the moment at which everything carries.
 const HEALED: Duration = Duration::from_secs(60);
 
 /// A clock for the daemons of one role.
-struct Clock {
+pub(crate) struct Clock {
     directory: TempDir,
 }
 
 impl Clock {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let clock = Self { directory: tempfile::tempdir()? };
         clock.set(0)?;
         Ok(clock)
@@ -41,7 +41,7 @@ impl Clock {
     }
 
     /// Has the daemons of a role read this clock.
-    fn of(&self, world: WorldBuilder, role: &'static str) -> Result<WorldBuilder> {
+    pub(crate) fn of(&self, world: WorldBuilder, role: &'static str) -> Result<WorldBuilder> {
         Ok(world
             .environment(role, "LD_PRELOAD", library()?.display())
             .environment(role, "FAKETIME_TIMESTAMP_FILE", self.file().display())
@@ -57,7 +57,7 @@ impl Clock {
     }
 
     /// Jumps, and waits until the process has seen it.
-    async fn jump(&self, world: &mut World, part: Part, offset_seconds: i64) -> Result<()> {
+    pub(crate) async fn jump(&self, world: &mut World, part: Part, offset_seconds: i64) -> Result<()> {
         self.set(offset_seconds)?;
         let admin = world.admin(part).await?.to_string();
         eventually("the clock to jump", SOON, async || {

@@ -55,12 +55,13 @@ async fn a_request_that_is_too_large_is_refused_before_it_is_kept() -> Result<()
         // One byte more than is taken.
         let (_peer, mut large) = call(&world).await?;
         large.say(&v1::EnrolRequest { token: "x".repeat(16 * 1024), ..v1::EnrolRequest::default() })?;
-        large.end()?;
+        // The refusal may come before the end.
+        large.end().ok();
         refused(&mut large).await?;
         // A message that says to be compressed: small on the wire, whatever it is afterwards.
         let (_peer, mut compressed) = call(&world).await?;
         compressed.say_bytes(&b"\x01\0\0\0\x04\x1f\x8b\x08\0"[..])?;
-        compressed.end()?;
+        compressed.end().ok();
         refused(&mut compressed).await?;
         before.get_or_insert(resident_kib(world.server.pid())?);
     }

@@ -19,9 +19,10 @@ impl Pair {
     pub(crate) async fn open(world: &World, host: &TcpListener) -> Result<Self> {
         let target = host.local_addr()?.to_string();
         let accepted = async { Ok(host.accept().await?.0) };
-        let both = async { tokio::try_join!(proxy::connect(world.proxy_addr(), &target), accepted) };
-        let (answer, target) = within("a session to open", Duration::from_secs(30), both).await??;
-        let opened = answer.opened()?;
+        // A refusal is said at once; nobody comes to the host then.
+        let opened = async { proxy::connect(world.proxy_addr(), &target).await?.opened() };
+        let both = async { tokio::try_join!(opened, accepted) };
+        let (opened, target) = within("a session to open", Duration::from_secs(30), both).await??;
         target.set_nodelay(true)?;
         Ok(Self { app: opened.stream, target, request_id: opened.request_id })
     }

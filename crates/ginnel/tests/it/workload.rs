@@ -222,8 +222,8 @@ async fn an_issuer_that_is_taken_out_takes_those_with_it_who_came_by_its_tokens(
         .target(host.local_addr()?);
     let mut world = world.start_unready().await?;
     cluster.project(&world)?;
-    let mark = world.client.mark();
     world.roster(0, 1).await?;
+    let mark = world.client.mark();
     // What it came by is known of a certificate from before a restart as well.
     world.restart(Part::Server).await?;
     world.roster(mark, 1).await?;

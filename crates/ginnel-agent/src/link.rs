@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use ginnel_core::audit::Text;
 use ginnel_core::cause::{Cause, Hop, Refusal};
-use ginnel_core::limits::{CONTROL_MESSAGE_MAX, SESSIONS_PER_AGENT_MAX};
+use ginnel_core::limits::{CONTROL_MESSAGE_MAX, DESCRIPTORS_RESERVED, SESSIONS_PER_AGENT_MAX};
 use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Identity;
 use ginnel_identity::tls::Responder;
 use ginnel_net::connect::Connection;
 use ginnel_net::upstream::{Lane, Link};
+use ginnel_ops::host;
 use ginnel_ops::ledger::Begun;
-use ginnel_wire::hello::{Dial, Hello, LANES};
+use ginnel_wire::hello::{Dial, Hello, LANES, PROTOCOL_VERSIONS, is_spoken};
 use ginnel_wire::v1::agent_link_client::AgentLinkClient;
 use ginnel_wire::v1::{AgentMessage, ServerMessage, agent_message, server_message};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -53,7 +54,7 @@ impl AgentLink {
             owner,
             sessions: TaskTracker::new(),
             links: TaskTracker::new(),
-            slots: Arc::new(Semaphore::new(SESSIONS_PER_AGENT_MAX)),
+            slots: Arc::new(Semaphore::new(sessions_max(host::descriptors()))),
             refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
             draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
@@ -182,6 +183,11 @@ impl Link for AgentLink {
         let Some(server_message::Kind::Welcome(welcome)) = next(&mut heard).await else {
             return Cause::ProtocolError;
         };
+        if !is_spoken(welcome.protocol_version) {
+            let (version, spoken) = (welcome.protocol_version, PROTOCOL_VERSIONS);
+            tracing::error!(version, ?spoken, "the server speaks another version of the protocol");
+            return Cause::ProtocolError;
+        }
         // The version is the server's own word, and may hold anything.
         let version = Text::new(&welcome.software_version);
         self.owner.progress.server_said(version.as_str());
@@ -207,6 +213,12 @@ impl Link for AgentLink {
     fn is_stopping(&self) -> bool {
         self.draining.is_cancelled()
     }
+}
+
+/// Most sessions of a process that may have so many descriptors: each needs one.
+fn sessions_max(descriptors: u64) -> usize {
+    let rest = usize::try_from(descriptors.saturating_sub(DESCRIPTORS_RESERVED)).unwrap_or(usize::MAX);
+    SESSIONS_PER_AGENT_MAX.min(rest).max(1)
 }
 
 async fn next(heard: &mut Streaming<ServerMessage>) -> Option<server_message::Kind> {

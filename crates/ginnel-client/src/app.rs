@@ -30,6 +30,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::front::{serve_forward, serve_proxy};
 use crate::link::ClientLink;
 use crate::open::Opener;
+use crate::routes;
 use crate::sessions::Sessions;
 use crate::view::{Reloadable, View};
 
@@ -80,8 +81,8 @@ pub struct Client {
 
 impl Client {
     /// Reads the files that the configuration names, and listens. `credential` is the one that the configuration means. `source` is where
-    /// `config` comes from, with the state of the file before it was read; a reload reads it again and says whether it is right. The roots are
-    /// taken up; nothing else of a client's configuration changes while it runs.
+    /// `config` comes from, with the state of the file before it was read; a reload reads it again and says whether it is right. Routes and
+    /// roots are taken up; nothing else of a client's configuration changes while it runs.
     ///
     /// # Errors
     /// [`StartError`] names the file or address.
@@ -121,7 +122,7 @@ impl Client {
         let agents = agent_roots.roots().clone();
         let link = ClientLink::new(InstanceId::random(&mut SystemRandom), agents, draining.clone(), progress);
         let inner_tls = !config.danger_disable_inner_tls;
-        let sessions = Arc::new(Sessions::new(&link, inner_tls, draining.clone()));
+        let sessions = Arc::new(Sessions::new(&link, config.routes, inner_tls, draining.clone()));
         let mut proxy = None;
         if let Some(address) = config.listen.proxy {
             proxy = Some(listen(address).await?);
@@ -164,12 +165,13 @@ impl Client {
         let Self { admin, grace, started, proxy, forwards, .. } = self;
         let (source, read) = source.unzip();
         let config_file = source.as_ref().map(|source| source.path().to_owned());
+        let routes = sessions.routes();
         let reloadable = Arc::new(Reloadable {
             source,
             server_roots,
             agent_roots,
-            in_force: InForce::new(String::new(), forwards.len()),
-            forwards: forwards.len(),
+            sessions: Arc::clone(&sessions),
+            in_force: InForce::new(routes::version(&routes), routes.entries().map_or(0, <[_]>::len)),
             reloading: Mutex::default(),
         });
         let view = Arc::new(View {

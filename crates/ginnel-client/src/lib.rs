@@ -9,6 +9,7 @@
 //! | [`open`] | what front ends ask for |
 //! | `link` | the connection to the server and the roster that comes on it |
 //! | `lanes` | further connections, and which of all takes the next session |
+//! | `routes` | the routes as people see them, and what a reload says of them |
 //! | `view` | what it shows of itself |
 //! | `sessions` | opens sessions: picks an agent, verifies it, tries another |
 
@@ -20,5 +21,6 @@ pub mod open;
 
 mod lanes;
 mod link;
+mod routes;
 mod sessions;
 mod view;

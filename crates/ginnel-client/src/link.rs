@@ -17,9 +17,9 @@ use ginnel_identity::trust::CurrentRoots;
 use ginnel_net::connect::Connection;
 use ginnel_net::upstream::{Lane, Link, Progress};
 use ginnel_wire::frame::WireError;
-use ginnel_wire::hello::{Hello, LANES, RosterEntry};
+use ginnel_wire::hello::{Hello, LANES, PROTOCOL_VERSIONS, RosterEntry, is_spoken};
 use ginnel_wire::v1::client_link_client::ClientLinkClient;
-use ginnel_wire::v1::{RosterMessage, RosterRequest};
+use ginnel_wire::v1::{RosterMessage, RosterRequest, Welcome};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -190,10 +190,8 @@ impl ClientLink {
                 }
             };
             let welcome = message.welcome.take();
-            if let Some(welcome) = &welcome {
-                // The server's own word, which may hold anything.
-                self.progress.server_said(Text::new(&welcome.software_version).as_str());
-                first.lane.set_takes_further(welcome.capabilities.iter().any(|word| word == LANES));
+            if up.is_some() && !self.is_welcome(welcome.as_ref(), &first.lane) {
+                break Cause::ProtocolError;
             }
             let roster = match roster(message) {
                 Ok(roster) => roster,
@@ -226,6 +224,23 @@ impl ClientLink {
         };
         self.change(number, |live| *live = None);
         cause
+    }
+
+    /// Hears who answers, on the first connection; whether this software carries on with that.
+    fn is_welcome(&self, welcome: Option<&Welcome>, lane: &Lane) -> bool {
+        let Some(welcome) = welcome else {
+            tracing::error!("the server did not say who it is");
+            return false;
+        };
+        let (version, spoken) = (welcome.protocol_version, PROTOCOL_VERSIONS);
+        if !is_spoken(version) {
+            tracing::error!(version, ?spoken, "the server speaks another version of the protocol");
+            return false;
+        }
+        // The server's own word, which may hold anything.
+        self.progress.server_said(Text::new(&welcome.software_version).as_str());
+        lane.set_takes_further(welcome.capabilities.iter().any(|word| word == LANES));
+        true
     }
 
     /// Stays on a connection beside the first until it is retired or the server ends it.

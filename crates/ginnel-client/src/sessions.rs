@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use ginnel_core::cause::{Cause, Hop, Refusal};
@@ -11,12 +11,13 @@ use ginnel_core::id::{InstanceId, RequestId};
 use ginnel_core::limits::{ATTEMPTS_MAX, OPEN_DEADLINE, REQUEST_DEADLINE, SERVER_WAIT};
 use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
+use ginnel_core::route::Routes;
 use ginnel_core::target::Target;
 use ginnel_identity::random::SystemRandom;
 use ginnel_net::carried::Carried;
 use ginnel_net::connect::Connection;
 use ginnel_net::inner::{Handshakes, Session, initiate};
-use ginnel_ops::ledger::{Ledger, Tracked};
+use ginnel_ops::ledger::{Ledger, Parties, Tracked};
 use ginnel_wire::frame::{Choice, Open, SessionFrame};
 use ginnel_wire::inner::InnerHello;
 use ginnel_wire::path;
@@ -35,6 +36,7 @@ const ATTEMPT_DEADLINE: Duration = OPEN_DEADLINE.saturating_add(Duration::from_s
 pub(crate) struct Sessions {
     live: watch::Receiver<Option<Live>>,
     lanes: Lanes,
+    routes: RwLock<Arc<Routes>>,
     inner_tls: bool,
     handshakes: Handshakes,
     ledger: Ledger,
@@ -43,9 +45,22 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    pub(crate) fn new(link: &ClientLink, inner_tls: bool, draining: CancellationToken) -> Self {
+    pub(crate) fn new(link: &ClientLink, routes: Routes, inner_tls: bool, draining: CancellationToken) -> Self {
         let (live, lanes, ledger) = (link.live(), link.lanes(), Ledger::new(Role::Client));
-        Self { live, lanes, inner_tls, handshakes: Handshakes::default(), ledger, draining }
+        let routes = RwLock::new(Arc::new(routes));
+        Self { live, lanes, routes, inner_tls, handshakes: Handshakes::default(), ledger, draining }
+    }
+
+    /// The routes in force.
+    pub(crate) fn routes(&self) -> Arc<Routes> {
+        Arc::clone(&self.routes.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts other routes into force and ends the sessions that they do not permit; gives how many these are.
+    pub(crate) fn replace_routes(&self, routes: Routes) -> u64 {
+        let routes = Arc::new(routes);
+        *self.routes.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&routes);
+        self.ledger.end_where(|parties| objection(&routes, parties))
     }
 
     /// The inner handshakes so far.
@@ -77,13 +92,19 @@ impl Sessions {
         let (reader, writer) = connection.call(path::OPEN);
         let carried = Carried::opening(SessionFrame::Open(open), reader, writer, connection.budget());
         let answers = carried.answers();
+        let answered = async || {
+            let address = answers.answer().await?;
+            // The server compares the same: one that passes another address on is the one that lies.
+            let fits = target.may_be_at(address);
+            if fits { Ok(()) } else { Err(Refusal::new(Hop::Server, Cause::ProtocolError)) }
+        };
         let Some(choice) = choice else {
             // Asked only for its reason. A server that opens a session to nobody would be given the application's bytes.
-            answers.answer().await?;
+            answered().await?;
             return Err(Refusal::new(Hop::Client, Cause::PeerNotVerified));
         };
         if !self.inner_tls {
-            answers.answer().await?;
+            answered().await?;
             return Ok(Session::Clear(carried));
         }
         let initiating =
@@ -101,12 +122,12 @@ impl Sessions {
                 Err(error) => {
                     tracing::debug!(error = %Chain(&error), "no inner session");
                     // If the session was refused, that is the reason; the answer tells.
-                    answers.answer().await?;
+                    answered().await?;
                     Err(error.lost().unwrap_or(Refusal::new(Hop::Client, Cause::PeerNotVerified)))
                 }
             }
         };
-        let (session, _) = tokio::try_join!(handshake, answers.answer())?;
+        let (session, _) = tokio::try_join!(handshake, answered())?;
         Ok(session)
     }
 }
@@ -141,8 +162,15 @@ impl Sessions {
         let (mut last, mut lost) = (None, None);
         let mut newer_than = 0;
         for attempt in 1..=ATTEMPTS_MAX {
+            // Judged before the server is waited for: what is on no route waits for nothing, and the server does not hear of it.
+            self.routes().permits_target(&target).map_err(not_on_route)?;
             let live = self.live(newer_than).await.map_err(|refusal| last.or(lost).unwrap_or(refusal))?;
-            let entry = live.roster.choose(&target, &tried, &mut SystemRandom).cloned();
+            let entry = match live.roster.choose(&target, &self.routes(), &tried, &mut SystemRandom) {
+                Ok(entry) => entry.cloned(),
+                // A server that has just come back may hear of the right agent a moment after the others.
+                Err(_) if self.agent_comes(&live, &target).await => continue,
+                Err(cause) => return Err(last.unwrap_or(not_on_route(cause))),
+            };
             if let (None, Some(refusal)) = (&entry, last) {
                 return Err(refusal);
             }
@@ -151,6 +179,8 @@ impl Sessions {
             let instance = choice.as_ref().map(|choice| choice.instance);
             if let Some(choice) = &choice {
                 tracked.through(&choice.principal, instance, None);
+                // The choice is in the book: routes that come later find it there, those that came before it are asked here.
+                self.routes().permits(&target, &choice.principal.name).map_err(not_on_route)?;
             }
             let (connection, place) = self.lanes.place(&live);
             let attempting = self.attempt(&live, &connection, request, &target, choice);
@@ -196,8 +226,25 @@ impl Sessions {
         }
         let mut changing = self.live.clone();
         let serves = |live: &Option<Live>| {
-            live.as_ref().is_some_and(|live| live.roster.choose(target, &BTreeSet::new(), &mut SystemRandom).is_some())
+            live.as_ref().is_some_and(|live| {
+                let chosen = live.roster.choose(target, &self.routes(), &BTreeSet::new(), &mut SystemRandom);
+                chosen.is_ok_and(|entry| entry.is_some())
+            })
         };
         timeout(left, changing.wait_for(serves)).await.is_ok_and(|found| found.is_ok())
     }
+}
+
+/// What routes have against a request between these, as far as it is known between whom it is.
+fn objection(routes: &Routes, parties: &Parties) -> Option<Refusal> {
+    let target = parties.target.as_ref()?;
+    let judged = match &parties.agent {
+        Some(agent) => routes.permits(target, &agent.name),
+        None => routes.permits_target(target),
+    };
+    judged.err().map(not_on_route)
+}
+
+fn not_on_route(cause: Cause) -> Refusal {
+    Refusal::new(Hop::Client, cause)
 }

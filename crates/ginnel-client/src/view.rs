@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::link::Live;
 use crate::open::Opener;
+use crate::routes;
 use crate::sessions::Sessions;
 
 /// The client, as its admin listeners see it.
@@ -41,10 +42,9 @@ pub(crate) struct Reloadable {
     pub(crate) source: Option<Source<ClientConfig>>,
     pub(crate) server_roots: RootsFile,
     pub(crate) agent_roots: RootsFile,
-    /// How many forwards there are.
-    pub(crate) forwards: usize,
+    pub(crate) sessions: Arc<Sessions>,
     pub(crate) in_force: InForce,
-    /// One reload at a time: an older file must not come into force after a newer one.
+    /// One reload at a time: older routes must not come into force after newer ones.
     pub(crate) reloading: Mutex<()>,
 }
 
@@ -53,10 +53,15 @@ impl Observed for View {
         let draining = self.draining.is_cancelled();
         let connected = self.upstream.progress.is_connected();
         let agents = self.agents();
+        let nobody_is_on_a_route = agents.iter().all(|agent| agent.on_route == Some(false));
         let reasons = [
             (draining, "the client is draining: it takes no more sessions"),
             (!connected, "there is no connection to the server"),
             (connected && agents.is_empty(), "the server knows of no live agent that this client may use"),
+            (
+                connected && !agents.is_empty() && nobody_is_on_a_route,
+                "none of the agents that the server offers is on a route",
+            ),
         ];
         let not_ready: Vec<_> = reasons.iter().filter(|(holds, _)| *holds).map(|(_, why)| (*why).to_owned()).collect();
         let mut status = Status {
@@ -69,6 +74,7 @@ impl Observed for View {
             ready: not_ready.is_empty(),
             not_ready,
             config: self.files.in_force.config(),
+            routes: routes::seen(&self.sessions.routes()),
             agents,
             ..Status::default()
         };
@@ -113,28 +119,33 @@ impl Reloadable {
     fn reload(&self) -> Result<String, Fault> {
         let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = self.try_reload();
-        match &outcome {
-            Ok(_) => self.in_force.applied(String::new(), self.forwards),
-            Err(why) => self.in_force.failed(&why.whole),
+        if let Err(why) = &outcome {
+            self.in_force.failed(&why.whole);
         }
         outcome
     }
 
-    /// Reads the trusted roots again; they count for handshakes: who was verified stays.
+    /// Reads the routes and the trusted roots again, puts them into force, and ends the sessions that the routes do not permit. Roots count for
+    /// handshakes: who was verified stays.
     fn try_reload(&self) -> Result<String, Fault> {
         let source = self.source.as_ref().ok_or("this client was started without a configuration file")?;
         let config = source.load().map_err(|error| Fault { whole: error.whole(), logged: error.without_quotes() })?;
         let read = |path: &Path| Roots::read(path).map_err(|error| Chain(&error).to_string());
         let trust = &config.trust;
         let (server_roots, agent_roots) = (read(&trust.server)?, read(&trust.agent)?);
-        let mut lines: Vec<_> = self.server_roots.replace(&trust.server, server_roots, "server").into_iter().collect();
+        let mut lines = routes::changes(&self.sessions.routes(), &config.routes);
+        lines.extend(self.server_roots.replace(&trust.server, server_roots, "server"));
         lines.extend(self.agent_roots.replace(&trust.agent, agent_roots, "agents"));
         if lines.is_empty() {
-            lines.push(
-                "the file is right; nothing of a client's configuration but its roots changes without a restart"
-                    .to_owned(),
-            );
+            lines.push("routes and roots have not changed; everything else takes a restart".to_owned());
         }
+        let (version, entries) = (routes::version(&config.routes), config.routes.entries().map_or(0, <[_]>::len));
+        match self.sessions.replace_routes(config.routes) {
+            0 => {}
+            1 => lines.push("1 session is no longer permitted and was ended".to_owned()),
+            more => lines.push(format!("{more} sessions are no longer permitted and were ended")),
+        }
+        self.in_force.applied(version, entries);
         Ok(lines.join("\n"))
     }
 }
@@ -142,6 +153,7 @@ impl Reloadable {
 impl View {
     /// The agents on the roster.
     fn agents(&self) -> Vec<Peer> {
+        let routes = self.sessions.routes();
         let live = self.live.borrow();
         let Some(live) = live.as_ref() else { return Vec::new() };
         let entries = live.roster.entries().iter();
@@ -155,6 +167,7 @@ impl View {
             certificate: None,
             sessions: Some(self.sessions.ledger().of_agent(entry.instance)),
             draining: entry.draining,
+            on_route: routes.entries().map(|_| routes.names(&entry.agent)),
             targets: entry.targets.iter().map(ToString::to_string).collect(),
         };
         entries.map(peer).collect()

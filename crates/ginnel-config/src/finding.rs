@@ -242,6 +242,11 @@ impl Collector {
         self.list.is_empty()
     }
 
+    /// How much was found so far, what is only counted included.
+    pub fn total(&self) -> usize {
+        self.list.len() + self.more
+    }
+
     /// What was found, in the order of the file; none if nothing was.
     pub fn finish(mut self) -> Option<Findings> {
         if self.list.is_empty() {

@@ -21,6 +21,7 @@ pub(crate) mod client;
 mod credential;
 pub(crate) mod enrolment;
 pub(crate) mod issuer;
+mod limits;
 pub(crate) mod proof;
 pub(crate) mod proxy;
 pub(crate) mod server;

@@ -1,5 +1,6 @@
 mod enrolment;
 mod findings;
+mod limits;
 mod overrides;
 mod schema;
 

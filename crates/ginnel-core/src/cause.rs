@@ -138,6 +138,8 @@ causes! {
     RuleExpired = 26, "ruleExpired";
     /// The connection does not come from an address that the server's operator permits for this.
     SourceRefused = 27, "sourceRefused";
+    /// No route of the client names this target together with an agent that the server offers for it.
+    NotOnRoute = 28, "notOnRoute";
 }
 
 impl Cause {
@@ -148,6 +150,7 @@ impl Cause {
             Self::Unknown
             | Self::Reset
             | Self::NotOnAllowList
+            | Self::NotOnRoute
             | Self::AddressForbidden
             | Self::NameNotResolved
             | Self::ConnectionRefused
@@ -188,7 +191,6 @@ impl Cause {
             | Self::PeerNotVerified
             | Self::Aborted
             | Self::ShuttingDown
-            | Self::Overloaded
             | Self::Unknown
             | Self::ServerLost
             | Self::Internal
@@ -203,6 +205,8 @@ impl Cause {
             | Self::CertificateExpired
             | Self::EnrolmentRefused
             | Self::NotAdmitted
+            | Self::NotOnRoute
+            | Self::Overloaded
             | Self::EndedByOperator
             | Self::RuleExpired
             | Self::SourceRefused => false,
@@ -260,18 +264,19 @@ impl Refusal {
 
     /// Whether another live agent may do better, so that a dial that failed this way moves on.
     ///
-    /// A verdict of the server holds whichever agent is asked; everything that happened at or behind one agent, or to its certificate, or is
-    /// said of where it comes from or of its rules alone, does not.
+    /// A verdict of the server holds whichever agent is asked; everything that happened at or behind one agent, to its certificate or to what it
+    /// may carry, or is said of where it comes from or of its rules alone, does not.
     pub fn another_agent_may_help(self) -> bool {
-        let is_about_who_it_is = matches!(
+        let is_about_one_agent = matches!(
             self.cause,
             Cause::CertificateExpired
                 | Cause::NotAdmitted
                 | Cause::NotAllowed
+                | Cause::Overloaded
                 | Cause::RuleExpired
                 | Cause::SourceRefused
         );
-        self.cause.another_agent_may_help() || (self.hop == Hop::Agent && is_about_who_it_is)
+        self.cause.another_agent_may_help() || (self.hop == Hop::Agent && is_about_one_agent)
     }
 }
 

@@ -18,12 +18,16 @@
 //! | [`balancer`] | what a load balancer says of a connection |
 //! | [`evidence`] | what a certificate was given for |
 //! | [`proxy`] | the HTTP proxy before the server, and for whom it does not count |
+//! | [`route`] | which agents may serve this target (the client owner's word) |
 //! | [`roster`] | which live agent to use |
 //! | [`lanes`] | how many connections to have, and which takes the next session |
 //! | [`congestion`] | the name of a congestion control |
 //! | [`stream`] | bytes, credits and endings of one end of a session |
 //! | [`relay`] | the same seen from the middle |
 //! | [`budget`] | how much credit there is in all |
+//! | [`network`] | which connections come from the same place |
+//! | [`quota`], [`rate`] | how much somebody may have of what all share, and how often |
+//! | [`store`] | how many bytes of sessions may wait, and for whom |
 //! | [`renewal`], [`backoff`] | when to renew, when to try again |
 //! | [`turns`] | who is served next where only so many are in a second |
 //! | [`cause`] | the closed vocabulary of refusals and endings |
@@ -46,17 +50,22 @@ pub mod evidence;
 pub mod id;
 pub mod lanes;
 pub mod limits;
+pub mod network;
 pub mod pattern;
 pub mod policy;
 pub mod principal;
 pub mod proxy;
+pub mod quota;
 pub mod ranges;
+pub mod rate;
 pub mod relay;
 pub mod renewal;
 pub mod report;
 pub mod roster;
+pub mod route;
 pub mod sources;
 pub mod status;
+pub mod store;
 pub mod stream;
 pub mod target;
 pub mod traffic;

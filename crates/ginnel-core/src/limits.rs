@@ -1,5 +1,6 @@
 //! Every bound of the tunnel's core with its reason. Bounds of one crate's own affairs (a parser's depth, a file's size) stand beside
-//! their use; what two parts share stands here.
+//! their use; what two parts share stands here. What an operator can move is in [`Limits`] as well, and its constant is what holds without a
+//! setting; `docs/security/limits.md` is made from this file.
 
 use std::time::Duration;
 
@@ -83,6 +84,7 @@ pub const HELLO_WAIT: Duration = Duration::from_secs(10);
 
 /// Connections with a certificate at once, all roles together. Those without one are counted apart, so that strangers cannot use these up.
 /// A silent one costs a descriptor and some 100 KB. Beyond half of them only first connections are taken: see [`LANES_SHARE_DIVISOR`].
+/// Setting: `limits.connections`.
 pub const CONNECTIONS_MAX: usize = 8192;
 
 /// How long the accept loop rests after an accept failed for want of descriptors or memory, instead of spinning.
@@ -91,8 +93,9 @@ pub const ACCEPT_REST: Duration = Duration::from_millis(50);
 /// Sessions at once on one connection: the HTTP/2 stream limit that the server announces.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 10_000;
 
-/// Sessions at once in one agent process.
-pub const SESSIONS_PER_AGENT_MAX: usize = 10_000;
+/// Sessions at once in one agent process, if it may have as many descriptors: as many as the server gives one agent, of which no client has more than
+/// half.
+pub const SESSIONS_PER_AGENT_MAX: usize = 20_000;
 
 /// HTTP/2 window of one stream. Never what holds a session back: credits are smaller, and receivers always drain.
 pub const STREAM_WINDOW: u32 = 32 * 1024 * 1024;
@@ -157,7 +160,7 @@ pub const ATTEMPTS_MAX: usize = 4;
 /// Control messages that wait for one agent. Each is one dial; an agent that lets more pile up is overloaded.
 pub const CONTROL_QUEUE_MAX: usize = 1024;
 
-/// Instances of one principal on the server at once.
+/// Instances of one principal on the server at once. Setting: `limits.instancesPerPrincipal`.
 pub const INSTANCES_PER_PRINCIPAL_MAX: usize = 256;
 
 /// Grace between the notAfter of the last certificate of a lease and the end of its sessions, for clocks that differ.
@@ -166,19 +169,19 @@ pub const LEASE_GRACE: Duration = Duration::from_secs(1);
 /// Connections at once that have shown no certificate: silent ones, handshakes under way, enrolments. A place costs a descriptor and a few
 /// kilobytes for at most [`HANDSHAKE_DEADLINE`] and [`ENROL_DEADLINE`], so that this is room for a hundred newcomers a second at their slowest.
 /// Only whoever proved to be an identity of the configuration keeps one for [`ISSUE_WAIT`], or whose enrolment is passed on, of which a server
-/// bounds the number.
+/// bounds the number. Setting: `limits.pending`.
 pub const PENDING_MAX: usize = 1024;
 
-/// The same from one source: an IPv4 /24 or an IPv6 /56, which is about what one site is given.
+/// The same from one source: an IPv4 /24 or an IPv6 /56, which is about what one site is given. Setting: `limits.pendingPerSource`.
 pub const PENDING_PER_SOURCE_MAX: usize = 256;
 
 /// Connections at once with one principal's certificates: all its instances, each with the old connection and the new one of a renewal, and
-/// as many again for lanes beside the first.
+/// as many again for lanes beside the first. Setting: `limits.connectionsPerPrincipal`.
 pub const CONNECTIONS_PER_PRINCIPAL_MAX: usize = 4 * INSTANCES_PER_PRINCIPAL_MAX;
 
 /// A server takes a lane beside the first of a process only while less than this part of the connections is in use, of all of them and of
 /// the principal's own: what is left belongs to processes that have none yet.
-pub const LANES_SHARE_DIVISOR: usize = 2;
+pub const LANES_SHARE_DIVISOR: u64 = 2;
 
 /// Lanes of one process, the first included. Under loss throughput goes with their number; 16 do for 16 sessions what TCP connections of
 /// their own would do, and beyond that each of many sessions has its part of all of them.
@@ -222,10 +225,137 @@ pub const CONNECT_STAGGER: Duration = Duration::from_millis(250);
 /// 512 that the runtime has for blocking work, files included.
 pub const LOOKUPS_MAX: usize = 64;
 
+/// Sessions at once on one server, those included that are being opened: some 5 KiB each while they rest, 200 MiB in all. Each counts for its client and for its
+/// agent. No principal gets more than it leaves to the others. Setting: `limits.sessions`.
+pub const SESSIONS_MAX: u64 = 40_000;
+
+/// The same with one principal. Through one agent no client gets more than it leaves to the others: 10,000, if the others have none.
+/// Setting: `limits.sessionsPerPrincipal`.
+pub const SESSIONS_PER_PRINCIPAL_MAX: u64 = 20_000;
+
+/// Calls of one principal at once that have not said yet which session they want: a client that opens sessions says so in the same packet. Each is a
+/// task for as long as it may take to say it.
+pub const UNDECIDED_PER_PRINCIPAL_MAX: u64 = 1024;
+
+/// The same of all principals together.
+pub const UNDECIDED_MAX: u64 = 8 * UNDECIDED_PER_PRINCIPAL_MAX;
+
+/// Sessions that one client may ask for in a second, over the time: a core of the server opens some 4,000. Setting: `limits.opensPerSecond`.
+pub const OPENS_PER_SECOND: u32 = 3_000;
+
+/// How many seconds' worth of sessions may be asked for at once after a pause: applications that come back after a restart come together.
+pub const OPENS_BURST_SECONDS: u32 = 4;
+
+/// How many times [`OPENS_PER_SECOND`] a principal may call before calls go unheard: each that is heard leaves a record of its refusal.
+pub const UNHEARD_FACTOR: u32 = 4;
+
+/// The same before the connection is closed on which the next call comes: no program asks so often that gets nothing for it.
+pub const ENOUGH_FACTOR: u32 = 8;
+
+/// Sessions of one connection in which its peer breaks the protocol before the connection is closed. A fault in another version shows in a few sessions
+/// first; who goes on after that means it.
+pub const VIOLATIONS_MAX: u32 = 4;
+
+/// Calls of a stranger on one connection that it takes back before they are answered. Who enrols makes one call and waits.
+pub const STRANGER_RESETS_MAX: u64 = 16;
+
+/// Failed enrolments from one source in a second, over the time; a site whose clocks or keys are wrong makes some. Those that succeed are not
+/// counted: a whole site may renew at once. Setting: `limits.failedEnrolmentsPerSecond`.
+pub const FAILED_ENROLMENTS_PER_SECOND: u32 = 50;
+
+/// How many seconds' worth of them may come at once after a pause.
+pub const FAILED_ENROLMENTS_BURST_SECONDS: u32 = 10;
+
+/// Principals or sources whose rate is remembered at once; some 100 bytes each. Who has nothing used up is forgotten first.
+pub const RATE_KEYS_MAX: usize = 4096;
+
+/// Bytes of sessions that may wait in one server for somebody who does not take them: 2,700 sessions that are full to the brim. A server that may use
+/// less than four times as much memory has a quarter of that. Setting: `limits.waitingMib`.
+pub const WAITING_BYTES_MAX: u64 = 1024 * MIB;
+
+/// The least of it, whatever the memory: sixteen sessions of each end of a path that is long and full.
+pub const WAITING_BYTES_MIN: u64 = 32 * MIB;
+
+/// Bytes that may wait in one direction of a session without being counted: a message that is on its way through.
+pub const UNCOUNTED_MAX: usize = 4096;
+
+/// Descriptors that a process keeps for itself and gives to no connection: log, audit, denials, keys and authorities, names, the runtime's own, and
+/// both admin listeners with every place taken.
+pub const DESCRIPTORS_RESERVED: u64 = 128;
+
 /// Denials in force at once in one process. Each is some 200 bytes in memory and in its file, which is written anew with every one; whoever has
 /// more to deny takes identities out of the configuration.
 pub const DENIALS_MAX: usize = 4096;
 
+/// Bytes of one MiB.
+pub const MIB: u64 = 1024 * 1024;
+
+/// The bounds of a server that its operator can move.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// See [`CONNECTIONS_MAX`].
+    pub connections: usize,
+    /// See [`CONNECTIONS_PER_PRINCIPAL_MAX`].
+    pub connections_per_principal: usize,
+    /// See [`PENDING_MAX`].
+    pub pending: usize,
+    /// See [`PENDING_PER_SOURCE_MAX`].
+    pub pending_per_source: usize,
+    /// See [`INSTANCES_PER_PRINCIPAL_MAX`].
+    pub instances_per_principal: usize,
+    /// See [`SESSIONS_MAX`].
+    pub sessions: u64,
+    /// See [`SESSIONS_PER_PRINCIPAL_MAX`].
+    pub sessions_per_principal: u64,
+    /// See [`OPENS_PER_SECOND`].
+    pub opens_per_second: u32,
+    /// See [`FAILED_ENROLMENTS_PER_SECOND`].
+    pub failed_enrolments_per_second: u32,
+    /// See [`WAITING_BYTES_MAX`]; without it, what the memory allows.
+    pub waiting_bytes: Option<u64>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: CONNECTIONS_MAX,
+            connections_per_principal: CONNECTIONS_PER_PRINCIPAL_MAX,
+            pending: PENDING_MAX,
+            pending_per_source: PENDING_PER_SOURCE_MAX,
+            instances_per_principal: INSTANCES_PER_PRINCIPAL_MAX,
+            sessions: SESSIONS_MAX,
+            sessions_per_principal: SESSIONS_PER_PRINCIPAL_MAX,
+            opens_per_second: OPENS_PER_SECOND,
+            failed_enrolments_per_second: FAILED_ENROLMENTS_PER_SECOND,
+            waiting_bytes: None,
+        }
+    }
+}
+
+impl Limits {
+    /// The same with no more connections than a process can have that may have so many descriptors, [`DESCRIPTORS_RESERVED`] of them for itself: a
+    /// quarter of the rest for those without a certificate.
+    #[must_use]
+    pub fn within_descriptors(self, descriptors: u64) -> Self {
+        let rest = usize::try_from(descriptors.saturating_sub(DESCRIPTORS_RESERVED)).unwrap_or(usize::MAX).max(8);
+        let pending = self.pending.min(rest / 4);
+        let connections = self.connections.min(rest - pending);
+        let pending_per_source = self.pending_per_source.min(pending.div_ceil(2));
+        let connections_per_principal = self.connections_per_principal.min(connections);
+        Self { connections, connections_per_principal, pending, pending_per_source, ..self }
+    }
+
+    /// How many bytes may wait in a process that may use so much memory, as far as that is known.
+    pub fn waiting_bytes(&self, memory: Option<u64>) -> u64 {
+        let by_memory =
+            memory.map_or(WAITING_BYTES_MAX, |memory| (memory / 4).clamp(WAITING_BYTES_MIN, WAITING_BYTES_MAX));
+        self.waiting_bytes.unwrap_or(by_memory)
+    }
+}
+
+const _: () = assert!(SESSIONS_PER_PRINCIPAL_MAX <= SESSIONS_MAX / 2, "one principal alone gets all that it may have");
+const _: () = assert!(UNHEARD_FACTOR < ENOUGH_FACTOR);
+const _: () = assert!(CREDIT_IN_ALL <= WAITING_BYTES_MAX / 4);
 const _: () = assert!(DATA_SHARED_MAX <= DATA_MAX);
 const _: () = assert!(CREDIT_INITIAL <= CREDIT_MAX);
 const _: () = assert!(CREDIT_MAX < STREAM_WINDOW as u64, "credits decide, HTTP/2 windows do not");
@@ -234,5 +364,37 @@ const _: () = assert!(STREAM_WINDOW < CONNECTION_WINDOW);
 const _: () = assert!(RESOLVE_DEADLINE.as_secs() + DIAL_DEADLINE.as_secs() < OPEN_DEADLINE.as_secs());
 const _: () = assert!(HANDSHAKES_MAX <= PENDING_MAX);
 const _: () = assert!(CONNECTIONS_PER_PRINCIPAL_MAX < CONNECTIONS_MAX);
-const _: () = assert!(2 * INSTANCES_PER_PRINCIPAL_MAX <= CONNECTIONS_PER_PRINCIPAL_MAX / LANES_SHARE_DIVISOR);
+const _: () =
+    assert!((2 * INSTANCES_PER_PRINCIPAL_MAX) as u64 <= CONNECTIONS_PER_PRINCIPAL_MAX as u64 / LANES_SHARE_DIVISOR);
 const _: () = assert!(SILENCE_MAX.as_secs() < UNACKNOWLEDGED_MAX.as_secs());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_no_more_connections_than_descriptors() {
+        for descriptors in [0, 64, 130, 256, 1024, 4096, 9_344, 65_536, u64::MAX] {
+            let limits = Limits::default().within_descriptors(descriptors);
+            let connections = u64::try_from(limits.pending + limits.connections).unwrap();
+            assert!(
+                connections <= descriptors.saturating_sub(DESCRIPTORS_RESERVED).max(8),
+                "{descriptors}: {limits:?}"
+            );
+            assert!(limits.pending_per_source >= 1 && limits.pending_per_source <= limits.pending, "{limits:?}");
+            assert!(limits.connections_per_principal >= 1, "{limits:?}");
+        }
+        assert_eq!(Limits::default().within_descriptors(65_536), Limits::default());
+        let few = Limits::default().within_descriptors(256);
+        assert_eq!((few.pending, few.pending_per_source, few.connections), (32, 16, 96));
+    }
+
+    #[test]
+    fn what_may_wait_follows_the_memory_unless_it_is_set() {
+        let (unset, set) = (Limits::default(), Limits { waiting_bytes: Some(7 * MIB), ..Limits::default() });
+        for (memory_mib, mib) in [(Some(512), 128), (Some(1), 32), (Some(1 << 20), 1024), (None, 1024)] {
+            let memory = memory_mib.map(|mib| mib * MIB);
+            assert_eq!((unset.waiting_bytes(memory), set.waiting_bytes(memory)), (mib * MIB, 7 * MIB));
+        }
+    }
+}

@@ -202,6 +202,14 @@ impl Relay {
         (self.to_agent.forwarded, self.to_client.forwarded)
     }
 
+    /// Bytes that wait for one side to take them.
+    pub fn waiting(&self, to: Side) -> usize {
+        match to {
+            Side::Agent => self.to_agent.queue.len(),
+            Side::Client => self.to_client.queue.len(),
+        }
+    }
+
     fn towards(&mut self, side: Side) -> &mut Direction {
         match side {
             Side::Agent => &mut self.to_agent,

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use rand_core::Rng;
 
 use crate::backoff::draw_up_to;
+use crate::cause::Cause;
 use crate::id::InstanceId;
 use crate::pattern::TargetPattern;
 use crate::principal::Name;
+use crate::route::Routes;
 use crate::target::Target;
 
 /// A live agent, as far as one client may use it.
@@ -40,19 +42,36 @@ impl Roster {
         &self.entries
     }
 
-    /// Picks one of the agents that can reach `target` and were not tried, each as likely as any other; draining ones
-    /// only if there are no others. `None` if there is none at all.
-    pub fn choose(&self, target: &Target, tried: &BTreeSet<InstanceId>, rng: &mut impl Rng) -> Option<&Entry> {
-        let (draining, staying): (Vec<_>, Vec<_>) = self
-            .entries
-            .iter()
-            .filter(|entry| !tried.contains(&entry.instance))
-            .filter(|entry| entry.targets.iter().any(|pattern| pattern.matches(target)))
-            .partition(|entry| entry.draining);
+    /// The agents that are offered for `target`, on a route or not.
+    pub fn offered(&self, target: &Target) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| entry.targets.iter().any(|pattern| pattern.matches(target)))
+    }
+
+    /// Picks one of the agents that are offered for `target`, are on its routes and were not tried, each as likely as any other; draining
+    /// ones only if there are no others. `None` if there is none at all.
+    ///
+    /// # Errors
+    /// [`Cause::NotOnRoute`] if no route names the target, or there are agents for it and none of them is on its routes.
+    pub fn choose(
+        &self,
+        target: &Target,
+        routes: &Routes,
+        tried: &BTreeSet<InstanceId>,
+        rng: &mut impl Rng,
+    ) -> Result<Option<&Entry>, Cause> {
+        let agents = routes.agents_for(target);
+        let offered: Vec<_> = self.offered(target).collect();
+        let is_on_route = |entry: &&Entry| agents.as_ref().is_none_or(|agents| agents.contains(&entry.agent));
+        let on_route: Vec<_> = offered.iter().copied().filter(is_on_route).collect();
+        if agents.as_ref().is_some_and(BTreeSet::is_empty) || (on_route.is_empty() && !offered.is_empty()) {
+            return Err(Cause::NotOnRoute);
+        }
+        let (draining, staying): (Vec<_>, Vec<_>) =
+            on_route.into_iter().filter(|entry| !tried.contains(&entry.instance)).partition(|entry| entry.draining);
         let candidates = if staying.is_empty() { draining } else { staying };
-        let last = candidates.len().checked_sub(1)?;
+        let Some(last) = candidates.len().checked_sub(1) else { return Ok(None) };
         let at = draw_up_to(last as u64, rng);
-        usize::try_from(at).ok().and_then(|at| candidates.get(at).copied())
+        Ok(usize::try_from(at).ok().and_then(|at| candidates.get(at).copied()))
     }
 }
 
@@ -60,6 +79,7 @@ impl Roster {
 mod tests {
     use super::*;
     use crate::backoff::tests::SplitMix;
+    use crate::route::Route;
 
     fn instance(number: u8) -> InstanceId {
         InstanceId::from_bytes(&[number; 16]).unwrap()
@@ -68,6 +88,15 @@ mod tests {
     fn entry(number: u8, target: &str, draining: bool) -> Entry {
         let targets = vec![target.parse().unwrap()];
         Entry { agent: "acme".parse().unwrap(), instance: instance(number), targets, draining }
+    }
+
+    fn of(agent: &str, entry: Entry) -> Entry {
+        Entry { agent: agent.parse().unwrap(), ..entry }
+    }
+
+    fn route(targets: &[&str], agents: &[&str]) -> Route {
+        let targets = targets.iter().map(|text| text.parse().unwrap()).collect();
+        Route { targets, agents: agents.iter().map(|text| text.parse().unwrap()).collect() }
     }
 
     fn roster() -> Roster {
@@ -86,7 +115,8 @@ mod tests {
         let tried = tried.iter().copied().map(instance).collect();
         let mut counts = [0; 6];
         for _ in 0..3_000 {
-            if let Some(entry) = roster.choose(&target.parse().unwrap(), &tried, &mut rng) {
+            let target = target.parse().unwrap();
+            if let Some(entry) = roster.choose(&target, &Routes::default(), &tried, &mut rng).unwrap() {
                 counts[usize::from(entry.instance.to_bytes()[0])] += 1;
             }
         }
@@ -117,6 +147,42 @@ mod tests {
                 expected[only] = 3_000;
             }
             assert_eq!(chosen(target, tried), expected, "{target} {tried:?}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_offered_only_agents_on_the_routes_of_the_target_are_chosen() {
+        type Chosen = Result<Option<u8>, Cause>;
+        let roster = Roster::new(vec![
+            of("acme", entry(1, "git.acme.internal:443", false)),
+            of("other", entry(2, "*.acme.internal:443", false)),
+            of("other", entry(3, "git.acme.internal:443", false)),
+            of("acme-2", entry(4, "git.acme.internal:443", true)),
+            of("other", entry(5, "npm.acme.internal:443", false)),
+        ]);
+        let routes = Routes::pinned(vec![
+            route(&["git.acme.internal:443"], &["acme", "acme-2"]),
+            route(&["npm.acme.internal:443"], &["acme"]),
+            route(&["pip.acme.internal:22"], &["acme"]),
+        ]);
+        let cases: [(&str, &[u8], Chosen); 7] = [
+            ("git.acme.internal:443", &[], Ok(Some(1))),
+            ("git.acme.internal:443", &[1], Ok(Some(4))),
+            ("git.acme.internal:443", &[1, 4], Ok(None)),
+            // Named, and offered by others alone; offered by nobody; offered, and not named.
+            ("npm.acme.internal:443", &[], Err(Cause::NotOnRoute)),
+            ("pip.acme.internal:22", &[], Ok(None)),
+            ("pip.acme.internal:443", &[], Err(Cause::NotOnRoute)),
+            ("git.acme.internal:80", &[], Err(Cause::NotOnRoute)),
+        ];
+        let mut rng = SplitMix(7);
+        for (target, tried, expected) in cases {
+            let tried = tried.iter().copied().map(instance).collect();
+            for _ in 0..200 {
+                let chosen = roster.choose(&target.parse().unwrap(), &routes, &tried, &mut rng);
+                let chosen = chosen.map(|entry| entry.map(|entry| entry.instance.to_bytes()[0]));
+                assert_eq!(chosen, expected, "{target} {tried:?}");
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::Timestamp;
+use crate::quota::Usage;
 
 /// One process: `/status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,8 +63,14 @@ pub struct Status {
     pub inner_handshakes: Option<InnerHandshakes>,
     /// Servers: enrolments since the start.
     pub enrolments: Option<Enrolments>,
+    /// Servers: how far bounds are used up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bounds: Vec<Bound>,
     /// Servers: the audit log.
     pub audit: Option<Audit>,
+    /// Clients: the routes; `None` if the server has the choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routes: Option<Vec<Route>>,
     /// Servers, agents and processes that enrol: denials in force, as `ginnel revoke --list` has them.
     pub denials: Option<u64>,
 }
@@ -95,6 +102,28 @@ pub struct Enrolments {
     pub refused: BTreeMap<String, u64>,
 }
 
+/// A bound of a server, as `docs/security/limits.md` explains it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Bound {
+    /// What it is on.
+    pub name: String,
+    /// What is used now, of all together; 0 for rates.
+    pub used: u64,
+    /// Most of that; 0 for rates, which differ from one to the other.
+    pub most: u64,
+    /// How often somebody was turned away at it, since the start.
+    pub turned_away: u64,
+}
+
+impl Bound {
+    /// A bound that is used up so far.
+    pub fn new(name: &str, usage: Usage) -> Self {
+        let Usage { taken, most, refused } = usage;
+        Self { name: name.to_owned(), used: taken, most, turned_away: refused }
+    }
+}
+
 /// How long something took, as a histogram.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -123,7 +152,7 @@ pub struct Bucket {
 pub struct Config {
     /// The version of what can be reloaded: for a server the policy's, as in audit records; equal versions mean equal rules or lists.
     pub version: String,
-    /// Rules of a server, targets of an agent.
+    /// Rules of a server, targets of an agent, routes of a client.
     pub entries: u64,
     /// When it came into force.
     pub applied: Option<Timestamp>,
@@ -133,6 +162,15 @@ pub struct Config {
     pub failures: u64,
     /// Why the last reload failed, if it did: the last good configuration is in force.
     pub failure: Option<Failure>,
+}
+
+/// A route of a client.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// What is served, as patterns.
+    pub targets: Vec<String>,
+    /// By which agents, by name.
+    pub agents: Vec<String>,
 }
 
 /// Something that went wrong.
@@ -212,6 +250,9 @@ pub struct Peer {
     pub sessions: Option<u64>,
     /// Whether it is on its way out.
     pub draining: bool,
+    /// On a client's roster, whether a route of the client names it; `None` without routes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_route: Option<bool>,
     /// What it may be used for, on a client's roster.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<String>,

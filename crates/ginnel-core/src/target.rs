@@ -6,7 +6,7 @@
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -309,6 +309,15 @@ impl Target {
     /// A target of these two parts.
     pub fn new(host: Host, port: Port) -> Self {
         Self { host, port }
+    }
+
+    /// Whether a connection to this target may have led to `address`: it has the target's port and, unless the target is a name, its address.
+    pub fn may_be_at(&self, address: SocketAddr) -> bool {
+        let is_host = match &self.host {
+            Host::Name(_) => true,
+            Host::Address(literal) => literal.to_canonical() == address.ip().to_canonical(),
+        };
+        is_host && address.port() == self.port.get()
     }
 }
 

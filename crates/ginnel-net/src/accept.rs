@@ -4,8 +4,7 @@
 //! a listed load balancer that is what its header says. A connection that says nothing waits for its first byte
 //! outside of that bound. Who has shown no certificate is counted apart from who has: strangers may crowd each other out, never those who are
 //! known. A connection without a client certificate may live only as long as one enrolment takes, and make few
-//! calls. When accepting fails for want of
-//! descriptors the loop rests instead of spinning.
+//! calls. There are no more places than descriptors; should accepting fail for want of one all the same, the loop rests instead of spinning.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,8 +13,10 @@ use std::sync::Arc;
 
 use ginnel_core::balancer::Origin;
 use ginnel_core::limits::{
-    ACCEPT_REST, ENROL_DEADLINE, HANDSHAKE_DEADLINE, HANDSHAKES_MAX, ISSUE_ANSWER_WAIT, ISSUE_WAIT, SILENCE_MAX,
+    ACCEPT_REST, ENROL_DEADLINE, HANDSHAKE_DEADLINE, ISSUE_ANSWER_WAIT, ISSUE_WAIT, Limits, SILENCE_MAX,
 };
+use ginnel_core::principal::Principal;
+use ginnel_core::quota::{Quota, Usage};
 use ginnel_core::ranges::Ranges;
 use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Leaf;
@@ -30,10 +31,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use crate::accept::announced::NotAnnounced;
 use crate::accept::announced::origin;
-use crate::accept::certified::Certified;
-use crate::accept::complaint::Complaint;
 use crate::accept::pending::{Pending, Place};
 use crate::call::Call;
 use crate::connect::tune;
@@ -42,9 +40,11 @@ use crate::http2::{self, keep_asking};
 use crate::live::Live;
 
 mod announced;
-mod certified;
 mod complaint;
 mod pending;
+
+pub use self::announced::NotAnnounced;
+pub use self::complaint::Complaint;
 
 /// A connection whose TLS handshake is done.
 #[derive(Clone, Debug)]
@@ -101,11 +101,10 @@ pub struct Door {
     pub balancers: Option<Ranges>,
 }
 
-/// Accepts connections until the first of the `stops`, and is done when the last connection is gone.
-pub async fn serve<A: Admit>(listener: TcpListener, door: Door, admit: A, stops: Stops) {
-    let gate = Arc::new(Gate::new(door));
+/// Accepts connections at the gate until the first of the `stops`, and is done when the last connection is gone.
+pub async fn serve<A: Admit>(listener: TcpListener, gate: Arc<Gate>, admit: A, stops: Stops) {
     let tasks = TaskTracker::new();
-    while let Some((tcp, address)) = next_connection(&listener, &stops.accepting).await {
+    while let Some((tcp, address)) = next_connection(&listener, &gate.cannot_accept, &stops.accepting).await {
         let is_balancer = gate.balancers.as_ref().is_some_and(|balancers| balancers.contains(address.ip()));
         if !is_balancer && !admit.might_come_from(address.ip()) {
             admit.turned_away(address);
@@ -133,7 +132,11 @@ pub async fn serve<A: Admit>(listener: TcpListener, door: Door, admit: A, stops:
     tasks.wait().await;
 }
 
-async fn next_connection(listener: &TcpListener, stop: &CancellationToken) -> Option<(TcpStream, SocketAddr)> {
+async fn next_connection(
+    listener: &TcpListener,
+    cannot_accept: &Complaint,
+    stop: &CancellationToken,
+) -> Option<(TcpStream, SocketAddr)> {
     let next = async {
         loop {
             match listener.accept().await {
@@ -145,7 +148,10 @@ async fn next_connection(listener: &TcpListener, stop: &CancellationToken) -> Op
                     tracing::debug!(%error, "a connection was gone before it was accepted");
                 }
                 Err(error) => {
-                    tracing::error!(error = %Chain(&error), "cannot accept connections");
+                    // The same error comes back until a descriptor is free.
+                    if let Some(count) = cannot_accept.count(Instant::now()) {
+                        tracing::error!(count, error = %Chain(&error), "cannot accept connections");
+                    }
                     tokio::time::sleep(ACCEPT_REST).await;
                 }
             }
@@ -159,27 +165,44 @@ async fn next_connection(listener: &TcpListener, stop: &CancellationToken) -> Op
 }
 
 /// What all connections have to pass.
-struct Gate {
+pub struct Gate {
     acceptor: TlsAcceptor,
     balancers: Option<Ranges>,
     handshakes: Semaphore,
     pending: Pending,
-    certified: Certified,
+    /// Seats for connections with a certificate, so that one certified peer cannot take every place.
+    certified: Quota<Principal>,
+    cannot_accept: Complaint,
     strangers_turned_away: Complaint,
     certified_turned_away: Complaint,
 }
 
 impl Gate {
-    fn new(Door { tls, balancers }: Door) -> Self {
+    /// A gate behind this door, through which as many come as the limits say.
+    pub fn new(Door { tls, balancers }: Door, limits: &Limits) -> Self {
+        let number = |places: usize| u64::try_from(places).unwrap_or(u64::MAX);
+        // Twice what one source may have pending, so that no source holds every slot by beginning handshakes that it does not finish.
+        let handshakes = limits.pending_per_source.saturating_mul(2).min(limits.pending);
         Self {
             acceptor: TlsAcceptor::from(tls),
             balancers,
-            handshakes: Semaphore::new(HANDSHAKES_MAX),
-            pending: Pending::default(),
-            certified: Certified::default(),
+            handshakes: Semaphore::new(handshakes.min(Semaphore::MAX_PERMITS)),
+            pending: Pending::new(limits),
+            certified: Quota::new(number(limits.connections_per_principal), number(limits.connections)),
+            cannot_accept: Complaint::default(),
             strangers_turned_away: Complaint::default(),
             certified_turned_away: Complaint::default(),
         }
+    }
+
+    /// How far the places are used up of those who have shown no certificate.
+    pub fn pending(&self) -> Usage {
+        self.pending.usage()
+    }
+
+    /// Places for connections with a certificate.
+    pub fn certified(&self) -> &Quota<Principal> {
+        &self.certified
     }
 
     fn turn_stranger_away(&self) {
@@ -309,7 +332,7 @@ async fn converse<A: Admit>(
     let (_place, _seat) = match &leaf {
         None => (Some(place), None),
         Some(leaf) => {
-            let Some(seat) = gate.certified.seat(&leaf.principal) else {
+            let Some(seat) = gate.certified.take(&leaf.principal) else {
                 if let Some(count) = gate.certified_turned_away.count(Instant::now()) {
                     let principal = &leaf.principal;
                     tracing::warn!(count, %principal, "turned certified connections away: too many are open");

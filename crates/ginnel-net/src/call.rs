@@ -3,9 +3,11 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 
+use ginnel_core::cause::Refusal;
+use ginnel_wire::frame::reset_code;
 use ginnel_wire::piece::Piece;
-use h2::RecvStream;
 use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response};
 use tonic::Status;
@@ -49,15 +51,20 @@ impl Call {
         }
     }
 
-    /// Lets a generated service answer. A caller that cancels ends the service's work.
-    pub fn answer<S>(self, mut service: S)
+    /// Lets a generated service answer, and says so when it has begun to. A caller that cancels ends the service's work.
+    pub fn answer<S>(self, mut service: S, answers: impl FnOnce() + Send + 'static)
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
         S::Future: Send + 'static,
     {
         let answer = service.call(self.request.map(|body| Body::new(Received(body))));
         // It ends with the stream, which ends with the connection.
-        tokio::spawn(respond(answer, self.respond));
+        tokio::spawn(respond(answer, self.respond, answers));
+    }
+
+    /// Refuses a call unheard that wants a session or is about one, with the HTTP/2 code that says it all.
+    pub fn turn_away(mut self, refusal: Refusal) {
+        self.respond.send_reset(Reason::from(reset_code(refusal.cause, Some(refusal.hop))));
     }
 
     /// Refuses the call.
@@ -67,13 +74,18 @@ impl Call {
     }
 }
 
-async fn respond(answer: impl Future<Output = Result<Response<Body>, Infallible>>, mut respond: SendResponse<Piece>) {
+async fn respond(
+    answer: impl Future<Output = Result<Response<Body>, Infallible>>,
+    mut respond: SendResponse<Piece>,
+    answers: impl FnOnce(),
+) {
     let answer = tokio::select! {
         biased;
         _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
         answer = answer => answer,
     };
     let Ok(response) = answer;
+    answers();
     let (parts, body) = response.into_parts();
     let has_ended = http_body::Body::is_end_stream(&body);
     if let Ok(stream) = respond.send_response(Response::from_parts(parts, ()), has_ended)

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ginnel_core::audit::Text;
 use ginnel_core::cause::Cause;
 use ginnel_core::denial::Shown;
 use ginnel_core::limits::HELLO_WAIT;
@@ -11,6 +12,7 @@ use ginnel_core::report::Chain;
 use ginnel_net::accept::{Admit, NotAnnounced, Peer};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
 
 use crate::attach::AgentSeat;
 use crate::broker::Broker;
@@ -45,10 +47,13 @@ impl Admit for Admission {
     fn admit(&self, peer: Peer) -> Option<Calls> {
         let broker = Arc::clone(&self.0);
         let Some(leaf) = peer.leaf else {
-            let (peer, admitted) = (peer.address, peer.admitted);
+            let Peer { address: peer, closed, admitted, leaf: _ } = peer;
             return Some(match broker.enrolment.clone() {
-                Enrolment::Here(desk) => Calls::anonymous(Enrol { desk, peer, admitted }),
-                Enrolment::Elsewhere(remote) => Calls::Forwarding(Forward { broker, remote, peer, admitted }),
+                Enrolment::Here(desk) => {
+                    let failures = Some(Arc::clone(&broker.bounds.failures));
+                    Calls::anonymous(Enrol { desk, peer, admitted, failures }, closed)
+                }
+                Enrolment::Elsewhere(remote) => Calls::forwarding(Forward { broker, remote, peer, admitted }, closed),
             });
         };
         let principal = leaf.principal.clone();
@@ -113,6 +118,16 @@ pub(crate) fn turn_away(broker: &Broker, principal: &Principal, closed: &Cancell
         sleep(LAST_WORDS).await;
         closed.cancel();
     });
+}
+
+/// Says that somebody's first message cannot be taken, and why. One that broke off says nothing about who sent it.
+pub(crate) fn refused_hello(principal: &Principal, status: &Status) {
+    if !matches!(status.code(), Code::DeadlineExceeded | Code::Internal | Code::InvalidArgument | Code::OutOfRange) {
+        return;
+    }
+    // A message that does not decode is told in words of the peer's choice.
+    let reason = Text::new(status.message());
+    tracing::warn!(%principal, cause = "hello", %reason, "a first message that cannot be taken: the call is refused");
 }
 
 /// Closes a connection that does not say who is calling: only a hello gives it a lease, and with that an end.

@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use ginnel_config::{GoogleSection, OidcIssuer, PerRole, ServerConfig, ServerIssuer, ServerSection, Source};
 use ginnel_core::audit::{Event, Text, Timestamp};
-use ginnel_core::budget::Budget;
 use ginnel_core::denial::Denials;
 use ginnel_core::id::InstanceId;
+use ginnel_core::limits::Limits;
 use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
 use ginnel_enrol::{Enroller, Issuer};
@@ -24,6 +24,7 @@ use ginnel_ops::admin::Admin;
 use ginnel_ops::audit::AuditLog;
 use ginnel_ops::beside::beside;
 use ginnel_ops::denials::DenialFile;
+use ginnel_ops::host;
 use ginnel_ops::ledger::Ledger;
 use ginnel_ops::reload::{Files, Seen};
 use ginnel_wire::hello::software_version;
@@ -33,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::admit::Admission;
+use crate::bounds::Bounds;
 use crate::broker::{Broker, Rosters};
 use crate::connections::Connections;
 use crate::directory::InMemory;
@@ -40,6 +42,7 @@ use crate::doorkeeper::Doorkeeper;
 use crate::enrol::{Admissible, Desk};
 use crate::expiry;
 use crate::keys::{self, AtGoogle};
+use crate::lease::Leases;
 use crate::own::{self, OwnCertificate, Subject};
 use crate::remote::{Enrolment, Remote};
 use crate::rules::{InForceRules, Rules, enrol_identities, key_files, oidc_issuers, sources};
@@ -108,7 +111,6 @@ async fn keep_roots(broker: Arc<Broker>, desk: Arc<Desk>) {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
-    door: Door,
     broker: Arc<Broker>,
     /// How the files were before they were read.
     read: Option<Seen>,
@@ -151,6 +153,7 @@ impl Server {
             .map_err(while_doing(format!("opening the audit log in {}", directory.display())))?;
         let address = config.server.listen;
         let ServerSection { admin, shutdown_grace: grace, congestion_control, balancers, .. } = config.server.clone();
+        let bounds = Bounds::new(&on_this_machine(&config.limits), host::memory(), Door { tls, balancers });
         let tasks = TaskTracker::new();
         let (denial_file, denials) =
             DenialFile::open(&config.denials_file()).map_err(while_doing("reading what is denied"))?;
@@ -176,12 +179,13 @@ impl Server {
             source,
             reloading: Mutex::default(),
             denial_file,
-            connections: Connections::default(),
+            connections: Connections::new(bounds.gate.certified().clone()),
             doorkeeper: Doorkeeper::default(),
             ledger: Ledger::new(Role::Server),
-            budget: Budget::default(),
+            budget: bounds.credit(),
             directory: Box::new(InMemory::default()),
-            leases: Arc::default(),
+            leases: Arc::new(Leases::new(bounds.instances_each)),
+            bounds,
             rosters: Rosters::default(),
             audit,
             at_google: AtGoogle::default(),
@@ -194,8 +198,7 @@ impl Server {
             started: Timestamp::from(now),
         };
         let broker = Arc::new(broker);
-        let door = Door { tls, balancers };
-        Ok(Self { listener, address, door, broker, read, certificates, subject, renew_after, admin, grace })
+        Ok(Self { listener, address, broker, read, certificates, subject, renew_after, admin, grace })
     }
 
     /// The address that it listens on; tells the port where the configuration said 0.
@@ -211,7 +214,7 @@ impl Server {
     /// Serves until `shutdown`. Then it accepts nothing new, lets sessions finish within the grace, ends the rest with a reset, and closes
     /// the log.
     pub async fn run(self) {
-        let Self { listener, door, broker, read, certificates, subject, renew_after, address, admin, grace } = self;
+        let Self { listener, broker, read, certificates, subject, renew_after, address, admin, grace } = self;
         tracing::info!(listener = "server", %address, "listening");
         let files = read.and_then(|read| files(&broker, read));
         let beside = beside(admin, Arc::new(View(Arc::clone(&broker))), files, broker.shutdown.clone());
@@ -228,7 +231,8 @@ impl Server {
         let renewals = own::keep(&certificates, &subject, &broker.own, renew_after, note, broker.cut.clone());
         // Connections go when sessions have left their records, so they hang on a token of their own.
         let stops = Stops { accepting: broker.shutdown.clone(), connections: CancellationToken::new() };
-        let serving = serve(listener, door, Admission(Arc::clone(&broker)), stops.clone());
+        let gate = Arc::clone(&broker.bounds.gate);
+        let serving = serve(listener, gate, Admission(Arc::clone(&broker)), stops.clone());
         let stopping = async {
             broker.shutdown.cancelled().await;
             broker.tasks.close();
@@ -249,6 +253,17 @@ impl Server {
         let _ = beside.await;
         close(broker.audit.clone()).await;
     }
+}
+
+/// The limits as far as the machine lets them hold.
+fn on_this_machine(limits: &Limits) -> Limits {
+    let descriptors = host::descriptors();
+    let here = limits.clone().within_descriptors(descriptors);
+    if here != *limits {
+        let Limits { connections, pending, .. } = here;
+        tracing::warn!(descriptors, connections, pending, "too few descriptors for as many connections as configured");
+    }
+    here
 }
 
 /// Who is believed at the outer TLS, by the issuer's roots of the moment.

@@ -8,8 +8,11 @@ use ginnel_core::audit::{self, Event, Text};
 use ginnel_core::cause::Cause;
 use ginnel_core::denial::Shown;
 use ginnel_core::limits::CONTROL_QUEUE_MAX;
+use ginnel_core::principal::Principal;
+use ginnel_core::quota::Place;
 use ginnel_identity::certificate::Leaf;
 use ginnel_net::body::{FrameReader, FrameWriter};
+use ginnel_net::call::Call;
 use ginnel_wire::frame::SessionFrame;
 use ginnel_wire::hello::Hello;
 use ginnel_wire::v1::agent_link_server::AgentLink as AgentLinkCalls;
@@ -19,7 +22,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::admit::turn_away;
+use crate::admit::{refused_hello, turn_away};
 use crate::broker::Broker;
 use crate::connections::Registered;
 use crate::directory::{AgentLink, Carrier, Facts};
@@ -63,11 +66,17 @@ impl AgentSeat {
         turn_away(&self.broker, &self.leaf.principal, &self.closed);
     }
 
-    /// Takes a call that wants to take a session up.
-    pub(crate) fn carry(self: &Arc<Self>, mut reader: FrameReader, writer: FrameWriter) {
+    /// Takes a call up, unless this principal has too many or calls too often.
+    pub(crate) fn hear(&self, call: Call) -> Option<(Call, Place<Principal>)> {
+        self.broker.bounds.hear(&self.leaf.principal, call, &self.closed)
+    }
+
+    /// Takes a call that wants to take a session up, and has its place until it has said which.
+    pub(crate) fn carry(self: &Arc<Self>, place: Place<Principal>, mut reader: FrameReader, writer: FrameWriter) {
         let seat = Arc::clone(self);
         self.broker.tasks.spawn(async move {
             let first = timeout(FIRST_MESSAGE_WAIT, reader.next()).await;
+            drop(place);
             let Ok(Ok(Some(SessionFrame::Take(session)))) = first else {
                 tracing::warn!(agent = %seat.leaf.principal, "an agent's call did not begin with Take");
                 return;
@@ -186,7 +195,7 @@ impl AgentLinkCalls for AgentSeat {
             return Err(Status::unavailable("the server is shutting down"));
         }
         let mut said = request.into_inner();
-        let hello = first_message(&mut said).await?;
+        let hello = first_message(&mut said).await.inspect_err(|status| refused_hello(&self.leaf.principal, status))?;
         let (link, messages) = self.link(&hello)?;
         let link_up = self.link_up(&link, &hello);
         let (out, messages_out) = mpsc::channel(1);

@@ -18,6 +18,7 @@ use ginnel_wire::v1::Welcome;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::bounds::Bounds;
 use crate::connections::Connections;
 use crate::directory::{Directory, Facts};
 use crate::doorkeeper::Doorkeeper;
@@ -43,6 +44,8 @@ pub(crate) struct Broker {
     pub(crate) connections: Connections,
     /// Who was turned away lately.
     pub(crate) doorkeeper: Doorkeeper,
+    /// What each principal and each source may have.
+    pub(crate) bounds: Bounds,
     pub(crate) ledger: Ledger,
     /// What all sessions together may have under way beyond their first credit.
     pub(crate) budget: Budget,

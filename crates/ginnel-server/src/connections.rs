@@ -4,14 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ginnel_core::denial::Shown;
-use ginnel_core::limits::{CONNECTIONS_MAX, CONNECTIONS_PER_PRINCIPAL_MAX, LANES_SHARE_DIVISOR};
+use ginnel_core::limits::LANES_SHARE_DIVISOR;
+use ginnel_core::principal::Principal;
+use ginnel_core::quota::Quota;
 use ginnel_identity::certificate::Leaf;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 /// Every connection with a certificate.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Connections(Arc<Mutex<Table>>);
+#[derive(Clone, Debug)]
+pub(crate) struct Connections {
+    table: Arc<Mutex<Table>>,
+    /// The places of all of them.
+    places: Quota<Principal>,
+}
 
 #[derive(Debug, Default)]
 struct Table {
@@ -33,6 +39,11 @@ pub(crate) struct Registered {
 }
 
 impl Connections {
+    /// None yet, of those that have `places`.
+    pub(crate) fn new(places: Quota<Principal>) -> Self {
+        Self { table: Arc::default(), places }
+    }
+
     /// Puts a connection down. To be called before its identity is looked up: a change of identities that comes in between then finds it.
     pub(crate) fn register(&self, certificate: Arc<Shown>, closed: CancellationToken) -> Registered {
         let mut table = self.table();
@@ -61,10 +72,7 @@ impl Connections {
                 "there is no first connection of this process with this certificate",
             ));
         }
-        let table = self.table();
-        let its_own = table.open.values().filter(|connected| connected.certificate.principal == leaf.principal).count();
-        let is_crowded = |taken: usize, most: usize| taken > most / LANES_SHARE_DIVISOR;
-        if is_crowded(table.open.len(), CONNECTIONS_MAX) || is_crowded(its_own, CONNECTIONS_PER_PRINCIPAL_MAX) {
+        if self.places.is_crowded(&leaf.principal, LANES_SHARE_DIVISOR) {
             return Err(Status::resource_exhausted("there is no room for further connections of one process"));
         }
         Ok(())
@@ -72,7 +80,7 @@ impl Connections {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         // A map without half-done states: a panic elsewhere cannot have left one.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -105,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_further_connection_needs_the_certificate_of_a_first_one() {
-        let connections = Connections::default();
+        let connections = Connections::new(Quota::new(1, 1));
         let leaf = leaf("acme", "01");
         assert!(connections.may_be_further(&leaf, Some("01")).is_ok());
         for first in [None, Some("02")] {
@@ -116,19 +124,19 @@ mod tests {
 
     #[test]
     fn further_connections_leave_half_of_the_places_to_first_ones() {
-        let connections = Connections::default();
+        let places = Quota::new(20, 200);
+        let connections = Connections::new(places.clone());
         let fill = |principal: &str, count| -> Vec<_> {
-            (0..count)
-                .map(|_| connections.register(Arc::new(leaf(principal, "01").shown()), CancellationToken::new()))
-                .collect()
+            let principal = leaf(principal, "01").principal;
+            (0..count).map(|_| places.take(&principal).unwrap()).collect()
         };
         let code =
             |principal: &str| connections.may_be_further(&leaf(principal, "01"), Some("01")).map_err(|e| e.code());
-        let own = fill("acme", CONNECTIONS_PER_PRINCIPAL_MAX / LANES_SHARE_DIVISOR);
+        let own = fill("acme", 10);
         assert_eq!(code("acme"), Ok(()));
         let more = fill("acme", 1);
         assert_eq!((code("acme"), code("other")), (Err(Code::ResourceExhausted), Ok(())));
-        let rest = fill("many", CONNECTIONS_MAX / LANES_SHARE_DIVISOR - own.len());
+        let rest: Vec<_> = (0..9).map(|n| fill(&format!("many{n}"), 10)).collect();
         assert_eq!(code("other"), Err(Code::ResourceExhausted));
         drop((own, more, rest));
         assert_eq!((code("acme"), code("other")), (Ok(()), Ok(())));

@@ -18,6 +18,8 @@ use ginnel_wire::v1::ServerMessage;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::bounds::Violations;
+
 /// Looks up links. In memory for a single server; behind several of them another implementation tells which server holds a link.
 pub(crate) trait Directory: Send + Sync {
     /// Takes a link in; it replaces an older one of the same process and lane.
@@ -68,6 +70,7 @@ pub(crate) struct AgentLink {
     pub(crate) replaced: CancellationToken,
     awaited: Mutex<BTreeMap<SessionId, oneshot::Sender<Carrier>>>,
     sessions: AtomicUsize,
+    violations: Violations,
 }
 
 /// A session's place on a link, which it leaves when this is dropped.
@@ -138,12 +141,18 @@ impl AgentLink {
             replaced: CancellationToken::new(),
             awaited: Mutex::default(),
             sessions: AtomicUsize::new(0),
+            violations: Violations::default(),
         }
     }
 
     /// Whether it stands for its process.
     pub(crate) fn is_first(&self) -> bool {
         self.lane == 0
+    }
+
+    /// Puts down that the agent broke the protocol in a session of this link.
+    pub(crate) fn broke_the_protocol(&self) {
+        self.violations.count(&self.agent.principal, &self.closed);
     }
 
     /// Counts a session on the link.

@@ -10,20 +10,24 @@ use std::time::{Duration, SystemTime};
 use ginnel_config::{Identity, PublicKeys};
 use ginnel_core::audit::{Event, Text, Timestamp};
 use ginnel_core::denial::Denials;
+use ginnel_core::network::Network;
 use ginnel_core::principal::{Principal, Role, TrustDomain};
 use ginnel_core::report::Chain;
 use ginnel_core::sources::Sources;
 use ginnel_core::status::Enrolments;
 use ginnel_enrol::{Admitted, CertificateRequest, Denied, Enroller, Issued, Issuer};
 use ginnel_keys::KeySets;
+use ginnel_net::accept::Complaint;
 use ginnel_ops::audit::AuditLog;
 use ginnel_wire::v1::enrolment_server::Enrolment;
 use ginnel_wire::v1::{EnrolRequest, EnrolResponse};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
+use crate::bounds::Failures;
 use crate::rules::enrol_identities;
 
 /// The metadata in which a relay says whose enrolment it passes on. It is recorded as what the relay says, and decides nothing.
@@ -31,6 +35,9 @@ pub(crate) const FORWARDED_FOR: &str = "ginnel-forwarded-for";
 
 /// gRPC's own word for when it is worth asking again.
 pub(crate) const RETRY_AFTER_MS: &str = "grpc-retry-pushback-ms";
+
+/// Why an enrolment was not even looked at, in records and metrics.
+const TOO_MANY_FAILURES: &str = "tooManyFailures";
 
 /// Who may enrol, and under which names servers among them are reached.
 pub(crate) struct Admissible {
@@ -71,6 +78,8 @@ pub(crate) struct Desk {
     denials: RwLock<Arc<Denials>>,
     audit: AuditLog,
     counted: Mutex<Enrolments>,
+    /// Enrolments that were not looked at.
+    held_off: Complaint,
     /// Enrolments whose issuer was asked: they end after their callers if need be.
     tasks: TaskTracker,
 }
@@ -92,6 +101,7 @@ impl Desk {
             denials: RwLock::new(denials),
             audit,
             counted: Mutex::default(),
+            held_off: Complaint::default(),
             tasks,
         }
     }
@@ -224,6 +234,16 @@ impl Desk {
         refused()
     }
 
+    /// Tells a caller to come back whose source has failed too often. Counted each time, and on record now and then: strangers cause it at will.
+    fn hold_off(&self, wait: Duration, caller: Caller) -> Status {
+        self.count_refused(TOO_MANY_FAILURES);
+        if let Some(count) = self.held_off.count(Instant::now()) {
+            tracing::warn!(count, "enrolments were not looked at: too many from the same source have failed");
+            self.note_refused(Text::new(TOO_MANY_FAILURES), None, caller);
+        }
+        not_now(Some(wait))
+    }
+
     fn count_refused(&self, reason: &str) {
         *self.count().refused.entry(reason.to_owned()).or_default() += 1;
     }
@@ -262,13 +282,25 @@ pub(crate) struct Enrol {
     pub(crate) peer: SocketAddr,
     /// Cancelled when a request is admitted, so that the connection stays for the answer.
     pub(crate) admitted: CancellationToken,
+    /// What failed from where, if that is counted here.
+    pub(crate) failures: Option<Arc<Failures>>,
 }
 
 #[tonic::async_trait]
 impl Enrolment for Enrol {
     async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolResponse>, Status> {
         let caller = Caller { peer: self.peer, forwarded_for: forwarded_for(request.metadata()) };
-        self.desk.enrol(request.into_inner(), caller, &self.admitted).await.map(Response::new)
+        let enrolling = self.desk.enrol(request.into_inner(), caller, &self.admitted);
+        let Some(failures) = &self.failures else { return enrolling.await.map(Response::new) };
+        let source = Network::of(self.peer.ip());
+        if let Some(wait) = failures.wait(source) {
+            return Err(self.desk.hold_off(wait, caller));
+        }
+        let enrolled = enrolling.await;
+        if enrolled.as_ref().is_err_and(|status| status.code() == Code::Unauthenticated) {
+            failures.charge(source);
+        }
+        enrolled.map(Response::new)
     }
 }
 

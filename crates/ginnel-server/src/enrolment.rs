@@ -11,17 +11,18 @@ use aws_lc_rs::digest;
 use ginnel_config::{EnrolmentConfig, Identity, Source};
 use ginnel_core::audit::{Event, Text, Timestamp};
 use ginnel_core::id::InstanceId;
-use ginnel_core::limits::{ENROL_DEADLINE, HANDSHAKE_DEADLINE, ISSUE_ANSWER_WAIT, ISSUE_WAIT};
+use ginnel_core::limits::{ENROL_DEADLINE, HANDSHAKE_DEADLINE, ISSUE_ANSWER_WAIT, ISSUE_WAIT, Limits};
 use ginnel_core::report::Chain;
 use ginnel_core::sources::Sources;
 use ginnel_enrol::{Enroller, Issuer};
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::outer_server_for_strangers;
-use ginnel_net::accept::{Admit, Door, NotAnnounced, Peer, Stops, serve};
+use ginnel_net::accept::{Admit, Door, Gate, NotAnnounced, Peer, Stops, serve};
 use ginnel_ops::admin::Admin;
 use ginnel_ops::audit::AuditLog;
 use ginnel_ops::beside::beside;
 use ginnel_ops::denials::DenialFile;
+use ginnel_ops::host;
 use ginnel_ops::ledger::Ledger;
 use ginnel_ops::reload::{Files, InForce, Seen};
 use ginnel_wire::hello::software_version;
@@ -177,8 +178,9 @@ impl Enrolment {
         let beside = beside(admin, Arc::new(View(Arc::clone(&office))), files, shutdown.clone());
         let beside = AbortOnDropHandle::new(tokio::spawn(beside));
         let stops = Stops { accepting: shutdown.clone(), connections: CancellationToken::new() };
-        let serving =
-            serve(listener, Door { tls, balancers: None }, Reception(Arc::clone(&office.desk)), stops.clone());
+        let door = Door { tls, balancers: None };
+        let gate = Arc::new(Gate::new(door, &Limits::default().within_descriptors(host::descriptors())));
+        let serving = serve(listener, gate, Reception(Arc::clone(&office.desk)), stops.clone());
         // An enrolment that is under way has what it needs: the certificate is not renewed any more.
         let (source, subject) = (own::Source::Issuer(Arc::clone(&office.desk.issuer)), subject(&office.config()));
         let renewals =
@@ -222,7 +224,10 @@ impl Admit for Reception {
     fn not_announced(&self, _: SocketAddr, _: &NotAnnounced) {}
 
     fn admit(&self, peer: Peer) -> Option<Calls> {
-        Some(Calls::anonymous(Enrol { desk: Arc::clone(&self.0), peer: peer.address, admitted: peer.admitted }))
+        let Peer { address: peer, closed, admitted, leaf: _ } = peer;
+        // Servers pass on what comes from everywhere: each counts failures by where they come from, here they would all count together.
+        let enrol = Enrol { desk: Arc::clone(&self.0), peer, admitted, failures: None };
+        Some(Calls::anonymous(enrol, closed))
     }
 }
 

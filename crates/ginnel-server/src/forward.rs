@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes};
 use ginnel_core::audit::{Event, Forwarded};
 use ginnel_core::limits::ENROL_MESSAGE_MAX;
+use ginnel_core::network::Network;
 use ginnel_wire::path;
 use http::uri::PathAndQuery;
 use tokio_util::sync::CancellationToken;
@@ -72,6 +73,12 @@ impl UnaryService<Bytes> for Forward {
 
 impl Forward {
     async fn pass(self, message: Bytes) -> Result<Response<Bytes>, Status> {
+        let source = Network::of(self.peer.ip());
+        if let Some(wait) = self.broker.bounds.failures.wait(source) {
+            // Counted with what the other side has no time for; strangers cause it at will, so that it has no record of its own.
+            self.remote.count(Forwarded::Unavailable);
+            return Err(not_now(Some(wait)));
+        }
         let mut request = Request::new(message);
         if let Ok(peer) = self.peer.to_string().parse() {
             request.metadata_mut().insert(FORWARDED_FOR, peer);
@@ -82,6 +89,9 @@ impl Forward {
             Ok(answer) => (Forwarded::Answered, Ok(Response::new(answer))),
             Err(status) => opaque(&status),
         };
+        if outcome == Forwarded::Refused {
+            self.broker.bounds.failures.charge(source);
+        }
         self.remote.count(outcome);
         self.broker.note(Event::EnrolmentForwarded { peer: self.peer, outcome });
         answer

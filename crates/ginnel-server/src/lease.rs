@@ -5,13 +5,15 @@
 //! stopped renewing loses them. Deadlines are on the monotonic clock.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use ginnel_core::denial::Shown;
 use ginnel_core::id::InstanceId;
-use ginnel_core::limits::{INSTANCES_PER_PRINCIPAL_MAX, LEASE_GRACE};
+use ginnel_core::limits::LEASE_GRACE;
 use ginnel_core::principal::Principal;
+use ginnel_core::quota::Usage;
 use ginnel_identity::certificate::Leaf;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
@@ -20,9 +22,13 @@ use tokio_util::sync::CancellationToken;
 type Key = (Principal, InstanceId);
 
 /// Every lease of the server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Leases {
     leases: Mutex<BTreeMap<Key, Arc<Lease>>>,
+    /// Most processes of one principal.
+    each: usize,
+    /// How many were too many.
+    refused: AtomicU64,
 }
 
 /// The lease of one process.
@@ -60,6 +66,17 @@ pub(crate) struct Share {
 pub(crate) struct TooManyInstances;
 
 impl Leases {
+    /// No lease yet; a principal may have so many processes.
+    pub(crate) fn new(each: usize) -> Self {
+        Self { leases: Mutex::default(), each, refused: AtomicU64::new(0) }
+    }
+
+    /// How many processes there are, and how many were too many; there is no bound for all together but that on their connections.
+    pub(crate) fn usage(&self) -> Usage {
+        let taken = u64::try_from(lock(&self.leases).len()).unwrap_or(u64::MAX);
+        Usage { taken, most: 0, refused: self.refused.load(Ordering::Relaxed) }
+    }
+
     /// Adds a connection with this certificate to the lease of its process.
     pub(crate) fn join(
         self: &Arc<Self>,
@@ -77,7 +94,8 @@ impl Leases {
             return Ok(lease.share(deadline, held));
         }
         let same_principal = leases.keys().filter(|(principal, _)| *principal == leaf.principal).count();
-        if same_principal >= INSTANCES_PER_PRINCIPAL_MAX {
+        if same_principal >= self.each {
+            self.refused.fetch_add(1, Ordering::Relaxed);
             return Err(TooManyInstances);
         }
         let lease = Arc::new(Lease {
@@ -199,7 +217,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use std::time::Duration;
 
+    use ginnel_core::limits::INSTANCES_PER_PRINCIPAL_MAX;
+
     use super::*;
+
+    fn leases() -> Arc<Leases> {
+        Arc::new(Leases::new(INSTANCES_PER_PRINCIPAL_MAX))
+    }
 
     fn leaf(lifetime: Duration) -> Leaf {
         Leaf {
@@ -225,7 +249,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_renewal_on_a_new_connection_carries_the_old_ones_sessions() {
-        let leases = Arc::new(Leases::default());
+        let leases = leases();
         let instance = InstanceId::from_bytes(&[1; 16]).unwrap();
         let old = join(&leases, &leaf(Duration::from_secs(10)), instance, &CancellationToken::new()).unwrap();
         let new = join(&leases, &leaf(Duration::from_secs(60)), instance, &CancellationToken::new()).unwrap();
@@ -238,7 +262,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn ends_at_the_last_expiry_and_begins_anew() {
-        let leases = Arc::new(Leases::default());
+        let leases = leases();
         let instance = InstanceId::from_bytes(&[1; 16]).unwrap();
         let share = join(&leases, &leaf(Duration::from_secs(10)), instance, &CancellationToken::new()).unwrap();
         tokio::time::sleep(Duration::from_secs(9)).await;
@@ -251,11 +275,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn bounds_the_processes_of_one_principal() {
-        let leases = Arc::new(Leases::default());
+        let leases = leases();
         let id = |n: usize| InstanceId::from_bytes(&(n as u128).to_be_bytes()).unwrap();
         let join = |n| join(&leases, &leaf(Duration::from_secs(10)), id(n), &CancellationToken::new());
         let shares: Vec<_> = (0..INSTANCES_PER_PRINCIPAL_MAX).map(|n| join(n).unwrap()).collect();
         assert!(join(INSTANCES_PER_PRINCIPAL_MAX).is_err());
+        assert_eq!(leases.usage().refused, 1);
         let ended = shares[0].ended().clone();
         drop(shares);
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -265,7 +290,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn cuts_off_a_process_whose_every_certificate_is_gone_and_no_other() {
-        let leases = Arc::new(Leases::default());
+        let leases = leases();
         let id = |n: u128| InstanceId::from_bytes(&n.to_be_bytes()).unwrap();
         let with = |serial: &str| Leaf { serial: serial.to_owned(), ..leaf(Duration::from_secs(10)) };
         let tokens: Vec<_> = (0..4).map(|_| CancellationToken::new()).collect();

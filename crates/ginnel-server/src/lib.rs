@@ -28,6 +28,7 @@ pub mod enrolment;
 
 mod admit;
 mod attach;
+mod bounds;
 mod broker;
 mod clock;
 mod connections;

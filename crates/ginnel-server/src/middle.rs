@@ -4,12 +4,13 @@ use std::future::{pending, poll_fn};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use ginnel_core::budget::Budget;
 use ginnel_core::cause::{Cause, Hop};
-use ginnel_core::limits::{DATA_MAX, LAST_BYTES_WAIT, TURN_MAX};
+use ginnel_core::limits::{DATA_MAX, LAST_BYTES_WAIT, TURN_MAX, UNCOUNTED_MAX};
 use ginnel_core::relay::{Ending, Relay, Side};
 use ginnel_core::report::Chain;
+use ginnel_core::store::{Load, Shelf};
 use ginnel_core::stream::Frame;
 use ginnel_core::traffic::Traffic;
 use ginnel_net::body::{FrameReader, FrameWriter, Gone, ReadError, Room};
@@ -17,6 +18,8 @@ use ginnel_wire::frame::{Open, SessionFrame};
 use ginnel_wire::piece::Piece;
 use tokio::task::yield_now;
 use tokio::time::timeout;
+
+use crate::bounds::OVERLOADED;
 
 /// How long a side that was told everything may take to end its call. A peer that never does must not hold the session.
 const END_WAIT: Duration = Duration::from_secs(5);
@@ -35,6 +38,10 @@ pub(crate) struct Middle {
     traffic: Traffic,
     /// Frames that were passed on since the last turn of other sessions.
     turn: usize,
+    /// What waits for the client, and for the agent. Before there is an agent, it waits because of the client.
+    waiting: [(Side, Load); 2],
+    /// The side that broke the protocol, if one did. What a side says of another in a reset is only its word.
+    violator: Option<Side>,
 }
 
 /// The two bodies of one side's call.
@@ -46,6 +53,8 @@ struct Leg {
     reading: bool,
     /// Whether anything can be sent.
     writing: bool,
+    /// Where what is sent counts until it has left.
+    shelf: Shelf,
     /// An answer that goes out before everything else.
     first: Option<SessionFrame>,
 }
@@ -60,16 +69,18 @@ pub(crate) enum Said {
 }
 
 impl Middle {
-    /// The middle of a call that may want a session; `budget` bounds what is held.
+    /// The middle of a call that may want a session; `budget` and the `shelf` of its client bound what is held.
     ///
     /// Boxed, because it is handed on from one step of a session to the next.
-    pub(crate) fn new(reader: FrameReader, writer: FrameWriter, budget: &Budget) -> Box<Self> {
+    pub(crate) fn new(reader: FrameReader, writer: FrameWriter, budget: &Budget, shelf: &Shelf) -> Box<Self> {
         Box::new(Self {
             relay: Relay::new(budget),
-            client: Leg::new(Side::Client, reader, writer),
+            client: Leg::new(Side::Client, reader, writer, shelf),
             agent: None,
             traffic: Traffic::default(),
             turn: 0,
+            waiting: [(Side::Client, shelf.load()), (Side::Agent, shelf.load())],
+            violator: None,
         })
     }
 
@@ -86,9 +97,16 @@ impl Middle {
         self.traffic = traffic.clone();
     }
 
+    /// The session goes through the agent with this shelf.
+    pub(crate) fn goes_through(&mut self, shelf: &Shelf) {
+        let [_, (_, for_agent)] = &mut self.waiting;
+        *for_agent = shelf.load();
+    }
+
     /// The agent took the session up.
     pub(crate) fn join(&mut self, reader: FrameReader, writer: FrameWriter) {
-        self.agent = Some(Leg::new(Side::Agent, reader, writer));
+        let [_, (_, for_agent)] = &self.waiting;
+        self.agent = Some(Leg::new(Side::Agent, reader, writer, for_agent.shelf()));
     }
 
     /// Answers the client's wish, before anything else that is sent to it.
@@ -99,6 +117,11 @@ impl Middle {
     /// Ends the session in the name of `hop`.
     pub(crate) fn stop(&mut self, hop: Hop, cause: Cause) {
         self.relay.end(hop, cause);
+    }
+
+    /// The side that broke the protocol, if one did.
+    pub(crate) fn violator(&self) -> Option<Side> {
+        self.violator
     }
 
     /// Bytes passed on so far: towards the target, towards the application.
@@ -112,8 +135,16 @@ impl Middle {
             if let Some(ending) = self.relay.ending() {
                 return Said::Over(ending);
             }
+            if !self.put_down_waiting() {
+                self.overflow();
+                continue;
+            }
             let (from, read) = match self.step().await {
                 Step::Sent | Step::Gone(_) => continue,
+                Step::Overflow => {
+                    self.overflow();
+                    continue;
+                }
                 Step::Read(from, read) => (from, read),
             };
             if let Some(answer) = self.hear(from, read) {
@@ -147,10 +178,16 @@ impl Middle {
             }
             Ok(Some(
                 SessionFrame::Open(_) | SessionFrame::Opened(_) | SessionFrame::Refused(_) | SessionFrame::Take(_),
-            )) => self.relay.end(from.hop(), Cause::ProtocolError),
+            )) => {
+                self.violator = Some(from);
+                self.relay.end(from.hop(), Cause::ProtocolError);
+            }
             Ok(None) => self.relay.handle_abort(from, lost(from)),
             Err(error) => {
                 tracing::debug!(side = ?from, error = %Chain(&error), "a side broke off");
+                if matches!(error, ReadError::Framing(_) | ReadError::Frame(_)) {
+                    self.violator = Some(from);
+                }
                 self.relay.handle_abort(from, broken_off(from, &error));
             }
         }
@@ -162,7 +199,27 @@ impl Middle {
         let frame = if claims_another_word { Frame::Reset { cause: Cause::ProtocolError, hop: None } } else { frame };
         if let Err(violation) = self.relay.handle_frame(from, frame) {
             tracing::warn!(side = ?from, %violation, "a side broke the protocol");
+            self.violator = Some(from);
         }
+    }
+
+    /// Puts down what waits; `false` if it is too much.
+    fn put_down_waiting(&mut self) -> bool {
+        let relay = &self.relay;
+        self.waiting.iter_mut().fold(true, |fits, (side, load)| {
+            // A message on its way through is not worth counting.
+            let waiting = Some(relay.waiting(*side)).filter(|waiting| *waiting > UNCOUNTED_MAX).unwrap_or(0);
+            load.set(u64::try_from(waiting).unwrap_or(u64::MAX)) && fits
+        })
+    }
+
+    /// Ends a session that would have the server hold too much. What it has handed to the HTTP/2 library already counts until that has written it or
+    /// given it up.
+    fn overflow(&mut self) {
+        tracing::info!("too much waits for a side that does not take it");
+        self.relay.end(OVERLOADED.hop, OVERLOADED.cause);
+        // Less always fits.
+        let _ = self.put_down_waiting();
     }
 
     async fn step(&mut self) -> Step {
@@ -175,7 +232,7 @@ impl Middle {
         let (up, down) = self.relay.bytes();
         self.traffic.set(up, down);
         match &step {
-            Step::Sent | Step::Read(_, Ok(Some(_))) => {}
+            Step::Sent | Step::Overflow | Step::Read(_, Ok(Some(_))) => {}
             Step::Read(side, Ok(None) | Err(_)) => self.leg(*side, |leg| leg.reading = false),
             // What the side said last may still be unread, and knows better why it left; reading comes to its end by itself.
             Step::Gone(side) => self.leg(*side, |leg| leg.writing = false),
@@ -184,19 +241,22 @@ impl Middle {
     }
 
     async fn select(&mut self) -> Step {
-        let Self { relay, client, agent, traffic: _, turn: _ } = self;
+        let Self { relay, client, agent, traffic: _, turn: _, waiting: _, violator: _ } = self;
         let to_client = client.wants_to_send(relay);
         let to_agent = agent.as_ref().is_some_and(|agent| agent.wants_to_send(relay));
-        let Leg { reader: client_reader, writer: client_writer, first, reading: client_reading, .. } = client;
-        let (agent_reader, agent_writer) = match agent {
-            Some(Leg { reader, writer, reading, .. }) => (reading.then_some(reader), Some(writer)),
-            None => (None, None),
+        let Leg {
+            reader: client_reader, writer: client_writer, first, reading: client_reading, shelf: for_client, ..
+        } = client;
+        let for_client: &Shelf = for_client;
+        let (agent_reader, agent_writer, for_agent) = match agent {
+            Some(Leg { reader, writer, reading, shelf, .. }) => (reading.then_some(reader), Some(writer), &*shelf),
+            None => (None, None, for_client),
         };
         tokio::select! {
             read = client_reader.next(), if *client_reading => Step::Read(Side::Client, read),
             read = next_of(agent_reader) => Step::Read(Side::Agent, read),
-            room = client_writer.ready(), if to_client => send(room, relay, Side::Client, first),
-            room = room_of(agent_writer), if to_agent => send(room, relay, Side::Agent, &mut None),
+            room = client_writer.ready(), if to_client => send(room, relay, Side::Client, first, for_client),
+            room = room_of(agent_writer), if to_agent => send(room, relay, Side::Agent, &mut None, for_agent),
         }
     }
 
@@ -217,12 +277,15 @@ impl Middle {
             while self.client.wants_to_send(&self.relay)
                 || self.agent.as_ref().is_some_and(|agent| agent.wants_to_send(&self.relay))
             {
-                // What still comes in is of no more consequence.
-                let _ = self.step().await;
+                // What still comes in is of no more consequence. Where there is no room for what is left, the session cannot end well.
+                if matches!(self.step().await, Step::Overflow) {
+                    return false;
+                }
             }
+            true
         };
         // Whatever has not left by then is given up, and the calls with it.
-        if timeout(LAST_BYTES_WAIT, last_words).await.is_err() {
+        if timeout(LAST_BYTES_WAIT, last_words).await != Ok(true) {
             return;
         }
         let Self { client, agent, .. } = self;
@@ -242,11 +305,13 @@ enum Step {
     Read(Side, Result<Option<SessionFrame>, ReadError>),
     /// Nothing can be sent to this side any more.
     Gone(Side),
+    /// A piece was not sent, because more would wait than may.
+    Overflow,
 }
 
 impl Leg {
-    fn new(side: Side, reader: FrameReader, writer: FrameWriter) -> Self {
-        Self { side, reader, writer, reading: true, writing: true, first: None }
+    fn new(side: Side, reader: FrameReader, writer: FrameWriter, shelf: &Shelf) -> Self {
+        Self { side, reader, writer, reading: true, writing: true, shelf: shelf.clone(), first: None }
     }
 
     fn wants_to_send(&self, relay: &Relay) -> bool {
@@ -278,11 +343,21 @@ async fn room_of(writer: Option<&mut FrameWriter>) -> Result<Room<'_>, Gone> {
     }
 }
 
-fn send(room: Result<Room<'_>, Gone>, relay: &mut Relay, to: Side, first: &mut Option<SessionFrame>) -> Step {
+fn send(
+    room: Result<Room<'_>, Gone>,
+    relay: &mut Relay,
+    to: Side,
+    first: &mut Option<SessionFrame>,
+    shelf: &Shelf,
+) -> Step {
     let Ok(room) = room else { return Step::Gone(to) };
-    if let Some(piece) = next_piece(relay, to, first, room.data_max()) {
-        room.send(piece);
+    let Some(mut piece) = next_piece(relay, to, first, room.data_max()) else { return Step::Sent };
+    let mut load = shelf.load();
+    if !load.set(u64::try_from(piece.remaining()).unwrap_or(u64::MAX)) && piece.last().is_none() {
+        return Step::Overflow;
     }
+    piece.count_as(load);
+    room.send(piece);
     Step::Sent
 }
 

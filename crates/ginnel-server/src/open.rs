@@ -13,7 +13,9 @@ use ginnel_core::audit::{self, Event, Text};
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::{RequestId, SessionId};
 use ginnel_core::limits::{EARLY_MAX, OPEN_DEADLINE};
-use ginnel_core::relay::Ending;
+use ginnel_core::principal::Principal;
+use ginnel_core::quota::Place;
+use ginnel_core::relay::{Ending, Side};
 use ginnel_core::target::Target;
 use ginnel_identity::random::SystemRandom;
 use ginnel_net::body::{FrameReader, FrameWriter};
@@ -43,6 +45,7 @@ const REPLACED_MAX: usize = 3;
 /// A call that wants a session.
 pub(crate) struct Opening {
     seat: Arc<ClientSeat>,
+    place: Place<Principal>,
     middle: Box<Middle>,
 }
 
@@ -54,7 +57,11 @@ struct Permitted {
     awaited: Awaited,
     allowed: Durable,
     since: Instant,
+    places: Places,
 }
+
+/// What a session counts for: at its client, and at its agent.
+type Places = (Place<Principal>, [Place<Principal>; 2]);
 
 /// A wish that came to nothing, with what the record says of it.
 struct Denied {
@@ -65,17 +72,24 @@ struct Denied {
 }
 
 impl Opening {
-    pub(crate) fn new(seat: Arc<ClientSeat>, reader: FrameReader, writer: FrameWriter) -> Self {
-        let middle = Middle::new(reader, writer, &seat.budget);
-        Self { seat, middle }
+    pub(crate) fn new(
+        seat: Arc<ClientSeat>,
+        place: Place<Principal>,
+        reader: FrameReader,
+        writer: FrameWriter,
+    ) -> Self {
+        let middle = Middle::new(reader, writer, &seat.budget, &seat.shelf);
+        Self { seat, place, middle }
     }
 
     /// Carries the session that the call wants, to its end.
     ///
     /// What is needed for a moment only is boxed: most of its life a session does nothing but carry, and there are thousands of them.
     pub(crate) async fn run(self) {
-        let Self { seat, mut middle } = self;
+        let Self { seat, place, mut middle } = self;
         let Some((open, tracked)) = Box::pin(begin(&seat, &mut middle)).await else { return };
+        // From here on it counts as a session, or is refused.
+        drop(place);
         let client = &seat.client.principal;
         let span = tracing::info_span!("session", request = %open.request, client = %client.name);
         carry(&seat, open, &mut middle, tracked).instrument(span).await;
@@ -103,11 +117,22 @@ async fn begin(seat: &ClientSeat, middle: &mut Middle) -> Option<(Box<Open>, Tra
 }
 
 async fn carry(seat: &Arc<ClientSeat>, open: Box<Open>, middle: &mut Middle, tracked: Tracked) {
-    if let Some(running) = Box::pin(until_opened(seat, open, middle, tracked)).await {
+    let running = Box::pin(until_opened(seat, open, middle, tracked)).await;
+    if let Some(running) = &running {
         let ending = running.until_over(middle).await;
         running.record_end(middle, ending);
         running.tracked.ended(ending.hop, ending.cause);
     }
+    match middle.violator() {
+        Some(Side::Client) => seat.broke_the_protocol(),
+        Some(Side::Agent) => {
+            if let Some(running) = &running {
+                running.link.broke_the_protocol();
+            }
+        }
+        None => {}
+    }
+    // It keeps its places until its last bytes have left: a side that takes none could otherwise have any number of such ends.
     Box::pin(middle.end()).await;
 }
 
@@ -121,11 +146,15 @@ async fn until_opened<'a>(
     let (denied, tracked) = match permit(seat, &open, middle, &tracked) {
         Err(denied) => (denied, tracked),
         Ok(permitted) => {
-            let Permitted { record, link, occupied, awaited, allowed, since } = permitted;
-            let running = Box::new(Running { seat, record, link, since, tracked, _occupied: occupied });
+            let Permitted { record, link, occupied, awaited, allowed, since, places } = permitted;
+            let running =
+                Box::new(Running { seat, record, link, since, tracked, _occupied: occupied, _places: places });
             match running.until_opened(middle, awaited, allowed).await {
                 Ok(()) => return Some(running),
                 Err(refusal) => {
+                    if middle.violator() == Some(Side::Agent) {
+                        running.link.broke_the_protocol();
+                    }
                     let Running { record, tracked, .. } = *running;
                     let (target, agent, rule) = (Text::new(&record.target), Some(record.agent), Some(record.rule));
                     (Box::new(Denied { refusal, target, agent, rule }), tracked)
@@ -149,6 +178,9 @@ fn may_ask(seat: &ClientSeat, rules: &Rules) -> Result<(), Cause> {
     }
     if seat.broker.shutdown.is_cancelled() {
         return Err(Cause::ShuttingDown);
+    }
+    if !seat.broker.bounds.may_open(&seat.client.principal) {
+        return Err(Cause::Overloaded);
     }
     Ok(())
 }
@@ -180,6 +212,8 @@ fn permit(
         let another_serves = rules.policy.allows(&ask).is_ok();
         deny(if another_serves { Hop::Agent } else { Hop::Server }, cause)
     })?;
+    let of_client = broker.bounds.of_client(&seat.client.principal);
+    let of_client = of_client.ok_or_else(|| deny(Hop::Server, Cause::Overloaded))?;
     tracked.through(&choice.principal, Some(choice.instance), Some(&rule.rule));
     let mut attempt = 0;
     loop {
@@ -204,25 +238,20 @@ fn permit(
         let denied = |cause| refused(Hop::Server, cause);
         tracked.agent_showed(Arc::clone(&link.facts.certificate));
         rules.admission(&link.facts.certificate).map_err(|cause| refused(Hop::Agent, cause))?;
+        // What is too much for this agent may not be for another.
+        let of_agent = broker.bounds.of_agent(&link.agent.principal, &seat.client.principal);
+        let of_agent = of_agent.ok_or_else(|| refused(Hop::Agent, Cause::Overloaded))?;
         let slot = match link.control.try_reserve() {
             Ok(slot) => slot,
             // Another lane of the process may take it, or a link that replaced this one.
             Err(TrySendError::Closed(())) if attempt < REPLACED_MAX => continue,
             Err(TrySendError::Closed(())) => return Err(denied(Cause::AgentLost)),
-            Err(TrySendError::Full(())) => return Err(denied(Cause::Overloaded)),
+            Err(TrySendError::Full(())) => return Err(refused(Hop::Agent, Cause::Overloaded)),
         };
         let allowed = broker.audit.record(Event::Allowed { session: record.clone() });
-        let allowed = allowed.map_err(|error| match error {
-            AuditError::Overloaded => denied(Cause::Overloaded),
-            AuditError::Closed
-            | AuditError::Directory { .. }
-            | AuditError::InUse { .. }
-            | AuditError::NotALog { .. }
-            | AuditError::Open { .. }
-            | AuditError::Thread(_)
-            | AuditError::Unavailable => denied(Cause::AuditUnavailable),
-        })?;
+        let allowed = allowed.map_err(|error| denied(not_recorded(&error)))?;
         let session = SessionId::random(&mut SystemRandom);
+        middle.goes_through(&broker.bounds.waiting.shelf(&link.agent.principal));
         let (occupied, awaited) = (link.occupy(), link.expect(session));
         let dial = Dial {
             session,
@@ -233,7 +262,22 @@ fn permit(
             early: if link.facts.takes_early { middle.early(EARLY_MAX) } else { Bytes::new() },
         };
         slot.send(ServerMessage { kind: Some(server_message::Kind::Dial(dial.into())) });
-        return Ok(Permitted { record, link, occupied, awaited, allowed, since: Instant::now() });
+        let places = (of_client, of_agent);
+        return Ok(Permitted { record, link, occupied, awaited, allowed, since: Instant::now(), places });
+    }
+}
+
+/// What it is called when what was allowed could not be put on record.
+fn not_recorded(error: &AuditError) -> Cause {
+    match error {
+        AuditError::Overloaded => Cause::Overloaded,
+        AuditError::Closed
+        | AuditError::Directory { .. }
+        | AuditError::InUse { .. }
+        | AuditError::NotALog { .. }
+        | AuditError::Open { .. }
+        | AuditError::Thread(_)
+        | AuditError::Unavailable => Cause::AuditUnavailable,
     }
 }
 
@@ -266,6 +310,7 @@ struct Running<'a> {
     since: Instant,
     tracked: Tracked,
     _occupied: Occupied,
+    _places: Places,
 }
 
 impl Running<'_> {
@@ -289,13 +334,18 @@ impl Running<'_> {
             }
         };
         let address = match answer {
-            SessionFrame::Opened(address) => address,
+            // An agent that says to have been somewhere else has not done what it was asked for, whatever it has done.
+            SessionFrame::Opened(address) if self.record.target.may_be_at(address) => address,
             SessionFrame::Refused(Refusal { hop: hop @ (Hop::Agent | Hop::Target), cause })
                 if cause.is_a_peers_word() =>
             {
                 return Err(Refusal::new(hop, cause));
             }
-            SessionFrame::Refused(_) | SessionFrame::Open(_) | SessionFrame::Stream(_) | SessionFrame::Take(_) => {
+            SessionFrame::Opened(_)
+            | SessionFrame::Refused(_)
+            | SessionFrame::Open(_)
+            | SessionFrame::Stream(_)
+            | SessionFrame::Take(_) => {
                 return Err(Refusal::new(Hop::Agent, Cause::ProtocolError));
             }
         };

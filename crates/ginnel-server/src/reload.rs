@@ -193,6 +193,7 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
         renewal,
         audit_directory,
         configured_denials,
+        limits,
     } = before;
     let allowed = &after.server.allowed_sources;
     if server.allowed_sources != *allowed {
@@ -208,6 +209,7 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
         ("renewal", *renewal != after.renewal),
         ("audit", *audit_directory != after.audit_directory),
         ("denials", *configured_denials != after.configured_denials),
+        ("limits", *limits != after.limits),
     ];
     takes_a_restart(&restart, &mut lines);
     lines

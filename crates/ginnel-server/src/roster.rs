@@ -12,8 +12,11 @@ use ginnel_core::id::InstanceId;
 use ginnel_core::limits::ROSTER_MESSAGE_MAX;
 use ginnel_core::policy::Source;
 use ginnel_core::principal::Principal;
+use ginnel_core::quota::Place;
+use ginnel_core::store::Shelf;
 use ginnel_identity::certificate::Leaf;
 use ginnel_net::body::{FrameReader, FrameWriter};
+use ginnel_net::call::Call;
 use ginnel_wire::hello::{Hello, RosterEntry};
 use ginnel_wire::v1::client_link_server::ClientLink;
 use ginnel_wire::v1::{self, RosterMessage, RosterRequest};
@@ -23,7 +26,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::admit::turn_away;
+use crate::admit::{refused_hello, turn_away};
+use crate::bounds::Violations;
 use crate::broker::Broker;
 use crate::connections::Registered;
 use crate::directory::{Facts, Process as Listed};
@@ -40,6 +44,9 @@ pub(crate) struct ClientSeat {
     pub(crate) certificate: Arc<Shown>,
     /// What the sessions of this connection may have under way beyond their first credit.
     pub(crate) budget: Budget,
+    /// What of them waits for this client.
+    pub(crate) shelf: Shelf,
+    violations: Violations,
     /// Set by the first message; nothing can be opened before.
     process: OnceLock<Process>,
     _registered: Registered,
@@ -58,6 +65,7 @@ impl ClientSeat {
         let certificate = Arc::new(leaf.shown_from(peer.ip()));
         let registered = broker.connections.register(Arc::clone(&certificate), closed.clone());
         let budget = broker.budget.for_connection();
+        let shelf = broker.bounds.waiting.shelf(&client.principal);
         Self {
             broker,
             peer,
@@ -66,9 +74,16 @@ impl ClientSeat {
             leaf,
             certificate,
             budget,
+            shelf,
+            violations: Violations::default(),
             process: OnceLock::new(),
             _registered: registered,
         }
+    }
+
+    /// Puts down that the client broke the protocol in a session of this connection.
+    pub(crate) fn broke_the_protocol(&self) {
+        self.violations.count(&self.client.principal, &self.closed);
     }
 
     /// Closes the connection, on which somebody called for what another role may do.
@@ -95,9 +110,14 @@ impl ClientSeat {
         self.process.get().is_some()
     }
 
-    /// Takes a call that wants a session.
-    pub(crate) fn open(self: &Arc<Self>, reader: FrameReader, writer: FrameWriter) {
-        let opening = Opening::new(Arc::clone(self), reader, writer);
+    /// Takes a call up, unless this principal has too many or calls too often.
+    pub(crate) fn hear(&self, call: Call) -> Option<(Call, Place<Principal>)> {
+        self.broker.bounds.hear(&self.client.principal, call, &self.closed)
+    }
+
+    /// Takes a call that wants a session, and has its place until that is decided.
+    pub(crate) fn open(self: &Arc<Self>, place: Place<Principal>, reader: FrameReader, writer: FrameWriter) {
+        let opening = Opening::new(Arc::clone(self), place, reader, writer);
         self.broker.tasks.spawn(opening.run());
     }
 
@@ -193,9 +213,11 @@ impl ClientLink for ClientCalls {
         if self.0.broker.shutdown.is_cancelled() {
             return Err(Status::unavailable("the server is shutting down"));
         }
-        let hello = request.into_inner().hello.ok_or_else(|| Status::invalid_argument("no hello"))?;
-        let hello = Hello::try_from(hello).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let Self(seat) = self;
+        let hello = request.into_inner().hello.ok_or_else(|| Status::invalid_argument("no hello"));
+        let hello =
+            hello.and_then(|hello| Hello::try_from(hello).map_err(|error| Status::invalid_argument(error.to_string())));
+        let hello = hello.inspect_err(|status| refused_hello(&seat.client.principal, status))?;
         if !hello.is_first() {
             let first = seat.broker.rosters.serial_of_first(&seat.client.principal, hello.instance);
             seat.broker.connections.may_be_further(&seat.leaf, first.as_deref())?;

@@ -45,6 +45,7 @@ impl Observed for View {
             agents,
             clients,
             enrolments: Some(broker.enrolment.counted()),
+            bounds: broker.bounds.shown(&broker.leases),
             denials: Some(broker.rules.now().denials.count()),
             audit: Some(Audit { healthy: broker.audit.healthy(), waiting: broker.audit.waiting() }),
             ..Status::default()
@@ -173,6 +174,7 @@ fn peer(
         certificate: Some(certificate(facts, now)),
         sessions: Some(sessions),
         draining: false,
+        on_route: None,
         targets: Vec::new(),
     }
 }

@@ -5,6 +5,7 @@
 //! [`Relay`] the server once it has turned hostile. Nothing here has a fixed port, and everything that is started ends when
 //! its owner is dropped.
 
+pub mod attacker;
 pub mod browser;
 pub mod command;
 pub mod content;
@@ -26,6 +27,7 @@ pub mod usage;
 pub mod wait;
 pub mod world;
 
+pub use attacker::Attacker;
 pub use browser::{Browser, Screen};
 pub use content::{Content, Sum};
 pub use cutter::Cutter;

@@ -4,18 +4,22 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::{Bytes, BytesMut};
 use ginnel_core::id::InstanceId;
+use ginnel_core::limits::SMALL_FRAMES_BUDGET;
+use ginnel_core::stream::Frame;
 use ginnel_identity::certificate::Identity;
 use ginnel_identity::credential::ServiceAccountKey;
 use ginnel_identity::key::KeyPair;
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::{outer_client, server_name};
 use ginnel_identity::trust::Roots;
-use ginnel_wire::frame::SessionFrame;
+use ginnel_wire::frame::{SessionFrame, reset_from_code};
 use ginnel_wire::grpc::{Decoder, encode};
 use ginnel_wire::hello::{Hello, INNER_TLS};
 use ginnel_wire::{path, v1};
@@ -29,13 +33,16 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConnection;
 
 use crate::wait::{SOON, within};
 use crate::world::{ENROLMENT_NAME, SERVER_NAME, World};
 
 mod enrolment;
+mod valve;
 
 pub use enrolment::Enrolment;
+use valve::{Valve, Valved};
 
 /// Longest message that a peer reads.
 const MESSAGE_MAX: usize = 1 << 20;
@@ -44,6 +51,7 @@ const MESSAGE_MAX: usize = 1 << 20;
 pub struct Peer {
     requests: SendRequest<Bytes>,
     connection: JoinHandle<()>,
+    valve: Arc<Valve>,
 }
 
 /// One call on a connection.
@@ -52,6 +60,18 @@ pub struct Call {
     answer: Option<ResponseFuture>,
     received: Option<RecvStream>,
     decoder: Decoder,
+}
+
+/// The first bytes of a TLS handshake with a server of a world.
+///
+/// # Errors
+/// If TLS cannot be set up.
+pub fn client_hello(world: &World) -> Result<Vec<u8>> {
+    let roots = Roots::read(&world.directory().join("ca/server-root.pem"))?;
+    let mut connection = ClientConnection::new(outer_client(&roots, None)?, server_name(SERVER_NAME)?)?;
+    let mut hello = Vec::new();
+    connection.write_tls(&mut hello)?;
+    Ok(hello)
 }
 
 /// A new key and the request for its certificate.
@@ -176,15 +196,25 @@ impl Peer {
     async fn over(tcp: TcpStream, name: &str, roots: &Roots, identity: Option<&Identity>) -> Result<Self> {
         let tls = outer_client(roots, identity)?;
         tcp.set_nodelay(true)?;
+        let valve = Arc::<Valve>::default();
+        let tcp = Valved { tcp, valve: Arc::clone(&valve) };
         let stream = TlsConnector::from(tls).connect(server_name(name)?, tcp).await?;
-        let (requests, connection) = h2::client::handshake(stream).await?;
+        // Frames of sessions that the test has not read yet are no fault of the server.
+        let mut builder = h2::client::Builder::new();
+        builder.data_frame_budget(SMALL_FRAMES_BUDGET);
+        let (requests, connection) = builder.handshake(stream).await?;
         let connection = tokio::spawn(async move { connection.await.unwrap_or_default() });
-        Ok(Self { requests, connection })
+        Ok(Self { requests, connection, valve })
     }
 
     /// Whether the connection is gone.
     pub fn is_closed(&self) -> bool {
         self.connection.is_finished()
+    }
+
+    /// Reads nothing more of what the server sends, and goes on sending.
+    pub fn stop_reading(&self) {
+        self.valve.is_shut.store(true, Ordering::Relaxed);
     }
 
     /// Begins a call.
@@ -254,6 +284,23 @@ impl Call {
         send_message(&mut self.send, message)
     }
 
+    /// Says an agent's hello with texts in it under numbers of fields that no version has.
+    ///
+    /// # Errors
+    /// If the stream is closed.
+    pub fn say_hello_with(&mut self, hello: &v1::Hello, fields: &[(u32, &str)]) -> Result<()> {
+        let mut inside = hello.encode_to_vec();
+        for (number, text) in fields {
+            prost::encoding::string::encode(*number, &(*text).to_owned(), &mut inside);
+        }
+        let mut message = Vec::new();
+        prost::encoding::bytes::encode(1, &inside, &mut message);
+        let mut framed = vec![0];
+        framed.extend(u32::try_from(message.len())?.to_be_bytes());
+        framed.extend(message);
+        self.say_bytes(framed)
+    }
+
     /// Says a frame of a session.
     ///
     /// # Errors
@@ -297,6 +344,34 @@ impl Call {
     /// If the stream breaks or ends, or says something else.
     pub async fn hear_frame(&mut self) -> Result<SessionFrame> {
         Ok(self.hear::<v1::Frame>().await?.try_into()?)
+    }
+
+    /// Waits for the end of a call that gets no answer: the refusal that the server's reset names, if it names one.
+    ///
+    /// # Errors
+    /// If the call is answered, or goes on.
+    pub async fn turned_away(&mut self) -> Result<Option<SessionFrame>> {
+        let read = async {
+            loop {
+                match self.read::<v1::Frame>().await {
+                    Ok(frame) => match SessionFrame::try_from(frame)? {
+                        SessionFrame::Stream(Frame::Credit { .. }) => {}
+                        reset @ (SessionFrame::Stream(Frame::Reset { .. }) | SessionFrame::Refused(_)) => {
+                            return Ok(Some(reset));
+                        }
+                        other @ (SessionFrame::Open(_)
+                        | SessionFrame::Opened(_)
+                        | SessionFrame::Stream(Frame::Data { .. } | Frame::Fin { .. })
+                        | SessionFrame::Take(_)) => bail!("heard {other:?}"),
+                    },
+                    Err(error) => {
+                        let code = error.downcast_ref::<h2::Error>().and_then(h2::Error::reason);
+                        return Ok(code.and_then(|code| reset_from_code(code.into())));
+                    }
+                }
+            }
+        };
+        within("the end of a call", SOON, read).await?
     }
 
     /// Waits for the status that a call ends with, 0 for success; what is said before is dropped.

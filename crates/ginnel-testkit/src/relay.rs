@@ -3,19 +3,20 @@
 //! Agents and clients keep the certificates that they got while the server was honest, and come back to it by themselves.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use ginnel_core::id::{InstanceId, SessionId};
-use ginnel_core::principal::Role;
 use ginnel_core::stream::Frame;
-use ginnel_enrol::{CertificateRequest, EmbeddedIssuer, Issuer};
+use ginnel_enrol::{CertificateRequest, EmbeddedIssuer};
 use ginnel_identity::certificate::Identity;
 use ginnel_identity::key::KeyPair;
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::{CurrentIdentity, OuterTrust, inner_client, inner_server, inner_server_name, outer_server};
+use ginnel_identity::trust::Roots;
 use ginnel_wire::frame::{Open, SessionFrame};
 use ginnel_wire::hello::{Dial, Hello, RosterEntry};
 use ginnel_wire::{path, v1};
@@ -26,14 +27,17 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
+use crate::peer::{self, Peer};
 use crate::wait::{SOON, within};
 use crate::world::{SERVER_NAME, World};
 
 mod bridge;
 mod call;
+mod switchboard;
 
 pub use bridge::{Bridge, Direction, Fault};
 pub use call::Call;
+pub use switchboard::{Plan, Switchboard};
 
 /// The agents of every world.
 pub const AGENT: &str = "spiffe://acme.example/agent/acme";
@@ -55,7 +59,10 @@ const PIECE: usize = 16 << 10;
 
 /// The hostile server. Dropping it closes its connections.
 pub struct Relay {
+    /// That of the world, or one of its own that nobody believes, if it has no right to issue.
     issuer: EmbeddedIssuer,
+    /// The true roots.
+    roots: OuterTrust,
     calls: mpsc::Receiver<Call>,
     /// Calls that came while the test waited for others.
     early: Vec<Call>,
@@ -69,19 +76,35 @@ impl Relay {
     /// If the place cannot be taken.
     pub async fn take_over(world: &mut World) -> Result<Self> {
         world.server.kill().await?;
-        let ca = world.directory().join("ca");
-        let issuer = EmbeddedIssuer::open(&ca, &"acme.example".parse()?, LIFETIME, SystemTime::now())?;
-        let trust = OuterTrust { agent: issuer.roots(Role::Agent), client: issuer.roots(Role::Client), server: None };
-        let own = CurrentIdentity::new();
-        own.set(certify(&issuer, "spiffe://acme.example/server/tunnel", vec![SERVER_NAME.to_owned()])?);
-        let tls = outer_server(&own, trust)?;
-        let listener = TcpListener::bind(world.server_addr()).await?;
-        let (sender, calls) = mpsc::channel(CALLS_MAX);
-        let accepting = tokio::spawn(accept(listener, tls, sender));
-        Ok(Self { issuer, calls, early: Vec::new(), accepting })
+        let issuer = issuer(&world.directory().join("ca"))?;
+        let own = certify(&issuer, "spiffe://acme.example/server/tunnel", vec![SERVER_NAME.to_owned()])?;
+        Self::start(world.server_addr(), issuer, own, roots(world)?).await
     }
 
-    /// A certificate for whoever the relay likes: it has the issuer, too.
+    /// Kills the server of a world in which another process enrols, and takes its place with a genuine certificate of the server's and no right
+    /// to issue. What it certifies itself, it does with authorities of its own that have the names of the true ones.
+    ///
+    /// # Errors
+    /// If the place cannot be taken.
+    pub async fn take_over_without_issuer(world: &mut World) -> Result<Self> {
+        world.server.kill().await?;
+        let (key, request) = peer::enrolment(world, "server.json")?;
+        let own = peer::enrol_on(&Peer::connect_to_enrolment(world, None).await?, key, &request).await?;
+        let forged = issuer(&world.directory().join("forged-ca"))?;
+        Self::start(world.server_addr(), forged, own, roots(world)?).await
+    }
+
+    async fn start(address: SocketAddr, issuer: EmbeddedIssuer, own: Identity, roots: OuterTrust) -> Result<Self> {
+        let current = CurrentIdentity::new();
+        current.set(own);
+        let tls = outer_server(&current, roots.clone())?;
+        let listener = TcpListener::bind(address).await?;
+        let (sender, calls) = mpsc::channel(CALLS_MAX);
+        let accepting = tokio::spawn(accept(listener, tls, sender));
+        Ok(Self { issuer, roots, calls, early: Vec::new(), accepting })
+    }
+
+    /// A certificate for whoever the relay likes, from the issuer that it has.
     ///
     /// # Errors
     /// If the issuer cannot sign for this principal.
@@ -110,6 +133,21 @@ impl Relay {
         Ok(call)
     }
 
+    /// Waits for the client to ask for its roster and gives it this answer, whatever it is.
+    ///
+    /// # Errors
+    /// If the client does not come in time.
+    pub async fn answer_client(&mut self, answer: &v1::RosterMessage) -> Result<Call> {
+        let mut call = self.call(ROSTER).await?;
+        call.say(answer)?;
+        Ok(call)
+    }
+
+    /// Who the relay says to be, in good form.
+    pub fn welcome() -> v1::Welcome {
+        welcome()
+    }
+
     /// Waits for an agent to attach, welcomes it, and says which process it is.
     ///
     /// # Errors
@@ -130,6 +168,16 @@ impl Relay {
         Ok((call, Hello::try_from(hello)?.instance))
     }
 
+    /// Waits for an agent to attach, and welcomes it in these words.
+    ///
+    /// # Errors
+    /// If no agent comes in time.
+    pub async fn answer_agent(&mut self, welcome: v1::Welcome) -> Result<Call> {
+        let mut call = self.call(ATTACH).await?;
+        call.say(&v1::ServerMessage { kind: Some(v1::server_message::Kind::Welcome(welcome)) })?;
+        Ok(call)
+    }
+
     /// Waits for the client to open a session.
     ///
     /// # Errors
@@ -139,6 +187,16 @@ impl Relay {
         match call.next().await? {
             Some(SessionFrame::Open(open)) => Ok((call, open)),
             other => bail!("{other:?} where there must be Open"),
+        }
+    }
+
+    /// The same for as long as it takes; `None` if the client has given that session up already.
+    async fn any_opening(&mut self) -> Result<Option<(Call, Open)>> {
+        let mut call = self.next_call(path::OPEN).await?;
+        match call.next().await? {
+            Some(SessionFrame::Open(open)) => Ok(Some((call, open))),
+            Some(other) => bail!("{other:?} where there must be Open"),
+            None => Ok(None),
         }
     }
 
@@ -172,7 +230,7 @@ impl Relay {
     /// # Errors
     /// If the client does not accept it.
     pub async fn play_agent(&self, call: Call, principal: &str) -> Result<TlsStream<DuplexStream>> {
-        let tls = inner_server(self.issuer.roots(Role::Client), &self.certify(principal)?)?;
+        let tls = inner_server(self.roots.client.clone(), &self.certify(principal)?)?;
         let accepting = TlsAcceptor::from(tls).accept(call.into_stream());
         Ok(within("a handshake with the client", SOON, accepting).await??.into())
     }
@@ -182,23 +240,25 @@ impl Relay {
     /// # Errors
     /// If the agent is not the one of this world.
     pub async fn play_client(&self, call: Call, principal: &str) -> Result<TlsStream<DuplexStream>> {
-        let tls = inner_client(self.issuer.roots(Role::Agent), &AGENT.parse()?, &self.certify(principal)?)?;
+        let tls = inner_client(self.roots.agent.clone(), &AGENT.parse()?, &self.certify(principal)?)?;
         let connecting = TlsConnector::from(tls).connect(inner_server_name(), call.into_stream());
         Ok(within("a handshake with the agent", SOON, connecting).await??.into())
     }
 
-    /// The next call of this path. Dropping the future loses no call.
+    /// The next call of this path, which has to come soon.
     async fn call(&mut self, path: &str) -> Result<Call> {
-        let wanted = async {
-            loop {
-                if let Some(index) = self.early.iter().position(|call| call.path() == path) {
-                    return Ok(self.early.remove(index));
-                }
-                let call = self.calls.recv().await.context("the relay has ended")?;
-                self.early.push(call);
+        within(path, SOON, self.next_call(path)).await?
+    }
+
+    /// The next call of this path. Dropping the future loses no call.
+    async fn next_call(&mut self, path: &str) -> Result<Call> {
+        loop {
+            if let Some(index) = self.early.iter().position(|call| call.path() == path) {
+                return Ok(self.early.remove(index));
             }
-        };
-        within(path, SOON, wanted).await?
+            let call = self.calls.recv().await.context("the relay has ended")?;
+            self.early.push(call);
+        }
     }
 }
 
@@ -238,6 +298,16 @@ impl Call {
         });
         near
     }
+}
+
+fn issuer(directory: &Path) -> Result<EmbeddedIssuer> {
+    Ok(EmbeddedIssuer::open(directory, &"acme.example".parse()?, LIFETIME, SystemTime::now())?)
+}
+
+/// The roots that the server of a world believes.
+fn roots(world: &World) -> Result<OuterTrust> {
+    let read = |role: &str| Roots::read(&world.directory().join(format!("ca/{role}-root.pem")));
+    Ok(OuterTrust { agent: read("agent")?, client: read("client")?, server: None })
 }
 
 fn certify(issuer: &EmbeddedIssuer, principal: &str, server_names: Vec<String>) -> Result<Identity> {

@@ -52,6 +52,7 @@ pub struct WorldBuilder {
     client_public_key: Option<String>,
     server_settings: Vec<(String, Value)>,
     enrolment_settings: Vec<(String, Value)>,
+    client_settings: Vec<(&'static str, Value)>,
     grace: String,
     listen: IpAddr,
     agents_in: Option<PathBuf>,
@@ -178,7 +179,7 @@ impl WorldBuilder {
         self
     }
 
-    /// Sets a value in the server's configuration; `pointer` is a JSON pointer whose last part may be there or not.
+    /// Sets a value in the server's configuration; `pointer` is a JSON pointer whose last part may be there or not, and `-` for one more in a list.
     #[must_use]
     pub fn server_setting(mut self, pointer: &str, value: Value) -> Self {
         self.server_settings.push((pointer.to_owned(), value));
@@ -189,6 +190,13 @@ impl WorldBuilder {
     #[must_use]
     pub fn enrolment_setting(mut self, pointer: &str, value: Value) -> Self {
         self.enrolment_settings.push((pointer.to_owned(), value));
+        self
+    }
+
+    /// Sets a section of the client's configuration.
+    #[must_use]
+    pub fn client_setting(mut self, name: &'static str, value: Value) -> Self {
+        self.client_settings.push((name, value));
         self
     }
 
@@ -352,6 +360,7 @@ impl World {
             client_public_key: None,
             server_settings: Vec::new(),
             enrolment_settings: Vec::new(),
+            client_settings: Vec::new(),
             grace: "0s".to_owned(),
             listen: Ipv4Addr::LOCALHOST.into(),
             agents_in: None,

@@ -17,6 +17,11 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// Protocol versions that this software carries on with: its own and its neighbours.
 pub const PROTOCOL_VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
 
+/// Whether this software carries on with a peer of that protocol version.
+pub fn is_spoken(protocol_version: u32) -> bool {
+    PROTOCOL_VERSIONS.contains(&protocol_version)
+}
+
 /// Capability: sessions with inner TLS.
 pub const INNER_TLS: &str = "innerTls";
 
@@ -66,7 +71,7 @@ impl TryFrom<v1::Hello> for Hello {
     type Error = WireError;
 
     fn try_from(hello: v1::Hello) -> Result<Self, WireError> {
-        if !PROTOCOL_VERSIONS.contains(&hello.protocol_version) {
+        if !is_spoken(hello.protocol_version) {
             return Err(WireError::Field("hello.protocol_version"));
         }
         let version_is_plain = hello.software_version.bytes().all(|b| b.is_ascii_graphic());

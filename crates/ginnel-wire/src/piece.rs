@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use ginnel_core::store::Load;
 use ginnel_core::stream::Frame;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use tokio::sync::oneshot;
@@ -31,6 +32,8 @@ pub struct Piece {
     last: Option<Last>,
     /// Dropped with the piece, which is how [`Left`] hears of it.
     watched: Option<oneshot::Sender<Infallible>>,
+    /// What it counts for among that which waits, for as long as it is there.
+    load: Option<Load>,
 }
 
 /// Ready when a piece has been written, or never will be. It must not be polled after that.
@@ -93,6 +96,11 @@ impl Piece {
         let (watched, left) = oneshot::channel();
         self.watched = Some(watched);
         Left(left)
+    }
+
+    /// Counts it for so much until it is gone from wherever it waits to be written.
+    pub fn count_as(&mut self, load: Load) {
+        self.load = Some(load);
     }
 
     /// Whether there is nothing to write.

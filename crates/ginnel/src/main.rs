@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         report(&error);
         return ExitCode::from(1);
     }
+    shield::take_descriptors();
     match cmd::run(args) {
         Ok(Outcome::Yes) => ExitCode::SUCCESS,
         Ok(Outcome::No) => ExitCode::from(1),

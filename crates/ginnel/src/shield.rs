@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 
 use rustix::fs::Mode;
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit, umask};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask};
 
 /// The variable that makes other programs write the keys of their TLS connections to a file.
 const KEY_LOG: &str = "SSLKEYLOGFILE";
@@ -41,6 +41,13 @@ pub(crate) fn close() -> Result<(), ShieldError> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(doing("close the process's memory"))?;
     umask(Mode::from_raw_mode(0o077));
     Ok(())
+}
+
+/// Takes as many descriptors as the system lets the process have: the lower limit of many systems is for programs that cannot have more than 1,024.
+/// Where that is refused, what it has is what counts.
+pub(crate) fn take_descriptors() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 /// Refuses to speak TLS for somebody who wants its keys in a file.

@@ -9,8 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// What is tried, by table: tokens (A), requests to enrol (B), certificates and roles (C), a policy of 100,000 rules (F27), destinations (H), sources (I), revocation (K),
-/// keys and host (M). Numbers that are not here were never given.
+/// What is tried, by table: tokens (A), requests to enrol (B), certificates and roles (C), TLS and HTTP/2 (D), frames (E), resources (F), agents (G),
+/// destinations (H), sources (I), a hostile relay (J), revocation (K), keys and host (M). Numbers that are not here were never given.
 const ROWS: &[(char, &[u8])] = &[
     (
         'A',
@@ -21,9 +21,13 @@ const ROWS: &[(char, &[u8])] = &[
     ),
     ('B', &[1, 3, 30, 36, 40, 41, 42]),
     ('C', &[1, 2, 3, 4, 10, 11, 12, 13, 14, 15, 16, 17, 19, 20, 21, 22, 25, 26, 27, 28]),
-    ('F', &[27]),
+    ('D', &[1, 2, 3, 4, 5, 6, 8, 10, 11]),
+    ('E', &[1, 2, 10, 11, 12, 14, 15, 16, 17, 19, 20, 21]),
+    ('F', &[1, 2, 3, 5, 10, 11, 20, 22, 24, 25, 26, 27, 28, 29, 30]),
+    ('G', &[1, 3, 4, 5, 6, 8]),
     ('H', &[1, 2, 4, 6, 7, 8, 10, 11, 13, 14, 15, 16, 17, 18, 19, 31, 33, 34, 35, 36]),
     ('I', &[1, 3, 4]),
+    ('J', &[1, 2, 3, 5, 6, 8, 9, 10, 11, 12, 13]),
     ('K', &[1, 3, 4, 6, 7, 8, 9]),
     ('M', &[1, 2, 3, 5, 7, 8]),
 ];

@@ -2,6 +2,7 @@
 //! instructions.
 
 pub mod callgrind;
+pub mod limits;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};

@@ -1,19 +1,21 @@
-//! What developers run by hand: `cargo xtask` writes the wire types, `cargo xtask bench` measures, `cargo xtask callgrind` counts instructions.
+//! What developers run by hand: `cargo xtask` writes the wire types, `cargo xtask limits` the page of bounds, `cargo xtask bench` measures,
+//! `cargo xtask callgrind` counts instructions.
 
 use std::error::Error;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use xtask::callgrind;
+use xtask::{callgrind, limits};
 
-const USAGE: &str = "usage: cargo xtask [wire | callgrind [--record] | bench [--wan | --enrol] [--quick] [--rounds N] [--way NAME]... [--only WORKLOAD]... [--out FILE]]";
+const USAGE: &str = "usage: cargo xtask [wire | limits | callgrind [--record] | bench [--wan | --enrol] [--quick] [--rounds N] [--way NAME]... [--only WORKLOAD]... [--out FILE]]";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         // No protoc: the compiler is a library. This is a crate of its own so that it builds whatever state the types are in.
         [] | ["wire"] => xtask::generate(&xtask::generated_dir()),
+        ["limits"] => write_limits(),
         ["bench", "--wan", options @ ..] => bench(&["wan"], "docs/long-path.md", options),
         ["bench", "--enrol", options @ ..] => bench(&["enrol"], "docs/identity-performance.md", options),
         ["bench", options @ ..] => bench(&[], "docs/performance.md", options),
@@ -45,6 +47,12 @@ fn bench(words: &[&str], out: &str, options: &[&str]) -> Result<(), Box<dyn Erro
         bench.arg("--out").arg(root.join(out));
     }
     run(&mut bench)
+}
+
+fn write_limits() -> Result<(), Box<dyn Error>> {
+    let (page, source) = (limits::page_file(), limits::source_file());
+    let written = limits::page(&std::fs::read_to_string(&page)?, &std::fs::read_to_string(source)?)?;
+    Ok(std::fs::write(page, written)?)
 }
 
 /// Counts the instructions of the hot paths, and compares them with the checked-in ones or writes these.

@@ -40,6 +40,7 @@ pub fn status(cause: Cause) -> StatusCode {
         Cause::Malformed => StatusCode::BAD_REQUEST,
         Cause::NotAllowed
         | Cause::NotOnAllowList
+        | Cause::NotOnRoute
         | Cause::AddressForbidden
         | Cause::NotAdmitted
         | Cause::RuleExpired
@@ -73,6 +74,7 @@ pub fn reply(cause: Cause) -> u8 {
     match cause {
         Cause::NotAllowed
         | Cause::NotOnAllowList
+        | Cause::NotOnRoute
         | Cause::AddressForbidden
         | Cause::NotAdmitted
         | Cause::RuleExpired
@@ -175,6 +177,7 @@ mod tests {
             (Cause::Malformed, 400, 0x01),
             (Cause::NotAllowed, 403, 0x02),
             (Cause::NotOnAllowList, 403, 0x02),
+            (Cause::NotOnRoute, 403, 0x02),
             (Cause::AddressForbidden, 403, 0x02),
             (Cause::ConnectionRefused, 502, 0x05),
             (Cause::NameNotResolved, 502, 0x04),

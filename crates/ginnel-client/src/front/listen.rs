@@ -4,16 +4,24 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 
-use ginnel_core::limits::ACCEPT_REST;
+use ginnel_core::limits::{ACCEPT_REST, DESCRIPTORS_RESERVED};
 use ginnel_net::accept::Stops;
 use ginnel_net::splice::Socket;
+use ginnel_ops::host;
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep;
 use tracing::{debug, error};
 
-/// Applications on one listener at once. Each costs two descriptors at most and some 20 KiB; more wait in the kernel's queue.
+/// Applications on one listener at once, if the process may have as many descriptors. Each costs two at most and some 20 KiB; more wait in the
+/// kernel's queue.
 const APPLICATIONS_MAX: usize = 10_000;
+
+/// The same for a process that may have so many descriptors.
+fn applications_max(descriptors: u64) -> usize {
+    let rest = usize::try_from(descriptors.saturating_sub(DESCRIPTORS_RESERVED) / 2).unwrap_or(usize::MAX);
+    APPLICATIONS_MAX.min(rest).max(1)
+}
 
 /// Accepts until the first of the `stops` and handles every connection in a task of its own; resets what is left at the second.
 pub(super) async fn serve<H, F>(listener: TcpListener, stops: Stops, handle: H)
@@ -23,12 +31,13 @@ where
 {
     let mut tasks = JoinSet::new();
     let mut failing = false;
+    let most = applications_max(host::descriptors());
     loop {
         tokio::select! {
             biased;
             () = stops.accepting.cancelled() => break,
             Some(ended) = tasks.join_next() => report(ended),
-            accepted = listener.accept(), if tasks.len() < APPLICATIONS_MAX => match accepted {
+            accepted = listener.accept(), if tasks.len() < most => match accepted {
                 Ok((stream, from)) => {
                     failing = false;
                     tasks.spawn(handle(Socket::new(stream), from));

@@ -1,13 +1,17 @@
 //! The client's configuration.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ginnel_core::lanes::Bounds;
+use ginnel_core::pattern::TargetPattern;
+use ginnel_core::principal::Name;
 use ginnel_core::renewal::Renewal;
+use ginnel_core::route::{Route, Routes};
 use ginnel_core::target::Target;
+use serde_json::json;
 
 use super::{Admin, Credential, Upstream, loadable};
 use crate::finding::{Collector, Place};
@@ -28,6 +32,8 @@ pub struct ClientConfig {
     pub renewal: Renewal,
     /// Where applications come in.
     pub listen: Listen,
+    /// Which agents may serve which target, whatever the server offers.
+    pub routes: Routes,
     /// How many connections to the server that take new sessions there may be at once.
     pub connections: Bounds,
     /// How it is seen and controlled while it runs.
@@ -81,6 +87,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ClientConfig> {
     let renewal = fields.field("renewal", "When certificates are renewed.").required(object(super::renewal));
     let front_ends =
         fields.field("listen", "Where applications come in: a proxy, forwards, or both.").required(object(listen));
+    let routes = routes(fields);
     let connections = fields
         .field("connections", "How many connections to the server there are.")
         .required(object(super::connections));
@@ -88,6 +95,11 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ClientConfig> {
     let shutdown_grace = super::shutdown_grace(fields);
     let danger_disable_inner_tls =
         fields.field("dangerDisableInnerTls", super::DANGER_DISABLE_INNER_TLS).default("false", shape::flag());
+    fields.check(|findings| {
+        if let Some(routes) = &routes {
+            must_be_sound(routes, front_ends.as_ref(), danger_disable_inner_tls, findings);
+        }
+    });
     let (server, audience) = (server?, enrolment?);
     Some(ClientConfig {
         enrolment_audience: super::audience_or_default(audience, &server.name),
@@ -95,7 +107,8 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ClientConfig> {
         server,
         trust: trust?,
         credential: credential?,
-        listen: front_ends?,
+        listen: front_ends?.listen?,
+        routes: routes.map(RoutesRead::complete).unwrap_or_default(),
         connections: connections?,
         admin: admin?,
         shutdown_grace: shutdown_grace?,
@@ -115,7 +128,86 @@ fn trust(fields: &mut Fields<'_, '_>) -> Option<ClientTrust> {
     Some(ClientTrust { server: server?, agent: agent? })
 }
 
-fn listen(fields: &mut Fields<'_, '_>) -> Option<Listen> {
+/// The routes, if the file has any.
+fn routes(fields: &mut Fields<'_, '_>) -> Option<RoutesRead> {
+    let (mut before, mut after) = (0, 0);
+    fields.check(|findings| before = findings.total());
+    let routes = fields
+        .field(
+            "routes",
+            "Which agents may serve which target, whatever the server offers: a session goes to no other, and what no route names is \
+             refused. The agent proves who it is inside the session, where the server cannot change anything. Without routes every \
+             agent that the server offers may serve.",
+        )
+        .example_off(json!([{"targets": ["gitlab.acme.internal:443", "gitlab.acme.internal:22"], "agents": ["acme"]}]))
+        .optional(located(shape::list(object(route))));
+    fields.check(|findings| after = findings.total());
+    Some(RoutesRead { routes: routes?, is_whole: before == after })
+}
+
+/// Routes of which some may have been wrong.
+struct RoutesRead {
+    routes: Located<Vec<Route>>,
+    is_whole: bool,
+}
+
+impl RoutesRead {
+    fn complete(self) -> Routes {
+        Routes::pinned(self.routes.value)
+    }
+}
+
+fn route(fields: &mut Fields<'_, '_>) -> Option<Route> {
+    let targets: Option<Vec<TargetPattern>> = fields
+        .field(
+            "targets",
+            "What is served, as host:port. A host is a name, *.name for exactly one label more, an address or a network; a port is a \
+             number or a range such as 8000-8100.",
+        )
+        .example_off(vec!["gitlab.acme.internal:443", "gitlab.acme.internal:22"])
+        .required(shape::list_of_some(shape::parsed()));
+    let agents: Option<Vec<Name>> = fields
+        .field(
+            "agents",
+            "Names of agents, as their certificates have them behind /agent/. Where several routes name a target, the agents of all of \
+             them may serve it.",
+        )
+        .example_off(vec!["acme"])
+        .required(shape::list_of_some(shape::parsed()));
+    Some(Route { targets: targets?, agents: BTreeSet::from_iter(agents?) })
+}
+
+/// Reports routes that would prove nothing, and front ends that they leave without a target.
+fn must_be_sound(
+    read: &RoutesRead,
+    front_ends: Option<&ListenRead>,
+    danger_disable_inner_tls: Option<bool>,
+    findings: &mut Collector,
+) {
+    if danger_disable_inner_tls == Some(true) {
+        let hint = "remove dangerDisableInnerTls, or the routes".to_owned();
+        read.routes.report(findings, "mean nothing without inner TLS: it proves which agent serves", hint);
+    }
+    // Of routes that cannot be read whole nobody knows what they were to name.
+    if !read.is_whole {
+        return;
+    }
+    let routes = Routes::pinned(read.routes.value.clone());
+    for target in front_ends.iter().flat_map(|front_ends| &front_ends.leads_to) {
+        if routes.permits_target(&target.value).is_err() {
+            let message = format!("no route names {}, so that every connection would be refused", target.value);
+            target.report(findings, message, "add it to the targets of a route".to_owned());
+        }
+    }
+}
+
+/// The front ends, and where they lead whatever else is wrong.
+struct ListenRead {
+    listen: Option<Listen>,
+    leads_to: Vec<Located<Target>>,
+}
+
+fn listen(fields: &mut Fields<'_, '_>) -> Option<ListenRead> {
     let proxy = fields
         .field("proxy", "Address of the proxy, for HTTP CONNECT, plain HTTP and SOCKS5 on the same port.")
         .example("127.0.0.1:3128")
@@ -144,20 +236,22 @@ fn listen(fields: &mut Fields<'_, '_>) -> Option<Listen> {
         must_differ(addresses(), findings);
     });
 
-    let forwards = forwards.unwrap_or_default().into_iter();
-    Some(Listen {
+    let forwards = forwards.unwrap_or_default();
+    let leads_to = forwards.iter().filter_map(|forward| forward.target.clone()).collect();
+    let whole = |forward: ForwardRead| Some(Forward { listen: forward.listen?.value, target: forward.target?.value });
+    let forwards = forwards.into_iter().map(whole).collect::<Option<_>>();
+    let listen = forwards.zip(allow_non_loopback).map(|(forwards, allow_non_loopback)| Listen {
         proxy: proxy.map(|address| address.value),
-        forwards: forwards
-            .map(|forward| Some(Forward { listen: forward.listen?.value, target: forward.target? }))
-            .collect::<Option<_>>()?,
-        allow_non_loopback: allow_non_loopback?,
-    })
+        forwards,
+        allow_non_loopback,
+    });
+    Some(ListenRead { listen, leads_to })
 }
 
 /// A forward in which anything may have been wrong, so that the rest of it is checked all the same.
 struct ForwardRead {
     listen: Option<Located<SocketAddr>>,
-    target: Option<Target>,
+    target: Option<Located<Target>>,
 }
 
 fn forward(fields: &mut Fields<'_, '_>) -> Option<ForwardRead> {
@@ -168,7 +262,7 @@ fn forward(fields: &mut Fields<'_, '_>) -> Option<ForwardRead> {
     let target = fields
         .field("target", "Where it arrives, as host:port in the customer's network.")
         .example("gitlab.acme.internal:22")
-        .required(shape::parsed());
+        .required(located(shape::parsed()));
     Some(ForwardRead { listen, target })
 }
 

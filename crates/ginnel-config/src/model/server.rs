@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ginnel_core::audit::Timestamp;
 use ginnel_core::congestion::CongestionControl;
+use ginnel_core::limits::Limits;
 use ginnel_core::pattern::TargetPattern;
 use ginnel_core::policy::Rule;
 use ginnel_core::principal::{Name, Role, TrustDomain};
@@ -51,6 +52,8 @@ pub struct ServerConfig {
     pub audit_directory: PathBuf,
     /// The file of denials, if it is not where [`Self::denials_file`] puts it.
     pub configured_denials: Option<PathBuf>,
+    /// How much of everything there may be.
+    pub limits: Limits,
 }
 
 impl ServerConfig {
@@ -148,6 +151,9 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
     let denials = fields
         .field("denials", "What `ginnel revoke` denied, so that it outlives a restart.")
         .required(object(denials));
+    let limits = fields
+        .field("limits", "How much of everything there may be; a change takes a restart. Each bound and its reason: docs/security/limits.md.")
+        .required(super::limits::section());
 
     fields.check(|findings| {
         if let (Some(server), Some(issuer)) = (&server, &issuer) {
@@ -186,6 +192,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
         oidc_issuers: OidcIssuerRead::all_complete(oidc_issuers)?,
         audit_directory: audit?,
         configured_denials: denials?,
+        limits: limits?,
     })
 }
 

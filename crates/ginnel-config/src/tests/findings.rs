@@ -325,6 +325,59 @@ fn finds_all_that_is_wrong_with_a_client() {
 }
 
 #[test]
+fn reads_routes_and_finds_all_that_is_wrong_with_them() {
+    let read = |routes: &str| {
+        let text = format!("{CLIENT}{routes}\n");
+        let client = ClientConfig::parse(&text, "f.yaml", Path::new("/etc"), &Overrides::none()).expect("a client");
+        client.routes.entries().map(|routes| routes.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    assert_eq!(read(""), None);
+    assert_eq!(read("routes: []"), Some(Vec::new()));
+    let two = "routes: [{targets: ['gitlab.acme.internal:443', '*.acme.internal:22'], agents: [b, a, b]}, {targets: ['10.0.0.0/8:1-9'], agents: [c]}]";
+    let said = ["gitlab.acme.internal:443, *.acme.internal:22 through a, b", "10.0.0.0/8:1-9 through c"];
+    assert_eq!(read(two), Some(said.map(str::to_owned).to_vec()));
+
+    let forwards = "\n  forwards:\n    - {listen: '127.0.0.1:0', target: 'git.acme.internal:22'}\n    - {listen: '127.0.0.1:0', target: 'npm.acme.internal:443'}\n";
+    let with = |routes: &str| leaked(&format!("{forwards}routes:\n{routes}"));
+    assert_findings(
+        Role::Client,
+        &[
+            (
+                "{proxy: 127.0.0.1:3128}",
+                with("  - {targets: ['git.acme.internal:22'], agents: [acme]}"),
+                "f.yaml:7:39: listen.forwards[1].target: no route names npm.acme.internal:443, so that every connection would be \
+                 refused\n  hint: add it to the targets of a route",
+            ),
+            (
+                "{proxy: 127.0.0.1:3128}",
+                with(
+                    "  - {targets: ['git.acme.internal:x', 'a.b.c'], agents: [Acme, acme/x], target: d}\n  - {targets: []}\n  - {agents: []}",
+                ),
+                "f.yaml:9:16: routes[0].targets[0]: \"git.acme.internal:x\": ports are one number from 1 to 65535 or a range, as in \
+                 8000-8100\n\
+                 f.yaml:9:39: routes[0].targets[1]: \"a.b.c\": the port is missing, as in gitlab.acme.internal:443\n\
+                 f.yaml:9:58: routes[0].agents[0]: \"Acme\": a name has 1 to 63 characters from a-z, 0-9 and -, and does not begin \
+                 or end with -\n\
+                 f.yaml:9:64: routes[0].agents[1]: \"acme/x\": a name has 1 to 63 characters from a-z, 0-9 and -, and does not \
+                 begin or end with -\n\
+                 f.yaml:9:73: routes[0]: unknown setting \"target\"\n  hint: did you mean targets?\n\
+                 f.yaml:10:5: routes[1].agents: is required\n\
+                 f.yaml:10:15: routes[1].targets: needs at least one item\n\
+                 f.yaml:11:5: routes[2].targets: is required\n\
+                 f.yaml:11:14: routes[2].agents: needs at least one item",
+            ),
+            (
+                "listen: {proxy: 127.0.0.1:3128}\n",
+                "listen: {proxy: 127.0.0.1:3128}\nroutes: [{targets: ['a.b.c:1'], agents: [acme]}]\ndangerDisableInnerTls: true\n",
+                "f.yaml:5:9: routes: mean nothing without inner TLS: it proves which agent serves\n  hint: remove \
+                 dangerDisableInnerTls, or the routes",
+            ),
+            ("listen:", "routes: acme\nlisten:", "f.yaml:4:9: routes: expected a list, found text"),
+        ],
+    );
+}
+
+#[test]
 fn refuses_what_is_not_plain_data() {
     assert_findings(
         Role::Agent,

@@ -63,6 +63,7 @@ impl Cause {
             | Self::EnrolmentRefused
             | Self::Internal
             | Self::NotAdmitted
+            | Self::NotOnRoute
             | Self::EndedByOperator
             | Self::RuleExpired
             | Self::SourceRefused => Mender::Operator,
@@ -123,7 +124,7 @@ impl Cause {
                 "Make the audit log writable again (disk full, permissions, broken disk): until then the server allows nothing new."
             }
             Self::Overloaded => {
-                "A bound was reached at the hop that is named: `ginnel status` shows how many sessions there are; spread them, or find out who opens so many."
+                "A bound was reached at the hop that is named: `ginnel status` shows how many sessions there are; spread them, or find out who opens so many. docs/security/limits.md has the bounds of a server and what moves them."
             }
             Self::ProtocolError => {
                 "Bring all parts to the same version. If they are, look into the log of the hop that is named, and take it for an attack until it is explained."
@@ -143,6 +144,9 @@ impl Cause {
             Self::Internal => "This is a mistake in Ginnel: report it with the log lines of the request.",
             Self::NotAdmitted => {
                 "`ginnel revoke --list` at the server shows who was shut out, and the audit log by whom and why. If nobody was, add the identity to the server's `identities`. With the hop `agent` it is the agent's certificate that was not admitted."
+            }
+            Self::NotOnRoute => {
+                "Ask `ginnel check client --config FILE --target HOST:PORT` beside the client: it names the agents on the routes and those that the server offers. Mend `routes` in the client's configuration, or start the agent that they name. If the routes are right and that agent is connected, take it for an attack."
             }
             Self::EndedByOperator => {
                 "Nothing: somebody ended it on purpose, with `ginnel sessions end` at the hop that is named."

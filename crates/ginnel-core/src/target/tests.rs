@@ -152,6 +152,27 @@ fn ipv4_spelling(bits: u32) -> impl Strategy<Value = String> {
     })
 }
 
+#[test]
+fn a_connection_is_at_the_port_of_its_target_and_at_its_address_if_it_has_one() {
+    let cases = [
+        ("git.acme.internal:443", "10.0.0.7:443", true),
+        ("git.acme.internal:443", "[fd00::7]:443", true),
+        ("git.acme.internal:443", "10.0.0.7:22", false),
+        ("10.0.0.7:443", "10.0.0.7:443", true),
+        ("10.0.0.7:443", "[::ffff:10.0.0.7]:443", true),
+        ("10.0.0.7:443", "10.0.0.8:443", false),
+        ("10.0.0.7:443", "10.0.0.7:80", false),
+        ("[::ffff:10.0.0.7]:443", "10.0.0.7:443", true),
+        ("[fd00::7]:443", "[fd00::7]:443", true),
+        ("[fd00::7]:443", "[fd00::8]:443", false),
+        ("[fd00::7]:443", "10.0.0.7:443", false),
+    ];
+    for (target, address, expected) in cases {
+        let target: Target = target.parse().unwrap();
+        assert_eq!(target.may_be_at(address.parse().unwrap()), expected, "{target} {address}");
+    }
+}
+
 /// Addresses of this machine and of the metadata services.
 fn dangerous_ipv4() -> impl Strategy<Value = u32> {
     let loopback = (0..1_u32 << 24).prop_map(|host| (127 << 24) | host);

@@ -87,6 +87,7 @@ fn configurations(role: Role) -> Vec<Vec<u8>> {
         "\"\\uD800\": \u{feff}x\r\n\u{85}y: 'z".to_owned(),
         "- - - - 1\n- ? a\n  : b\n".to_owned(),
         String::new(),
+        format!("{bare}routes: [{{targets: ['*.a.internal:1-9', 'x'], agents: [a, A]}}, {{}}]\n"),
     ];
     [example, bare].into_iter().chain(broken).map(String::into_bytes).collect()
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 /// Counts occurrences of one thing, and tells when they are due to be written about.
 #[derive(Debug, Default)]
-pub(super) struct Complaint(Mutex<Counted>);
+pub struct Complaint(Mutex<Counted>);
 
 #[derive(Debug, Default)]
 struct Counted {
@@ -17,7 +17,7 @@ struct Counted {
 
 impl Complaint {
     /// Counts one more; answers with how many there were since the last answer if it is time for a line.
-    pub(super) fn count(&self, now: Instant) -> Option<u64> {
+    pub fn count(&self, now: Instant) -> Option<u64> {
         let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         counted.since += 1;
         if counted.written.is_some_and(|written| now < written + TURNED_AWAY_LOG_EVERY) {

@@ -5,14 +5,16 @@
 //! number costs others nothing; only where everybody speaks is the newcomer turned away.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ginnel_core::limits::{PENDING_MAX, PENDING_PER_SOURCE_MAX};
+use ginnel_core::limits::Limits;
+use ginnel_core::network::Network;
+use ginnel_core::quota::Usage;
 use tokio_util::sync::CancellationToken;
 
 /// Places for connections that have shown no certificate yet.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Pending(Arc<Mutex<Table>>);
 
 /// The place of one connection, which it leaves when this is dropped.
@@ -28,7 +30,7 @@ pub(super) struct Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Source {
     /// The network of an address.
-    Network(IpAddr),
+    Network(Network),
     /// Balancers that have not said yet on whose behalf they come.
     Unannounced,
 }
@@ -39,18 +41,35 @@ enum Standing {
     Speaking,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Table {
     /// Places by the order in which they were taken.
     sources: HashMap<Source, BTreeMap<u64, Standing>>,
     taken: usize,
     next: u64,
+    /// Most places of one source, and of all.
+    each: usize,
+    all: usize,
+    /// Who was turned away, or had to give way.
+    refused: u64,
 }
 
 impl Pending {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let (each, all) = (limits.pending_per_source, limits.pending);
+        Self(Arc::new(Mutex::new(Table { sources: HashMap::new(), taken: 0, next: 0, each, all, refused: 0 })))
+    }
+
+    /// How far the places are used up.
+    pub(super) fn usage(&self) -> Usage {
+        let table = self.table();
+        let number = |places: usize| u64::try_from(places).unwrap_or(u64::MAX);
+        Usage { taken: number(table.taken), most: number(table.all), refused: table.refused }
+    }
+
     /// A place for a connection from `address`; `None` if every place is taken by somebody who speaks.
     pub(super) fn enter(&self, address: IpAddr) -> Option<Place> {
-        let source = Source::of(address);
+        let source = Source::Network(Network::of(address));
         let gave_way = CancellationToken::new();
         let number = self.table().enter(source, gave_way.clone())?;
         Some(Place { pending: self.clone(), source, number, gave_way })
@@ -86,33 +105,18 @@ impl Drop for Place {
     }
 }
 
-impl Source {
-    fn of(address: IpAddr) -> Self {
-        Self::Network(match address.to_canonical() {
-            IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() & (u32::MAX << 8)).into(),
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 72)).into(),
-        })
-    }
-
-    /// How many of all places it may have.
-    fn most(self) -> usize {
-        match self {
-            Self::Network(_) => PENDING_PER_SOURCE_MAX,
-            // All of a server's peers may come through one balancer, in the time that a header takes.
-            Self::Unannounced => PENDING_MAX,
-        }
-    }
-}
-
 impl Table {
     fn enter(&mut self, source: Source, gave_way: CancellationToken) -> Option<u64> {
-        if self.sources.get(&source).is_some_and(|places| places.len() >= source.most()) {
-            self.make_room(source)?;
-        } else if self.taken >= PENDING_MAX {
-            // The source with the most has the least to complain about.
-            let somebody_silent = |places: &BTreeMap<_, _>| places.values().any(Standing::is_silent);
-            let silent = self.sources.iter().filter(|(_, places)| somebody_silent(places));
-            let (&crowd, _) = silent.max_by_key(|(_, places)| places.len())?;
+        let most = match source {
+            Source::Network(_) => self.each,
+            // All of a server's peers may come through one balancer, in the time that a header takes.
+            Source::Unannounced => self.all,
+        };
+        let is_full = self.sources.get(&source).is_some_and(|places| places.len() >= most);
+        if is_full || self.taken >= self.all {
+            // Somebody has to go, whoever it is.
+            self.refused += 1;
+            let crowd = if is_full { source } else { self.largest_with_somebody_silent()? };
             self.make_room(crowd)?;
         }
         let number = self.next;
@@ -120,6 +124,13 @@ impl Table {
         self.taken += 1;
         self.sources.entry(source).or_default().insert(number, Standing::Silent(gave_way));
         Some(number)
+    }
+
+    /// The source with the most places has the least to complain about.
+    fn largest_with_somebody_silent(&self) -> Option<Source> {
+        let somebody_silent = |places: &BTreeMap<_, _>| places.values().any(Standing::is_silent);
+        let silent = self.sources.iter().filter(|(_, places)| somebody_silent(places));
+        silent.max_by_key(|(_, places)| places.len()).map(|(&source, _)| source)
     }
 
     /// Takes the place of the longest silent connection from this source.
@@ -161,7 +172,13 @@ impl Standing {
 
 #[cfg(test)]
 mod tests {
+    use ginnel_core::limits::{PENDING_MAX, PENDING_PER_SOURCE_MAX};
+
     use super::*;
+
+    fn pending() -> Pending {
+        Pending::new(&Limits::default())
+    }
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -176,22 +193,8 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_one_network_are_one_source() {
-        let cases = [
-            ("192.0.2.1", "192.0.2.254", true),
-            ("192.0.2.1", "192.0.3.1", false),
-            ("192.0.2.1", "::ffff:192.0.2.9", true),
-            ("2001:db8:0:100::1", "2001:db8:0:1ff::1", true),
-            ("2001:db8:0:100::1", "2001:db8:0:200::1", false),
-        ];
-        for (one, other, same) in cases {
-            assert_eq!(Source::of(ip(one)) == Source::of(ip(other)), same, "{one} and {other}");
-        }
-    }
-
-    #[test]
     fn the_longest_silent_of_a_full_source_gives_way() {
-        let pending = Pending::default();
+        let pending = pending();
         let places = enter(&pending, "192.0.2.1", PENDING_PER_SOURCE_MAX);
         let elsewhere = enter(&pending, "198.51.100.1", 1);
         assert!(places[0].speaks());
@@ -203,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_source_that_speaks_in_every_place_turns_only_itself_away() {
-        let pending = Pending::default();
+        let pending = pending();
         let mut places = enter(&pending, "192.0.2.1", PENDING_PER_SOURCE_MAX);
         assert!(places.iter().all(Place::speaks));
         assert!(pending.enter(ip("192.0.2.1")).is_none());
@@ -214,7 +217,7 @@ mod tests {
 
     #[test]
     fn at_the_bound_of_all_the_largest_source_with_somebody_silent_gives_way() {
-        let pending = Pending::default();
+        let pending = pending();
         let speaking = enter(&pending, "192.0.2.1", PENDING_PER_SOURCE_MAX);
         assert!(speaking.iter().all(Place::speaks));
         let crowd = enter(&pending, "198.51.100.1", PENDING_PER_SOURCE_MAX - 1);
@@ -228,7 +231,7 @@ mod tests {
 
     #[test]
     fn balancers_may_fill_the_room_of_all_and_then_the_longest_unannounced_gives_way() {
-        let pending = Pending::default();
+        let pending = pending();
         let unannounced: Vec<_> = (0..PENDING_MAX).map(|_| pending.announce().unwrap()).collect();
         assert_eq!(gone(&unannounced), 0);
         let known = pending.enter(ip("192.0.2.1")).unwrap();
@@ -237,9 +240,9 @@ mod tests {
 
     #[test]
     fn nothing_is_left_of_connections_that_are_gone() {
-        let pending = Pending::default();
+        let pending = pending();
         drop(enter(&pending, "192.0.2.1", PENDING_PER_SOURCE_MAX + 3));
         let table = pending.table();
-        assert_eq!((table.taken, table.sources.len()), (0, 0));
+        assert_eq!((table.taken, table.sources.len(), table.refused), (0, 0, 3));
     }
 }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use ginnel_core::limits::PENDING_PER_SOURCE_MAX;
+use ginnel_core::limits::{HANDSHAKES_MAX, PENDING_PER_SOURCE_MAX};
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::server::ResolvesServerCertUsingSni;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -45,7 +45,8 @@ async fn server(balancers: Option<&str>) -> (SocketAddr, Stops, tokio::task::Joi
     let stops = Stops::default();
     let balancers = balancers.map(|text| Ranges::new([text.parse().unwrap()]));
     let door = Door { tls: Arc::new(tls), balancers };
-    (address, stops.clone(), tokio::spawn(serve(listener, door, Nobody, stops)))
+    let gate = Arc::new(Gate::new(door, &Limits::default()));
+    (address, stops.clone(), tokio::spawn(serve(listener, gate, Nobody, stops)))
 }
 
 #[tokio::test]

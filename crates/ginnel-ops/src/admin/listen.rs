@@ -30,8 +30,9 @@ use super::samples;
 use super::socket::{Socket, SocketError, caller};
 use super::{Observed, Shared, health};
 
-/// Connections at once on each listener. Scrapers, probes and a few people; more of them wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 64;
+/// Connections at once on each listener. Scrapers, probes and a few people; more of them wait in the kernel's queue. Half of
+/// [`DESCRIPTORS_RESERVED`](ginnel_core::limits::DESCRIPTORS_RESERVED) with both listeners full.
+const CONNECTIONS_MAX: usize = 32;
 
 /// How long a request's head may take, and how long a connection may be idle.
 const HEAD_WAIT: Duration = Duration::from_secs(60);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ginnel_core::audit::Timestamp;
-use ginnel_core::status::{Latency, Peer, Status};
+use ginnel_core::status::{Bound, Latency, Peer, Status};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet, prometheus_text};
 use prometheus_client::metrics::MetricType;
@@ -254,6 +254,7 @@ fn server(families: &mut Families<'_>, status: &Status) -> Result<(), Error> {
         let reasons: Vec<(Labels<1>, u64)> = reasons.collect();
         families.counters("ginnel_enrolments_refused", "Enrolments that were refused, by reason", &reasons)?;
     }
+    bounds(families, &status.bounds)?;
     if let Some(audit) = &status.audit {
         families.gauge(
             "ginnel_audit_healthy",
@@ -267,6 +268,19 @@ fn server(families: &mut Families<'_>, status: &Status) -> Result<(), Error> {
         )?;
     }
     Ok(())
+}
+
+fn bounds(families: &mut Families<'_>, bounds: &[Bound]) -> Result<(), Error> {
+    let label = |bound: &Bound| [("bound", bound.name.clone())];
+    // A rate has neither: it is of one principal or source, and who that is is no label.
+    let filled = || bounds.iter().filter(|bound| bound.most > 0);
+    let used: Vec<(Labels<1>, f64)> = filled().map(|bound| (label(bound), count(bound.used))).collect();
+    families.gauges("ginnel_bound_used", "How much of a bound is used up by all together", &used)?;
+    let most: Vec<(Labels<1>, f64)> = filled().map(|bound| (label(bound), count(bound.most))).collect();
+    families.gauges("ginnel_bound_most", "The bound for all together", &most)?;
+    let turned_away: Vec<(Labels<1>, u64)> = bounds.iter().map(|bound| (label(bound), bound.turned_away)).collect();
+    let help = "How often somebody was turned away, or a session ended, at a bound";
+    families.counters("ginnel_turned_away", help, &turned_away)
 }
 
 /// Prometheus' own names for what every process has.
@@ -346,6 +360,9 @@ mod tests {
             "ginnel_reloads_total{outcome=\"failed\"} 1",
             "ginnel_enrolments_total{outcome=\"refused\"} 3",
             "ginnel_enrolments_refused_total{reason=\"expired\"} 1",
+            "ginnel_bound_used{bound=\"pending\"} 3",
+            "ginnel_bound_most{bound=\"pending\"} 1024",
+            "ginnel_turned_away_total{bound=\"opensPerSecond\"} 5",
             "ginnel_audit_healthy 1",
             "ginnel_policy_info{version=\"8d2c1f0a9b3e4d55\"} 1",
         ] {

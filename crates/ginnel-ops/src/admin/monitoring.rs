@@ -40,6 +40,7 @@ fn exposed(role: &str) -> String {
         status.role = role.to_owned();
         if role != "server" {
             (status.enrolments, status.audit) = (None, None);
+            status.bounds.clear();
             let (address, name) = ("192.0.2.1:443".to_owned(), "tunnel.acme.example".to_owned());
             let (connected, connections) = (true, 1);
             let upstream =

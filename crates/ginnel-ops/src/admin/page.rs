@@ -138,6 +138,10 @@ impl Page<'_> {
                 let identities = entries("identity", "identities");
                 fact(f, "May enrol", format!("{identities}, version {}", config.version))?;
             }
+            "client" if status.routes.is_none() => {
+                fact(f, "Routes", "none; every agent that the server offers may serve")?
+            }
+            "client" => fact(f, "Routes", format!("{}, version {}", entries("route", "routes"), config.version))?,
             _ => {}
         }
         if let Some(audit) = &status.audit {

@@ -8,6 +8,7 @@ use ginnel_core::denial::{Denial, Kind, Subject};
 use ginnel_core::evidence::Evidence;
 use ginnel_core::id::RequestId;
 use ginnel_core::principal::Role;
+use ginnel_core::quota::Quota;
 use ginnel_enrol::Enroller;
 use ginnel_ops::ledger::{Begun, Ledger, Tracked};
 use tokio_util::sync::CancellationToken;
@@ -116,7 +117,7 @@ fn a_session_in_any_order_with_a_denial_is_refused_or_told_to_end() {
 fn a_connection_in_any_order_with_a_denial_is_turned_away_or_closed() {
     for (kind, text, ..) in WAYS.into_iter().filter(|way| way.0 != Kind::Rule) {
         for order in ORDERS {
-            let (in_force, connections) = (InForceRules::new(rules()), Connections::default());
+            let (in_force, connections) = (InForceRules::new(rules()), Connections::new(Quota::new(9, 9)));
             let after = denying(&in_force.now(), kind, text);
             let mine = if text.contains("agent") || text == "0a" {
                 certificate(AGENT, "0a")

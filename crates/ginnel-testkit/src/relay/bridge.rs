@@ -5,16 +5,30 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use std::time::Duration;
+
 use anyhow::Result;
 use bytes::{Bytes, BytesMut};
 use ginnel_core::stream::Frame;
 use ginnel_wire::frame::SessionFrame;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 
 use crate::relay::Call;
 
 /// Type, version and length.
 const RECORD_HEADER: usize = 5;
+
+/// Type and length of a handshake message, which the first records show in the clear.
+const HANDSHAKE_HEADER: usize = 4;
+
+/// The type of records that stand between the others for the sake of old middleboxes. They are empty and protected by nothing, either end passes
+/// over them, and nothing changes with or without them: here they are passed on and not counted.
+const CHANGE_CIPHER_SPEC: u8 = 20;
+
+/// The type of records with handshake messages in the clear.
+const HANDSHAKE: u8 = 22;
 
 /// A record in form, encrypted by nobody.
 const MADE_UP: &[u8] = b"\x17\x03\x03\x00\x18made up, four and twenty";
@@ -39,7 +53,9 @@ pub enum Fault {
     Drop,
     /// Sends it twice.
     Duplicate,
-    /// Changes one bit of the byte at this place, counted from the end.
+    /// Ends the call with the status of success, without a word about the end of the direction.
+    End,
+    /// Changes this bit of the content, counted from its end and around again.
     Flip(usize),
     /// Sends a record of its own before it.
     Insert,
@@ -53,21 +69,51 @@ pub enum Fault {
 
 /// A session in the hands of the relay. Dropping it cuts the session off.
 pub struct Bridge {
-    up: Arc<Mutex<Option<Fault>>>,
-    down: Arc<Mutex<Option<Fault>>>,
+    up: Armed,
+    down: Armed,
+    pace: watch::Sender<Option<Duration>>,
     task: JoinHandle<Result<()>>,
 }
 
+/// What is to be done in one direction, once so many more records have passed.
+pub(super) type Armed = Arc<Mutex<Option<(usize, Fault)>>>;
+
 impl Bridge {
     pub(super) fn start(client: Call, agent: Call) -> Self {
+        Self::start_with(client, agent, None)
+    }
+
+    /// Starts with a fault that waits for its record.
+    pub(super) fn start_with(client: Call, agent: Call, plan: Option<(Direction, usize, Fault)>) -> Self {
         let (up, down) = (Lane::default(), Lane::default());
         let (armed_up, armed_down) = (Arc::clone(&up.fault), Arc::clone(&down.fault));
-        Self { up: armed_up, down: armed_down, task: tokio::spawn(carry(client, agent, up, down)) }
+        if let Some((direction, records, fault)) = plan {
+            let armed = if direction == Direction::Up { &armed_up } else { &armed_down };
+            *lock(armed) = Some((records, fault));
+        }
+        let pace = watch::Sender::new(Some(Duration::ZERO));
+        let task = tokio::spawn(carry(client, agent, up, down, pace.subscribe()));
+        Self { up: armed_up, down: armed_down, pace, task }
     }
 
     /// Does `fault` to the next record in this direction.
     pub fn strike(&self, direction: Direction, fault: Fault) {
-        *lock(self.lane(direction)) = Some(fault);
+        self.strike_after(direction, 0, fault);
+    }
+
+    /// Does `fault` to the record in this direction that comes after so many others.
+    pub fn strike_after(&self, direction: Direction, records: usize, fault: Fault) {
+        *lock(self.lane(direction)) = Some((records, fault));
+    }
+
+    /// Holds every frame back for so long from here on, in both directions; for ever if that is `None`, until it is said otherwise.
+    pub fn delay(&self, delay: Option<Duration>) {
+        self.pace.send_replace(delay);
+    }
+
+    /// Whether both sides have ended their calls.
+    pub fn is_over(&self) -> bool {
+        self.task.is_finished()
     }
 
     /// Whether the fault in this direction is still to happen.
@@ -75,7 +121,7 @@ impl Bridge {
         lock(self.lane(direction)).is_some()
     }
 
-    fn lane(&self, direction: Direction) -> &Mutex<Option<Fault>> {
+    fn lane(&self, direction: Direction) -> &Mutex<Option<(usize, Fault)>> {
         match direction {
             Direction::Up => &self.up,
             Direction::Down => &self.down,
@@ -89,16 +135,30 @@ impl Drop for Bridge {
     }
 }
 
-fn lock(fault: &Mutex<Option<Fault>>) -> MutexGuard<'_, Option<Fault>> {
+fn lock<T>(fault: &Mutex<T>) -> MutexGuard<'_, T> {
     fault.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn carry(mut client: Call, mut agent: Call, mut up: Lane, mut down: Lane) -> Result<()> {
+async fn carry(
+    mut client: Call,
+    mut agent: Call,
+    mut up: Lane,
+    mut down: Lane,
+    mut pace: watch::Receiver<Option<Duration>>,
+) -> Result<()> {
     let (mut client_open, mut agent_open) = (true, true);
     while client_open || agent_open {
-        tokio::select! {
-            heard = client.next(), if client_open => client_open = up.pass(heard?, &mut agent),
-            heard = agent.next(), if agent_open => agent_open = down.pass(heard?, &mut client),
+        let (heard, direction) = tokio::select! {
+            heard = client.next(), if client_open => (heard?, Direction::Up),
+            heard = agent.next(), if agent_open => (heard?, Direction::Down),
+        };
+        let delay = *pace.wait_for(Option::is_some).await?;
+        if let Some(delay) = delay.filter(|delay| !delay.is_zero()) {
+            sleep(delay).await;
+        }
+        match direction {
+            Direction::Up => client_open = up.pass(heard, &mut agent),
+            Direction::Down => agent_open = down.pass(heard, &mut client),
         }
     }
     Ok(())
@@ -107,13 +167,15 @@ async fn carry(mut client: Call, mut agent: Call, mut up: Lane, mut down: Lane) 
 /// One direction.
 #[derive(Default)]
 struct Lane {
-    fault: Arc<Mutex<Option<Fault>>>,
+    fault: Armed,
     partial: BytesMut,
     /// What goes after the next record.
     held: Option<Bytes>,
     last: Bytes,
     sent: u64,
     is_cut: bool,
+    /// The call is to end here.
+    is_ended: bool,
 }
 
 impl Lane {
@@ -127,6 +189,9 @@ impl Lane {
         for frame in self.frames(frame) {
             // The same holds here; its own end is heard next.
             to.say_frame(frame).ok();
+        }
+        if std::mem::take(&mut self.is_ended) {
+            to.end().ok();
         }
         true
     }
@@ -158,13 +223,16 @@ impl Lane {
     }
 
     fn tamper(&mut self, record: Bytes) -> Vec<SessionFrame> {
+        if record.first() == Some(&CHANGE_CIPHER_SPEC) {
+            return self.data(record).into_iter().collect();
+        }
         let before = std::mem::replace(&mut self.last, record.clone());
-        let fault = lock(&self.fault).take();
+        let fault = due(&mut lock(&self.fault));
         let records = match fault {
             None => vec![record],
             Some(Fault::Drop) => Vec::new(),
             Some(Fault::Duplicate) => vec![record.clone(), record],
-            Some(Fault::Flip(place)) => vec![flip(&record, place)],
+            Some(Fault::Flip(bit)) => vec![flip(&record, bit)],
             Some(Fault::Insert) => vec![Bytes::from_static(MADE_UP), record],
             Some(Fault::Replay) => vec![before],
             Some(Fault::Swap) => {
@@ -173,6 +241,10 @@ impl Lane {
             }
             Some(Fault::Say(frame)) => return vec![frame],
             Some(Fault::Cut) => return self.fin().into_iter().collect(),
+            Some(Fault::End) => {
+                (self.is_cut, self.is_ended) = (true, true);
+                return Vec::new();
+            }
             Some(Fault::CutInside) => {
                 let half = self.data(record.slice(..record.len() / 2));
                 return half.into_iter().chain(self.fin()).collect();
@@ -194,10 +266,29 @@ impl Lane {
     }
 }
 
-fn flip(record: &Bytes, place: usize) -> Bytes {
+/// The fault whose record has come.
+fn due(armed: &mut Option<(usize, Fault)>) -> Option<Fault> {
+    match armed {
+        Some((0, _)) => armed.take().map(|(_, fault)| fault),
+        Some((records, _)) => {
+            *records -= 1;
+            None
+        }
+        None => None,
+    }
+}
+
+/// The header stays as it is. Receivers pass over the version and type in it, which say nothing (RFC 8446, 5.1 and 5.2: the type that counts is
+/// inside). With another length an end waits for more and has noticed nothing yet: only time would tell.
+fn flip(record: &Bytes, bit: usize) -> Bytes {
+    let in_the_clear = record.first() == Some(&HANDSHAKE);
+    let head = RECORD_HEADER + if in_the_clear { HANDSHAKE_HEADER } else { 0 };
     let mut record = record.to_vec();
-    if let Some(byte) = record.iter_mut().rev().nth(place) {
-        *byte ^= 1;
+    let content = record.len().saturating_sub(head);
+    if let Some(place) = (bit / 8).checked_rem(content)
+        && let Some(byte) = record.iter_mut().rev().nth(place)
+    {
+        *byte ^= 1 << (bit % 8);
     }
     record.into()
 }

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::command::{command, succeed};
@@ -110,8 +110,11 @@ pub(super) fn server(dir: &Path, world: &WorldBuilder, apart: Option<SocketAddr>
 fn set(config: &mut Value, settings: &[(String, Value)]) -> Result<()> {
     for (pointer, value) in settings {
         let (parent, key) = pointer.rsplit_once('/').context("a JSON pointer")?;
-        let parent = config.pointer_mut(parent).and_then(Value::as_object_mut);
-        parent.with_context(|| format!("nothing at {pointer}"))?.insert(key.to_owned(), value.clone());
+        match config.pointer_mut(parent) {
+            Some(Value::Object(parent)) => drop(parent.insert(key.to_owned(), value.clone())),
+            Some(Value::Array(parent)) if key == "-" => parent.push(value.clone()),
+            _ => bail!("nothing at {pointer}"),
+        }
     }
     Ok(())
 }
@@ -148,6 +151,9 @@ pub(super) fn client(dir: &Path, world: &WorldBuilder, server: SocketAddr) -> Re
     }
     if !world.client_inner_tls {
         config["dangerDisableInnerTls"] = json!(true);
+    }
+    for (name, value) in &world.client_settings {
+        config[name] = value.clone();
     }
     write(dir, CLIENT, &config)
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use ginnel_core::audit::Text;
-use ginnel_core::status::{Certificate, Failure as Failed, Peer, Status};
+use ginnel_core::status::{Bound, Certificate, Failure as Failed, Peer, Route, Status};
 
 use super::ask::{read, read_text};
 use super::table::{NONE, Table, between, bytes, moment, name_of, short, span};
@@ -13,6 +13,9 @@ use crate::args::operate;
 
 /// Refusals that are shown; the process keeps some more.
 const REFUSALS_SHOWN: usize = 10;
+
+/// Routes of a client that are shown; `--json` has them all.
+const ROUTES_SHOWN: usize = 10;
 
 pub(super) async fn run(args: operate::Status) -> Result<Outcome, Failure> {
     let door = args.ask.door();
@@ -72,6 +75,7 @@ pub(crate) fn render(status: &Status) -> String {
         let state = if audit.healthy { "written" } else { "CANNOT BE WRITTEN: nothing new is allowed" };
         let _ = writeln!(text, "  audit log: {state}, {} records waiting", audit.waiting);
     }
+    bounds(&mut text, &status.bounds);
     let totals = &status.sessions;
     let _ = writeln!(
         text,
@@ -99,6 +103,7 @@ fn configuration(text: &mut String, status: &Status) {
         "server" => "policy",
         "agent" => "allow-list",
         "enrolment" => "may enrol",
+        "client" => return routes(text, status),
         _ => return,
     };
     let entries = match (status.role.as_str(), config.entries) {
@@ -109,13 +114,48 @@ fn configuration(text: &mut String, status: &Status) {
         (_, 1) => "entry",
         (_, _) => "entries",
     };
-    let since =
-        config.applied.map(|applied| format!(", in force for {}", between(applied, status.time))).unwrap_or_default();
+    let since = in_force(status);
     let _ = writeln!(text, "  {what}: {} {entries}, version {}{since}", config.entries, Text::new(&config.version));
     if let Some(denials @ 1..) = status.denials {
         let _ = writeln!(text, "  revoked: {denials}; `ginnel revoke --list` shows whom and what");
     }
     failure(text, "the last reload failed; what was in force before still is", config.failure.as_ref());
+}
+
+fn in_force(status: &Status) -> String {
+    let applied = status.config.applied;
+    applied.map(|applied| format!(", in force for {}", between(applied, status.time))).unwrap_or_default()
+}
+
+fn routes(text: &mut String, status: &Status) {
+    match &status.routes {
+        None => text.push_str("  routes: none; every agent that the server offers may serve\n"),
+        Some(routes) => {
+            let count = if routes.len() == 1 { "1 route".to_owned() } else { format!("{} routes", routes.len()) };
+            let _ =
+                writeln!(text, "  routes: {count}, version {}{}", Text::new(&status.config.version), in_force(status));
+            for Route { targets, agents } in routes.iter().take(ROUTES_SHOWN) {
+                let shown = |items: &[String]| {
+                    items.iter().map(|item| Text::new(item).as_str().to_owned()).collect::<Vec<_>>().join(", ")
+                };
+                let _ = writeln!(text, "    {} through {}", shown(targets), shown(agents));
+            }
+            if let more @ 1.. = routes.len().saturating_sub(ROUTES_SHOWN) {
+                let _ = writeln!(text, "    and {more} more");
+            }
+        }
+    }
+    failure(text, "the last reload failed; what was in force before still is", status.config.failure.as_ref());
+}
+
+/// The bounds at which somebody was turned away, or soon will be.
+fn bounds(text: &mut String, bounds: &[Bound]) {
+    let is_near = |bound: &Bound| bound.most > 0 && bound.used >= bound.most - bound.most / 5;
+    for bound in bounds.iter().filter(|bound| bound.turned_away > 0 || is_near(bound)) {
+        let Bound { name, used, most, turned_away } = bound;
+        let filled = if *most > 0 { format!("{used} of {most} used, ") } else { String::new() };
+        let _ = writeln!(text, "  bound {}: {filled}{turned_away} turned away since the start", Text::new(name));
+    }
 }
 
 fn certificate(text: &mut String, status: &Status) {
@@ -162,7 +202,11 @@ fn peers(text: &mut String, title: &str, peers: &[Peer], status: &Status) {
             &peer.certificate.as_ref().map_or_else(|| NONE.to_owned(), life),
             &proof.map_or_else(|| NONE.to_owned(), proved_by),
             &peer.sessions.map_or_else(|| NONE.to_owned(), |sessions| sessions.to_string()),
-            if peer.draining { "draining" } else { "live" },
+            match (peer.on_route, peer.draining) {
+                (Some(false), _) => "on no route",
+                (Some(true) | None, true) => "draining",
+                (Some(true) | None, false) => "live",
+            },
         ]);
     }
     let _ = write!(text, "\n{title}\n{}", table.text());
@@ -224,6 +268,28 @@ mod tests {
             std::fs::write(golden, &report).unwrap();
         }
         assert_eq!(report, std::fs::read_to_string(golden).unwrap_or_default());
+    }
+
+    #[test]
+    fn a_client_shows_its_routes_or_that_it_has_none() {
+        let routes = |routes: Option<Vec<Route>>| {
+            let mut status = Status { role: "client".to_owned(), routes, ..fixture() };
+            (status.clients, status.config.failure) = (Vec::new(), None);
+            status.agents[1].on_route = Some(false);
+            render(&status)
+        };
+        let none = routes(None);
+        assert!(none.contains("\n  routes: none; every agent that the server offers may serve\n"), "{none}");
+        let route = Route {
+            targets: vec!["git.acme.internal:443".to_owned(), "\u{1b}[2J:1".to_owned()],
+            agents: vec!["acme".to_owned(), "acme-2".to_owned()],
+        };
+        let some = routes(Some(vec![route; ROUTES_SHOWN + 2]));
+        let head = "\n  routes: 12 routes, version 8d2c1f0a9b3e4d55, in force for 1 d 4 h\n";
+        assert!(some.contains(head), "{some}");
+        let line = "\n    git.acme.internal:443, \\u{1b}[2J:1 through acme, acme-2\n";
+        assert_eq!((some.matches(line).count(), some.matches("\n    and 2 more\n").count()), (5, 1), "{some}");
+        assert!(some.contains("on no route\n"), "{some}");
     }
 
     #[test]

@@ -3,21 +3,19 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use ginnel_core::id::{InstanceId, RequestId, SessionId};
+use ginnel_core::id::SessionId;
 use ginnel_core::stream::Frame;
 use ginnel_testkit::peer::{Call, Peer, enrol};
 use ginnel_testkit::stream::read_to_ending;
-use ginnel_testkit::{Ending, World, eventually, proxy, within};
-use ginnel_wire::frame::{Choice, Open, SessionFrame};
+use ginnel_testkit::{Ending, eventually, proxy, within};
+use ginnel_wire::frame::SessionFrame;
 use ginnel_wire::path;
-use ginnel_wire::v1::{AgentMessage, RosterMessage, RosterRequest, ServerMessage, agent_message, server_message};
+use ginnel_wire::v1::{ServerMessage, server_message};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
+use crate::played::{ATTACH, PlayedAgent, PlayedClient, ROSTER};
 use crate::world;
-
-const ROSTER: &str = "/ginnel.v1.ClientLink/Roster";
-const ATTACH: &str = "/ginnel.v1.AgentLink/Attach";
 
 /// gRPC's number for "you may not".
 const PERMISSION_DENIED: u32 = 7;
@@ -49,51 +47,6 @@ impl Break {
     }
 }
 
-/// A client that the test plays, with the agent that it was told of.
-struct PlayedClient {
-    peer: Peer,
-    choice: Choice,
-    _roster: Call,
-}
-
-impl PlayedClient {
-    async fn start(world: &World) -> Result<Self> {
-        let peer = Peer::connect(world, Some(&enrol(world, "client.json").await?)).await?;
-        let mut roster = peer.call(ROSTER).await?;
-        roster.say(&RosterRequest { hello: Some(Peer::hello(Peer::instance())) })?;
-        roster.end()?;
-        let message: RosterMessage = roster.hear().await?;
-        let entry = message.entries.first().context("an empty roster")?;
-        let choice = Choice {
-            principal: entry.agent.parse()?,
-            instance: InstanceId::from_bytes(&entry.instances[0].instance_id)?,
-        };
-        Ok(Self { peer, choice, _roster: roster })
-    }
-
-    /// Opens a session without inner TLS, and returns both of its ends.
-    async fn open(&self, host: &TcpListener) -> Result<(Call, TcpStream)> {
-        let mut call = self.peer.call(path::OPEN).await?;
-        let request = RequestId::from_bytes(&Peer::instance().to_bytes())?;
-        let target = host.local_addr()?.to_string();
-        call.say_frame(SessionFrame::Open(Open {
-            request,
-            target,
-            agent: Some(self.choice.clone()),
-            inner_tls: false,
-        }))?;
-        let (target, _) = within("the agent to dial", Duration::from_secs(30), host.accept()).await??;
-        // Credit for the first bytes may come before.
-        loop {
-            let frame = call.hear_frame().await?;
-            if matches!(frame, SessionFrame::Opened(_)) {
-                return Ok((call, target));
-            }
-            ensure!(matches!(frame, SessionFrame::Stream(Frame::Credit { .. })), "instead of Opened: {frame:?}");
-        }
-    }
-}
-
 fn data(text: &'static [u8]) -> SessionFrame {
     SessionFrame::Stream(Frame::Data { offset: 0, bytes: text.into() })
 }
@@ -117,34 +70,6 @@ async fn client_that_breaks_a_stream_off_resets_the_target() -> Result<()> {
     let finished = ended.await?.iter().any(|record| record["event"] == "ended" && record["cause"] == "finished");
     ensure!(!finished, "a session that was broken off is on record as finished");
     world.finish(&[])
-}
-
-/// An agent that the test plays.
-struct PlayedAgent {
-    peer: Peer,
-    link: Call,
-}
-
-impl PlayedAgent {
-    async fn start(world: &World) -> Result<Self> {
-        let peer = Peer::connect(world, Some(&enrol(world, "agent.json").await?)).await?;
-        let mut link = peer.call(ATTACH).await?;
-        let hello = Peer::hello(Peer::instance());
-        link.say(&AgentMessage { kind: Some(agent_message::Kind::Hello(hello)) })?;
-        let welcome: ServerMessage = link.hear().await?;
-        ensure!(matches!(welcome.kind, Some(server_message::Kind::Welcome(_))), "{welcome:?}");
-        Ok(Self { peer, link })
-    }
-
-    /// Takes the next session up as if its target had been reached.
-    async fn take(&mut self, address: std::net::SocketAddr) -> Result<Call> {
-        let order: ServerMessage = self.link.hear().await?;
-        let Some(server_message::Kind::Dial(dial)) = order.kind else { bail!("instead of Dial: {order:?}") };
-        let mut call = self.peer.call(path::CARRY).await?;
-        call.say_frame(SessionFrame::Take(SessionId::from_bytes(&dial.session_id)?))?;
-        call.say_frame(SessionFrame::Opened(address))?;
-        Ok(call)
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

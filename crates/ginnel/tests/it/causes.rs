@@ -125,6 +125,13 @@ async fn refused_by_somebody() -> Result<Book> {
     book.refused(&mut world, &target, fate).await?;
     world.finish(&[])?;
 
+    let routes = json!([{"targets": [unruled], "agents": ["acme"]}]);
+    let mut world = crate::world().target(&target).client_setting("routes", routes).start().await?;
+    let fate = Fate::new(Cause::NotOnRoute, "client", "A target that no route of the client names.")
+        .without_record("the server has not heard of it");
+    book.refused(&mut world, &target, fate).await?;
+    world.finish(&[])?;
+
     let mut world = crate::world().target(&target).danger_disable_inner_tls_of_agents().start().await?;
     let fate = Fate::new(Cause::PeerNotVerified, "agent", "The agent has inner TLS switched off, the client has not.");
     book.refused(&mut world, &target, fate).await?;

@@ -7,14 +7,14 @@ use anyhow::{Result, ensure};
 use ginnel_testkit::command::{command, output};
 use ginnel_testkit::hosts::TcpHost;
 use ginnel_testkit::stream::bytes;
-use ginnel_testkit::{World, proxy, within};
+use ginnel_testkit::{World, proxy};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{interval, timeout};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
+use crate::canary::Canary;
 use crate::world;
 
 /// How long a port may think about a request that never gets whole.
@@ -22,42 +22,6 @@ const PATIENCE: Duration = Duration::from_secs(25);
 
 /// Most that is read of an answer to nonsense.
 const ANSWER_MAX: u64 = 64 << 10;
-
-/// A session that goes on while other things happen.
-struct Canary {
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<Result<u32>>,
-}
-
-impl Canary {
-    async fn start(world: &World, target: SocketAddr) -> Result<Self> {
-        let mut session = proxy::connect(world.proxy_addr(), &target.to_string()).await?.opened()?.stream;
-        let (stop, mut stopped) = oneshot::channel();
-        let task = tokio::spawn(async move {
-            let mut ticks = interval(Duration::from_millis(50));
-            let mut sung = 0;
-            loop {
-                ticks.tick().await;
-                session.write_u32(sung).await?;
-                let heard = within("the canary", Duration::from_secs(5), session.read_u32()).await??;
-                ensure!(heard == sung, "the canary sang {sung} and heard {heard}");
-                sung += 1;
-                // Asked last, so that even the shortest life has one song.
-                if stopped.try_recv().is_ok() {
-                    return Ok(sung);
-                }
-            }
-        });
-        Ok(Self { stop, task })
-    }
-
-    async fn finish(self) -> Result<()> {
-        self.stop.send(()).ok();
-        let sung = self.task.await??;
-        ensure!(sung > 0, "the canary never sang");
-        Ok(())
-    }
-}
 
 /// Sends `bytes` to a port and returns what comes back until it closes, `None` if it does not close in time.
 async fn send(address: SocketAddr, bytes: &[u8]) -> Result<Option<Vec<u8>>> {

@@ -25,6 +25,10 @@ use tokio::task::JoinHandle;
 use crate::pair::Pair;
 use crate::world;
 
+mod played;
+mod records;
+mod routes;
+
 /// What applications say, and the relay must never hear.
 const SECRET: &[u8] = b"correct horse battery staple";
 
@@ -326,9 +330,9 @@ async fn hear_out(mut stream: impl AsyncRead + Unpin) -> (Vec<u8>, Ending) {
 }
 
 /// Lets some bytes pass and then tampers with one direction: whatever is done, both ends are reset, and nothing wrong was heard.
-async fn tamper(mut pair: Pair, bridge: &Bridge, direction: Direction, fault: Fault) -> Result<()> {
+async fn tamper(mut pair: Pair, bridge: &Bridge, direction: Direction, after: usize, fault: Fault) -> Result<()> {
     pair.exchange().await?;
-    bridge.strike(direction, fault);
+    bridge.strike_after(direction, after, fault);
     let Pair { app, target, .. } = pair;
     let (from, to) = match direction {
         Direction::Up => (app, target),
@@ -354,7 +358,7 @@ fn faults() -> Vec<Fault> {
     vec![
         Fault::Flip(0),
         Fault::Flip(20),
-        Fault::Flip(100),
+        Fault::Flip(8 * 100),
         Fault::Drop,
         Fault::Duplicate,
         Fault::Insert,
@@ -362,6 +366,7 @@ fn faults() -> Vec<Fault> {
         Fault::Swap,
         Fault::Cut,
         Fault::CutInside,
+        Fault::End,
         Fault::Say(reset),
         Fault::Say(refused),
     ]
@@ -378,7 +383,7 @@ async fn whatever_the_relay_does_to_a_session_is_a_reset() -> Result<()> {
         for fault in faults() {
             let case = format!("{direction:?} {fault:?}");
             let (pair, bridge) = tokio::try_join!(Pair::open(&world, &host), relay.bridge(&mut link))?;
-            tamper(pair, &bridge, direction, fault).await.context(case)?;
+            tamper(pair, &bridge, direction, 0, fault).await.context(case)?;
         }
     }
     world.finish(&[Part::Server])

@@ -9,14 +9,14 @@ use ginnel_identity::key::KeyPair;
 use ginnel_testkit::peer::{self, Peer};
 use ginnel_testkit::wait::SOON;
 use ginnel_testkit::{World, within};
-use ginnel_wire::v1;
+use ginnel_wire::{path, v1};
 use tokio::net::TcpListener;
 
 use crate::pair::Pair;
 use crate::world;
 
 /// A certificate that the world's own CA signs, for this principal and e-mail.
-fn certify(world: &World, principal: &str, email: &str) -> Result<Identity> {
+pub(crate) fn certify(world: &World, principal: &str, email: &str) -> Result<Identity> {
     let lifetime = std::time::Duration::from_secs(600);
     let now = SystemTime::now();
     let issuer = EmbeddedIssuer::open(&world.directory().join("ca"), &"acme.example".parse()?, lifetime, now)?;
@@ -54,8 +54,10 @@ async fn a_certificate_of_one_role_on_the_others_service_closes_the_connection()
     for (key, path, principal) in [
         ("agent.json", "/ginnel.v1.ClientLink/Roster", "spiffe://acme.example/agent/acme"),
         ("agent.json", "/ginnel.v1.ClientLink/Open", "spiffe://acme.example/agent/acme"),
+        ("agent.json", path::ENROL, "spiffe://acme.example/agent/acme"),
         ("client.json", "/ginnel.v1.AgentLink/Attach", "spiffe://acme.example/client/frontend"),
         ("client.json", "/ginnel.v1.AgentLink/Carry", "spiffe://acme.example/client/frontend"),
+        ("client.json", path::ENROL, "spiffe://acme.example/client/frontend"),
     ] {
         let mark = world.server.mark();
         let mut peer = Peer::connect(&world, Some(&peer::enrol(&world, key).await?)).await?;

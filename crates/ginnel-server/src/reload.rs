@@ -179,7 +179,7 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
         oidc_issuers,
         enrolment_audience,
         renewal,
-        audit_directory,
+        audit,
         configured_denials,
     } = before;
     let restart = [
@@ -190,7 +190,7 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
         ("oidcIssuers", *oidc_issuers != after.oidc_issuers),
         ("enrolment", *enrolment_audience != after.enrolment_audience),
         ("renewal", *renewal != after.renewal),
-        ("audit", *audit_directory != after.audit_directory),
+        ("audit", *audit != after.audit),
         ("denials", *configured_denials != after.configured_denials),
     ];
     takes_a_restart(&restart, &mut lines);

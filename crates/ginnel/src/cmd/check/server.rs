@@ -33,14 +33,14 @@ pub(super) async fn check(config: &ServerConfig, report: &mut Report) {
     match &config.issuer {
         ServerIssuer::Here(section) => {
             let roots = issuer(&config.trust_domain, section, report).await;
-            audit(&config.audit_directory, report);
+            audit(&config.audit.directory, report);
             keys(&config.identities, report);
             listen(config.server.listen, report);
             clock(&roots, SystemTime::now(), report);
         }
         ServerIssuer::Elsewhere(remote) => {
             elsewhere(remote, config, report).await;
-            audit(&config.audit_directory, report);
+            audit(&config.audit.directory, report);
             listen(config.server.listen, report);
         }
     }
@@ -49,7 +49,7 @@ pub(super) async fn check(config: &ServerConfig, report: &mut Report) {
 /// The same for the process that only enrols.
 pub(super) async fn check_enrolment(config: &EnrolmentConfig, report: &mut Report) {
     let roots = issuer(&config.trust_domain, &config.issuer, report).await;
-    audit(&config.audit_directory, report);
+    audit(&config.audit.directory, report);
     keys(&config.identities, report);
     listen(config.server.listen, report);
     clock(&roots, SystemTime::now(), report);

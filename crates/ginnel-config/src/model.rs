@@ -17,6 +17,7 @@ use crate::Daemon;
 use crate::shape::{self, Fields, Text, located, object};
 
 pub(crate) mod agent;
+mod audit;
 pub(crate) mod client;
 mod credential;
 pub(crate) mod enrolment;

@@ -30,8 +30,8 @@ mod scalar;
 
 pub use fields::{FieldBuilder, Fields, Object, object, section};
 pub use scalar::{
-    DurationShape, FileShape, Flag, Number, Text, Word, duration, duration_text, file, flag, line, number, parsed,
-    text_with, word,
+    DurationShape, FileShape, Flag, Number, SizeShape, Text, Word, duration, duration_text, file, flag, line, number,
+    parsed, size, text_with, word,
 };
 
 /// How values of one type are read and described.

@@ -2,13 +2,15 @@
 //!
 //! A [`Record`] is one JSON object on one line, with its fields always in the same order and `v` saying which edition of the form it is
 //! written in. Each record of a session repeats who, where to, by which rule and under which policy, so that one line alone answers who
-//! reached what. Everything that a peer can choose freely goes through [`Text`].
+//! reached what. Everything that a peer can choose freely goes through [`Text`]. On disk each line ends in its [`Seal`].
 
 use std::net::SocketAddr;
 
 use serde::Serialize;
 
 pub use self::entry::Entry;
+pub use self::files::{LogFiles, OldFile, ROTATE_AGE, ROTATE_SIZE};
+pub use self::seal::{Checkpoint, HASH_BYTES, Hash, Hex, MAC_BYTES, NO_HASH, NotHex, SIGNATURE_BYTES, Seal};
 pub use self::text::{TEXT_MAX, Text};
 pub use self::timestamp::{NotATime, Timestamp};
 use crate::cause::{Cause, Hop};
@@ -17,6 +19,8 @@ use crate::principal::Principal;
 use crate::target::Target;
 
 mod entry;
+mod files;
+mod seal;
 mod text;
 mod timestamp;
 
@@ -341,6 +345,51 @@ pub enum Event {
         /// How many are missing here.
         records: u64,
     },
+    /// A run of records with keys of its own begins: with a process, with a file, and after a failure of the disk that left something behind.
+    /// Its record is signed.
+    ChapterBegun {
+        /// Which log.
+        log: InstanceId,
+        /// Which chapter, counted from zero.
+        chapter: u64,
+        /// The number of the record that it follows.
+        after: u64,
+        /// The hash of that record.
+        after_hash: Hash,
+        /// Bytes between that record and this one that count for nothing: what a crash or a failed write left.
+        void: u64,
+        /// What this chapter's signatures are verified with.
+        key: Hash,
+        /// What the next chapter's are.
+        next_key: Hash,
+    },
+    /// A signature over everything so far.
+    Checkpoint {
+        /// Which log.
+        log: InstanceId,
+        /// In which chapter.
+        chapter: u64,
+        /// Records of the chain up to here, this one among them.
+        records: u64,
+        /// What the next chapter's signatures are verified with.
+        next_key: Hash,
+        /// Whether nothing follows in this chapter, because the process or the file ends.
+        closing: bool,
+    },
+    /// An old file of the log is about to be removed, as the configuration wants.
+    FileRemoved {
+        /// Its name.
+        file: Text,
+        /// The number of its first record.
+        first_seq: u64,
+        /// The number of its last record.
+        last_seq: u64,
+        /// The hash of its last record, if it was sealed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        last_hash: Option<Hash>,
+        /// Its size.
+        bytes: u64,
+    },
 }
 
 /// What a record is to the thing that it tells of, which decides what a log does with it when it cannot be written.
@@ -375,6 +424,9 @@ impl Event {
         "ended",
         "refused",
         "gap",
+        "chapterBegun",
+        "checkpoint",
+        "fileRemoved",
     ];
 
     /// The word that the log has in `event`.
@@ -398,6 +450,9 @@ impl Event {
             Self::Ended { .. } => "ended",
             Self::Refused { .. } => "refused",
             Self::Gap { .. } => "gap",
+            Self::ChapterBegun { .. } => "chapterBegun",
+            Self::Checkpoint { .. } => "checkpoint",
+            Self::FileRemoved { .. } => "fileRemoved",
         }
     }
 
@@ -421,7 +476,10 @@ impl Event {
             | Self::Reloaded { .. }
             | Self::Revoked { .. }
             | Self::Unrevoked { .. }
-            | Self::Gap { .. } => Kind::Fact,
+            | Self::Gap { .. }
+            | Self::ChapterBegun { .. }
+            | Self::Checkpoint { .. }
+            | Self::FileRemoved { .. } => Kind::Fact,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::audit::Timestamp;
+use crate::audit::{Checkpoint, Timestamp};
 
 /// One process: `/status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -257,6 +257,8 @@ pub struct Audit {
     pub healthy: bool,
     /// Records that wait to be written.
     pub waiting: u64,
+    /// The newest signed record; kept elsewhere, it is an anchor that the log can be held to.
+    pub checkpoint: Option<Checkpoint>,
 }
 
 /// One request of an application as this process saw it: an item of `/sessions` while it is carried, and of `/requests/ID` afterwards.

@@ -9,6 +9,7 @@ use ginnel_config::{AgentConfig, ClientConfig, Findings, Overrides, Place, Serve
 use ginnel_core::principal::Role;
 use ginnel_ops::admin::{Question, fuzzing};
 use ginnel_ops::audit::show::{Filter, Summary, show_lines};
+use ginnel_ops::audit::verify::verify_lines;
 
 const FILE_NAME: &str = "ginnel.yaml";
 
@@ -89,6 +90,20 @@ pub fn audit_log(data: &[u8]) {
     let refused = Filter { event: Some("refused".to_owned()), ..Filter::default() };
     show_lines(Path::new("audit.jsonl"), &mut &data[..], &refused, false, &mut out, &mut summary).unwrap();
     assert!(summary.shown <= summary.read);
+}
+
+/// Audit logs that somebody may have changed: a verdict in bounded memory, and nothing is called whole whose first record begins no chapter.
+pub fn audit_verify(data: &[u8]) {
+    let report = verify_lines(Path::new("audit.jsonl"), &mut &data[..]).unwrap();
+    let lines = data.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).count() as u64;
+    assert!(report.records <= lines && report.chapters <= lines, "{report:?}");
+    assert_eq!(report.records > 0, report.chapters > 0, "{report:?}");
+    if report.records > 0 {
+        assert_eq!(report.last_seq - report.first_seq + 1, report.records);
+        assert!(report.checkpoint.is_some_and(|signed| (report.first_seq..=report.last_seq).contains(&signed.seq)));
+    }
+    let text = serde_json::to_string(&report).expect("a report is written down");
+    assert!(!text.chars().any(char::is_control), "{text:?}");
 }
 
 /// Questions to a running process: nothing is asked without words, and never everything beside something.

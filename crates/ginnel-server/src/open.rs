@@ -214,6 +214,7 @@ fn permit(
             | AuditError::Directory { .. }
             | AuditError::InUse { .. }
             | AuditError::NotALog { .. }
+            | AuditError::NotWhole { .. }
             | AuditError::Open { .. }
             | AuditError::Thread(_)
             | AuditError::Unavailable => denied(Cause::AuditUnavailable),

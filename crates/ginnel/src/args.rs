@@ -187,6 +187,8 @@ pub(crate) enum Credentials {
 pub(crate) enum Audit {
     /// Show records, all or those that fit
     Show(Show),
+    /// Prove that a log is whole, or name the first record that was changed
+    Verify(Verify),
 }
 
 #[derive(ClapArgs)]
@@ -230,6 +232,33 @@ pub(crate) struct Show {
     /// Before this time
     #[arg(long, value_name = "TIME")]
     pub(crate) until: Option<Timestamp>,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Verify {
+    /// Directories that hold a log, each verified by itself; or files of one log, the oldest first
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+
+    /// Secret key of the log, moved from chain.key: proves every record
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+
+    /// Public key of the log, copied from chain.pub: proves what is signed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) public_key: Option<PathBuf>,
+
+    /// Records of the log that were kept elsewhere, or answers of ginnel status --json: the log must have them; may be repeated
+    #[arg(long = "anchor", value_name = "FILE")]
+    pub(crate) anchors: Vec<PathBuf>,
+
+    /// Number of a record that the log must have got to
+    #[arg(long, value_name = "SEQ")]
+    pub(crate) expect_at_least: Option<u64>,
+
+    /// Print one JSON object for each log
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[cfg(feature = "client")]

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What is tried, by table: tokens (A), requests to enrol (B), certificates and roles (C), a policy of 100,000 rules (F27), sources (I), revocation (K),
-/// keys and host (M). Numbers that are not here were never given.
+/// the audit log (L), keys and host (M). Numbers that are not here were never given.
 const ROWS: &[(char, &[u8])] = &[
     (
         'A',
@@ -24,6 +24,7 @@ const ROWS: &[(char, &[u8])] = &[
     ('F', &[27]),
     ('I', &[1, 3, 4]),
     ('K', &[1, 3, 4, 6, 7, 8, 9]),
+    ('L', &[1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 14, 15, 16, 17]),
     ('M', &[1, 2, 3, 5, 7, 8]),
 ];
 

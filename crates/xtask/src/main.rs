@@ -7,13 +7,14 @@ use std::process::{Command, Stdio};
 
 use xtask::callgrind;
 
-const USAGE: &str = "usage: cargo xtask [wire | callgrind [--record] | bench [--wan | --enrol] [--quick] [--rounds N] [--way NAME]... [--only WORKLOAD]... [--out FILE]]";
+const USAGE: &str = "usage: cargo xtask [wire | callgrind [--record] | bench --audit [DIRECTORY] | bench [--wan | --enrol] [--quick] [--rounds N] [--way NAME]... [--only WORKLOAD]... [--out FILE]]";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         // No protoc: the compiler is a library. This is a crate of its own so that it builds whatever state the types are in.
         [] | ["wire"] => xtask::generate(&xtask::generated_dir()),
+        ["bench", "--audit", options @ ..] => bench_audit(options),
         ["bench", "--wan", options @ ..] => bench(&["wan"], "docs/long-path.md", options),
         ["bench", "--enrol", options @ ..] => bench(&["enrol"], "docs/identity-performance.md", options),
         ["bench", options @ ..] => bench(&[], "docs/performance.md", options),
@@ -45,6 +46,11 @@ fn bench(words: &[&str], out: &str, options: &[&str]) -> Result<(), Box<dyn Erro
         bench.arg("--out").arg(root.join(out));
     }
     run(&mut bench)
+}
+
+/// Times how long an audit record takes until it is on disk: that of the target directory, or the one of a directory that is named.
+fn bench_audit(options: &[&str]) -> Result<(), Box<dyn Error>> {
+    run(cargo(&root()).args(["bench", "--quiet", "--package", "ginnel-ops", "--bench", "commit", "--"]).args(options))
 }
 
 /// Counts the instructions of the hot paths, and compares them with the checked-in ones or writes these.

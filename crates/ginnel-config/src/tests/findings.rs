@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use ginnel_core::audit::LogFiles;
 use ginnel_core::lanes::Bounds;
 use ginnel_core::principal::Role;
 use ginnel_core::ranges::Ranges;
@@ -39,7 +40,15 @@ fn reads_good_files() {
     let ServerIssuer::Here(issuer) = server.issuer else { panic!("{:?}", server.issuer) };
     assert_eq!(issuer.kind, IssuerKind::Embedded { directory: base_dir.join("ca") });
     assert_eq!(issuer.certificate_lifetime, Duration::from_secs(24 * 3600));
-    assert_eq!(server.audit_directory, base_dir.join("audit"));
+    assert_eq!(server.audit, LogFiles::from(base_dir.join("audit")));
+    let text = SERVER.replace(
+        "{directory: audit}",
+        "{directory: audit, rotateSize: 1MiB, rotateAge: 1m, keepSize: 2GiB, keepFor: 400d}",
+    );
+    let kept = ServerConfig::parse(&text, "f.yaml", base_dir, &overrides).expect("a server").audit;
+    let day = Duration::from_secs(86_400);
+    assert_eq!((kept.rotate_size, kept.rotate_age), (1 << 20, Duration::from_secs(60)));
+    assert_eq!((kept.keep_size, kept.keep_for), (Some(2 << 30), Some(400 * day)));
 
     let agent = AgentConfig::parse(AGENT, "f.yaml", base_dir, &overrides).expect("an agent");
     assert_eq!(agent.enrolment_audience, "https://tunnel.acme.example/enrol");
@@ -202,6 +211,16 @@ fn finds_all_that_is_wrong_with_an_issuer() {
                  f.yaml:8:1: issuer: one of embedded, cas, enrolment is required\n\
                  f.yaml:8:31: issuer.certificateLifetime: \"1s\" is not between 2s and 7d\n\
                  f.yaml:9:23: enrolment.audience: \"\": a text is not empty",
+            ),
+            (
+                "{file: {directory: audit}}",
+                "{file: {directory: audit, rotateSize: 64MB, rotateAge: 1s, keepSize: 64, keepFor: 9999d}}",
+                "f.yaml:9:46: audit.file.rotateSize: \"64MB\" is not a size\n\
+                 \x20 hint: a size is a number and one of KiB, MiB, GiB, TiB, as in 64MiB\n\
+                 f.yaml:9:63: audit.file.rotateAge: \"1s\" is not between 1m and 366d\n\
+                 f.yaml:9:77: audit.file.keepSize: \"64\" is not a size\n\
+                 \x20 hint: a size is a number and one of KiB, MiB, GiB, TiB, as in 64MiB\n\
+                 f.yaml:9:90: audit.file.keepFor: \"9999d\" is not between 1h and 7320d",
             ),
             (
                 "issuer: {",

@@ -53,4 +53,12 @@ pub struct Entry {
     pub verified_by: Option<String>,
     pub records: Option<u64>,
     pub unrecorded: Option<u64>,
+    pub chapter: Option<u64>,
+    pub after: Option<u64>,
+    pub void: Option<u64>,
+    pub closing: Option<bool>,
+    pub file: Option<String>,
+    pub first_seq: Option<u64>,
+    pub last_seq: Option<u64>,
+    pub bytes: Option<u64>,
 }

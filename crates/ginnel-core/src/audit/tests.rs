@@ -58,6 +58,7 @@ fn examples() -> Vec<Event> {
     examples.extend(of_sessions());
     examples.extend(of_orders());
     examples.extend([turned_away(None, Some(17)), turned_away(Some(agent().principal), None)]);
+    examples.extend(of_the_chain());
     examples
 }
 
@@ -156,6 +157,29 @@ fn of_orders() -> Vec<Event> {
     ]
 }
 
+/// What the log says of itself.
+fn of_the_chain() -> Vec<Event> {
+    vec![
+        Event::ChapterBegun {
+            log: instance(0x10),
+            chapter: 2,
+            after: 21,
+            after_hash: Hex([0xe1; 32]),
+            void: 41,
+            key: Hex([0xe2; 32]),
+            next_key: Hex([0xe3; 32]),
+        },
+        Event::Checkpoint { log: instance(0x10), chapter: 2, records: 23, next_key: Hex([0xe3; 32]), closing: true },
+        Event::FileRemoved {
+            file: Text::new("audit-000000000001.jsonl"),
+            first_seq: 1,
+            last_seq: 12,
+            last_hash: Some(Hex([0xe4; 32])),
+            bytes: 67_108_864,
+        },
+    ]
+}
+
 fn turned_away(principal: Option<Principal>, unrecorded: Option<u64>) -> Event {
     let serial = principal.is_some().then(|| Text::hex(&[0x0a, 0xff]));
     Event::TurnedAway {
@@ -231,6 +255,72 @@ fn hostile_text_stays_on_one_line_and_within_its_bound() {
     let entry: Entry = serde_json::from_str(&line).expect("a record");
     assert_eq!(entry.event, "refused");
     assert!(entry.target.expect("a target").starts_with(r#"a\u{d}\u{a}{"event":"allowed"}\u{202e}\u{1b}[2J"#));
+}
+
+/// What a field of a record may be: text that was made fit for a log, a closed vocabulary, or a type with one spelling and a bound.
+const FIELD_TYPES: &[&str] = &[
+    "Agent",
+    "Cause",
+    "Client",
+    "Event",
+    "Forwarded",
+    "Hash",
+    "Hop",
+    "InstanceId",
+    "Option<Agent>",
+    "Option<Hash>",
+    "Option<SocketAddr>",
+    "Option<Text>",
+    "Principal",
+    "RequestId",
+    "Session",
+    "SocketAddr",
+    "Target",
+    "Text",
+    "Timestamp",
+    "bool",
+    "u32",
+    "u64",
+];
+
+/// Fields as (name, type) of everything that goes into a record.
+fn fields(source: &str) -> Vec<(&str, &str)> {
+    let from = source.find("/// One line of the log.").expect("the types of records");
+    let until = source.find("/// What a record is to the thing").expect("their end");
+    let field = |line| {
+        let (name, kind) = str::trim(line).trim_start_matches("pub ").strip_suffix(',')?.split_once(": ")?;
+        name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_').then_some((name, kind))
+    };
+    source[from..until].lines().filter_map(field).collect()
+}
+
+#[test]
+fn every_field_of_a_record_is_made_fit_or_of_a_closed_vocabulary() {
+    let fields = fields(include_str!("../audit.rs"));
+    assert!(fields.len() > 80 && fields.contains(&("target", "Text")), "the source was not read: {fields:?}");
+    let open: Vec<_> = fields.iter().filter(|(_, kind)| !FIELD_TYPES.contains(kind)).collect();
+    assert!(open.is_empty(), "fields that a peer may be able to fill with anything: {open:?}");
+}
+
+#[test]
+fn every_text_of_every_record_is_short_and_visible() {
+    fn texts<'a>(value: &'a serde_json::Value, found: &mut Vec<&'a str>) {
+        match value {
+            serde_json::Value::String(text) => found.push(text),
+            serde_json::Value::Array(items) => items.iter().for_each(|item| texts(item, found)),
+            serde_json::Value::Object(fields) => fields.values().for_each(|field| texts(field, found)),
+            serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => {}
+        }
+    }
+    for line in GOLDEN.lines() {
+        let record: serde_json::Value = serde_json::from_str(line).expect("a record");
+        let mut found = Vec::new();
+        texts(&record, &mut found);
+        assert!(found.len() >= 3, "{line}");
+        for text in found {
+            assert!(text.len() <= TEXT_MAX && !text.chars().any(char::is_control), "{text:?}");
+        }
+    }
 }
 
 #[test]

@@ -4,13 +4,15 @@ use std::io::{BufWriter, Write, stderr, stdout};
 
 use ginnel_core::audit::Event;
 use ginnel_ops::audit::show::{Filter, show};
+use ginnel_ops::audit::verify::{Evidence, Log, Proof, Report, verify};
 
-use super::{Failure, Outcome};
-use crate::args::{Audit, Show};
+use super::{Failure, Outcome, print};
+use crate::args::{Audit, Show, Verify};
 
 pub(super) fn run(audit: Audit) -> Result<Outcome, Failure> {
     match audit {
         Audit::Show(args) => run_show(args),
+        Audit::Verify(args) => run_verify(args),
     }
 }
 
@@ -38,4 +40,55 @@ fn run_show(args: Show) -> Result<Outcome, Failure> {
     }
     let _ = writeln!(talk, "{} of {} records shown", summary.shown, summary.read);
     Ok(if summary.malformed == 0 { Outcome::Yes } else { Outcome::No })
+}
+
+/// A directory is a log of its own; all files together are one.
+fn run_verify(args: Verify) -> Result<Outcome, Failure> {
+    let Verify { files, key, public_key: public, anchors, expect_at_least: at_least, json } = args;
+    let (directories, files): (Vec<_>, Vec<_>) = files.into_iter().partition(|path| path.is_dir());
+    let mut logs: Vec<_> = directories.into_iter().map(Log::Directory).collect();
+    if !files.is_empty() {
+        logs.push(Log::Files(files));
+    }
+    let evidence = Evidence { key, public, anchors, at_least };
+    if logs.len() > 1 && evidence != Evidence::default() {
+        let hint = "keys and anchors are of one log: verify each log by itself";
+        return Err(Failure::input(hint));
+    }
+    let mut is_whole = true;
+    for log in &logs {
+        let report = verify(log, &evidence).map_err(Failure::input)?;
+        is_whole &= report.is_whole();
+        let text = if json { serde_json::to_string(&report).map_err(Failure::failed)? + "\n" } else { told(&report) };
+        print(&text)?;
+    }
+    Ok(if is_whole { Outcome::Yes } else { Outcome::No })
+}
+
+/// A report, for people.
+fn told(report: &Report) -> String {
+    let Report { records, first_seq, last_seq, files, chapters, .. } = report;
+    let proof = match report.proof {
+        Proof::SecretKey => "proved by the secret key",
+        Proof::PublicKey => "proved by the public key, as far as it is signed",
+        Proof::Itself => "proved by nothing but itself",
+    };
+    let files = if *files == 1 { "1 file".to_owned() } else { format!("{files} files") };
+    let chapters = if *chapters == 1 { "1 chapter".to_owned() } else { format!("{chapters} chapters") };
+    let extent = match records {
+        0 => "no records".to_owned(),
+        1 => format!("record {first_seq}"),
+        _ => format!("records {first_seq} to {last_seq}"),
+    };
+    let mut text = match &report.finding {
+        None => format!("whole: {extent} in {files} and {chapters}, {proof}\n"),
+        Some(finding) => format!("NOT whole: {finding}\n  good before that: {extent} in {chapters}, {proof}\n"),
+    };
+    if let Some(checkpoint) = &report.checkpoint {
+        text.push_str(&format!("  newest checkpoint: record {}, hash {}\n", checkpoint.seq, checkpoint.hash));
+    }
+    for note in &report.notes {
+        text.push_str(&format!("  note: {note}\n"));
+    }
+    text
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use ginnel_core::audit::Text;
+use ginnel_core::audit::{Checkpoint, Text};
 use ginnel_core::status::{Certificate, Failure as Failed, Peer, Status};
 
 use super::ask::{read, read_text};
@@ -71,6 +71,9 @@ pub(crate) fn render(status: &Status) -> String {
     if let Some(audit) = &status.audit {
         let state = if audit.healthy { "written" } else { "CANNOT BE WRITTEN: nothing new is allowed" };
         let _ = writeln!(text, "  audit log: {state}, {} records waiting", audit.waiting);
+        if let Some(Checkpoint { seq, hash, time }) = audit.checkpoint {
+            let _ = writeln!(text, "    checkpoint {} ago: record {seq}, hash {hash}", between(time, status.time));
+        }
     }
     let totals = &status.sessions;
     let _ = writeln!(

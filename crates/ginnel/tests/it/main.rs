@@ -3,6 +3,7 @@
 
 mod admin;
 mod apart;
+mod audit;
 mod cancelled;
 mod cas;
 mod causes;

@@ -34,16 +34,16 @@ pub(super) async fn check(config: &ServerConfig, report: &mut Report) {
     match &config.issuer {
         ServerIssuer::Here(section) => {
             let roots = issuer(&config.trust_domain, section, report).await;
-            audit(&config.audit_directory, report);
-            kept_denials(&config.denials_file(), &config.audit_directory, report);
+            audit(&config.audit.directory, report);
+            kept_denials(&config.denials_file(), &config.audit.directory, report);
             keys(&config.identities, report);
             listen(config.server.listen, report);
             clock(&roots, SystemTime::now(), report);
         }
         ServerIssuer::Elsewhere(remote) => {
             elsewhere(remote, config, report).await;
-            audit(&config.audit_directory, report);
-            kept_denials(&config.denials_file(), &config.audit_directory, report);
+            audit(&config.audit.directory, report);
+            kept_denials(&config.denials_file(), &config.audit.directory, report);
             listen(config.server.listen, report);
         }
     }
@@ -52,8 +52,8 @@ pub(super) async fn check(config: &ServerConfig, report: &mut Report) {
 /// The same for the process that only enrols.
 pub(super) async fn check_enrolment(config: &EnrolmentConfig, report: &mut Report) {
     let roots = issuer(&config.trust_domain, &config.issuer, report).await;
-    audit(&config.audit_directory, report);
-    kept_denials(&config.denials_file(), &config.audit_directory, report);
+    audit(&config.audit.directory, report);
+    kept_denials(&config.denials_file(), &config.audit.directory, report);
     keys(&config.identities, report);
     listen(config.server.listen, report);
     clock(&roots, SystemTime::now(), report);

@@ -1,0 +1,102 @@
+//! SIGKILL at random moments: whatever an application was told has a record.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, ensure};
+use ginnel_testkit::hosts::TcpHost;
+use ginnel_testkit::{Answer, Part, proxy};
+use tokio::time::{sleep, timeout};
+
+use super::{each_record, verified};
+use crate::{report, world};
+
+/// Applications that open one session after the other while the server is killed.
+const APPLICATIONS: u64 = 6;
+
+/// From the first session after a start to the kill, at most: some hundred groups of records.
+const LIFE_MAX_MICROS: u64 = 150_000;
+
+/// What an application waits for an answer: the server that would give it may be dead.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Kills the server that often, and holds the log to what applications heard.
+async fn kills(count: u64) -> Result<()> {
+    let seed: u64 = match std::env::var("GINNEL_KILL_SEED") {
+        Ok(seed) => seed.parse().context("GINNEL_KILL_SEED")?,
+        Err(_) => SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.subsec_nanos().into(),
+    };
+    let host = TcpHost::echo().await?;
+    let target = host.address().to_string();
+    let mut world = world().target(&target).start().await?;
+    let audit = world.directory().join("audit");
+    let heard: Mutex<BTreeMap<String, u64>> = Mutex::default();
+    let mut random = seed.max(1);
+    for number in 0..count {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let life = Duration::from_micros(random % LIFE_MAX_MICROS);
+        let proxy = world.proxy_addr();
+        let application = async || -> Result<()> {
+            loop {
+                let Ok(Ok(Answer::Opened(opened))) = timeout(PATIENCE, proxy::connect(proxy, &target)).await else {
+                    return Ok(());
+                };
+                heard.lock().unwrap_or_else(PoisonError::into_inner).insert(opened.request_id, number);
+            }
+        };
+        let kill = async {
+            sleep(life).await;
+            world.server.kill().await
+        };
+        let applications = async {
+            // As many as APPLICATIONS says.
+            let six =
+                tokio::join!(application(), application(), application(), application(), application(), application());
+            [six.0, six.1, six.2, six.3, six.4, six.5].into_iter().collect::<Result<Vec<()>>>()
+        };
+        let (killed, asked) = tokio::join!(kill, applications);
+        killed.and(asked).with_context(|| format!("kill {number}, GINNEL_KILL_SEED={seed}"))?;
+        let mark = world.client.mark();
+        world.restart(Part::Server).await?;
+        world.roster(mark, 1).await?;
+    }
+    let heard = heard.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut missing = BTreeMap::from([("allowed", heard.clone()), ("connected", heard.clone())]);
+    each_record(&audit, |record| {
+        if let Some(missing) = record["event"].as_str().and_then(|event| missing.get_mut(event)) {
+            record["requestId"].as_str().map(|id| missing.remove(id));
+        }
+        Ok(())
+    })?;
+    let lost: Vec<_> = missing.into_iter().filter(|(_, missing)| !missing.is_empty()).collect();
+    ensure!(
+        lost.is_empty(),
+        "on no record (by request, with the number of the kill): {lost:?}; GINNEL_KILL_SEED={seed}"
+    );
+    ensure!(heard.len() as u64 >= count * APPLICATIONS, "only {} sessions were opened", heard.len());
+    let whole = verified(&world, &audit).await?;
+    ensure!(whole["chapters"] == count + 1, "{whole}");
+    let torn = whole["notes"]
+        .as_array()
+        .map_or(0, |notes| notes.iter().filter(|note| note.to_string().contains("a crash")).count());
+    report(format_args!(
+        "{count} kills, seed {seed}: {} sessions that applications heard of, none without its records; {torn} notes of what a crash left",
+        heard.len()
+    ));
+    world.finish(&[])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_success_is_missing_from_the_log_after_twenty_kills() -> Result<()> {
+    Box::pin(kills(20)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a thousand kills, or as many as GINNEL_KILLS says: ./test kills"]
+async fn no_success_is_missing_from_the_log_after_a_thousand_kills() -> Result<()> {
+    let count = std::env::var("GINNEL_KILLS").map_or(Ok(1_000), |count| count.parse());
+    Box::pin(kills(count.context("GINNEL_KILLS")?)).await
+}

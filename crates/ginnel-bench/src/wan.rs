@@ -85,7 +85,9 @@ pub(crate) fn main(words: &[String]) -> Result<()> {
             _ => bail!("{word}: {USAGE}"),
         }
     }
+    // The processes have a directory of their own.
     let ginnel = ginnel.context(USAGE)?;
+    let ginnel = ginnel.canonicalize().with_context(|| ginnel.display().to_string())?;
     raise_descriptors(crate::DESCRIPTORS)?;
     let mut rounds: [Vec<Vec<Figure>>; Way::ALL.len()] = Default::default();
     for round in 1..=effort.rounds {

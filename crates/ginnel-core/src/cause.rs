@@ -261,10 +261,16 @@ impl Refusal {
     /// Whether another live agent may do better, so that a dial that failed this way moves on.
     ///
     /// A verdict of the server holds whichever agent is asked; everything that happened at or behind one agent, or to its certificate, or is
-    /// said of where it comes from, does not.
+    /// said of where it comes from or of its rules alone, does not.
     pub fn another_agent_may_help(self) -> bool {
-        let is_about_who_it_is =
-            matches!(self.cause, Cause::CertificateExpired | Cause::NotAdmitted | Cause::SourceRefused);
+        let is_about_who_it_is = matches!(
+            self.cause,
+            Cause::CertificateExpired
+                | Cause::NotAdmitted
+                | Cause::NotAllowed
+                | Cause::RuleExpired
+                | Cause::SourceRefused
+        );
         self.cause.another_agent_may_help() || (self.hop == Hop::Agent && is_about_who_it_is)
     }
 }

@@ -118,7 +118,8 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// A policy of these rules. Their order decides which one a permit names, never what is allowed. Nobody asks it about a time before `now`.
+    /// A policy of these rules. Their order decides which one a permit names, never what is allowed. Asked about a time before `now`, it still
+    /// refuses what had expired by `now`, and [is worn](Self::is_worn).
     pub fn new(rules: Vec<Rule>, now: Timestamp) -> Self {
         let mut by_client: BTreeMap<Name, Vec<usize>> = BTreeMap::new();
         for (at, rule) in rules.iter().enumerate() {
@@ -213,9 +214,10 @@ impl Policy {
         self.by_expiry.iter().map(|at| &self.rules[*at])
     }
 
-    /// Whether so many rules have expired since it was made that it is worth making it anew.
+    /// Whether it is time to make it anew: so many rules have expired since, or some had expired only by a clock that was put right.
     pub fn is_worn(&self, now: Timestamp) -> bool {
-        self.expired_by(now).saturating_sub(self.expired_before) > EXPIRED_SINCE_MAX
+        let expired = self.expired_by(now);
+        expired < self.expired_before || expired - self.expired_before > EXPIRED_SINCE_MAX
     }
 
     /// The policy as text: equal texts mean equal policies, so that a hash of it is a version. It is the same before and after a rule expires.

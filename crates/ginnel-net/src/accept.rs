@@ -228,8 +228,9 @@ impl Gate {
             announced = timeout(HANDSHAKE_DEADLINE, origin(&mut tcp)) => announced,
         };
         let (address, is_its_own) = match announced.unwrap_or(Err(NotAnnounced::TooSlow)) {
-            Ok(Origin::Peer(address)) => (address, false),
-            Ok(Origin::Balancer) => (balancer, true),
+            Ok(Some(Origin::Peer(address))) => (address, false),
+            Ok(Some(Origin::Balancer)) => (balancer, true),
+            Ok(None) => return,
             Err(why) => return admit.not_announced(balancer, &why),
         };
         if !admit.might_come_from(address.ip()) {

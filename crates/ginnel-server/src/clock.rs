@@ -1,15 +1,16 @@
 //! By which time rules expire.
 //!
-//! A rule has expired once the wall clock says so, or once the time has passed that it still had when the rules came into force. So a clock that is
-//! put back brings no rule back, and a machine that slept finds its rules expired when it wakes. A clock that runs ahead ends what depends on a rule
-//! that would expire, and lets it begin again when it is right; a reload takes the clock as it is then.
+//! A rule has expired once the wall clock says so, or once the time has passed that it still had when the process began. So a clock that is put back
+//! brings no rule back, whether or not the file is read again, and a machine that slept finds its rules expired when it wakes. A clock that runs
+//! ahead ends what depends on a rule that would expire, and lets it begin again when it is right; one that was ahead when the process began stays
+//! so for rules until the next start.
 
 use std::time::{Duration, SystemTime};
 
 use ginnel_core::audit::Timestamp;
 use tokio::time::Instant;
 
-/// The time since rules came into force.
+/// The time since the process began.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     /// What the wall clock said then.
@@ -26,11 +27,6 @@ impl Clock {
     /// The later of what the two clocks say.
     pub(crate) fn now(&self) -> Timestamp {
         self.read(Timestamp::from(SystemTime::now()), self.since.elapsed())
-    }
-
-    /// Whether it is the same as another.
-    pub(crate) fn began_with(&self, other: &Self) -> bool {
-        self.since == other.since && self.began == other.began
     }
 
     fn read(&self, wall: Timestamp, passed: Duration) -> Timestamp {

@@ -17,9 +17,12 @@ const RECORDS_MAX: u32 = 20;
 /// The time in which they are counted.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// Counts who was turned away.
+/// Counts who was turned away. Those who showed a certificate are counted by themselves, so that no flood of others hides a stolen one.
 #[derive(Debug, Default)]
-pub(crate) struct Doorkeeper(Mutex<Counted>);
+pub(crate) struct Doorkeeper {
+    unknown: Mutex<Counted>,
+    certified: Mutex<Counted>,
+}
 
 #[derive(Debug, Default)]
 struct Counted {
@@ -31,7 +34,9 @@ struct Counted {
 impl Doorkeeper {
     /// The record of a connection that was turned away, unless there were too many of late. `shown` is its certificate, if it came to that.
     pub(crate) fn turned_away(&self, peer: SocketAddr, cause: Cause, shown: Option<&Shown>) -> Option<Event> {
-        let unrecorded = self.count(Instant::now())?;
+        let counted = if shown.is_some() { &self.certified } else { &self.unknown };
+        let mut counted = counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let unrecorded = counted.count(Instant::now())?;
         Some(Event::TurnedAway {
             peer,
             cause,
@@ -40,20 +45,21 @@ impl Doorkeeper {
             unrecorded: Some(unrecorded).filter(|unrecorded| *unrecorded > 0),
         })
     }
+}
 
+impl Counted {
     /// How many had no record before this one; `None` if this one has none.
-    fn count(&self, now: Instant) -> Option<u64> {
-        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if counted.since.is_none_or(|since| now >= since + WINDOW) {
-            counted.since = Some(now);
-            counted.records = 0;
+    fn count(&mut self, now: Instant) -> Option<u64> {
+        if self.since.is_none_or(|since| now >= since + WINDOW) {
+            self.since = Some(now);
+            self.records = 0;
         }
-        if counted.records >= RECORDS_MAX {
-            counted.unrecorded += 1;
+        if self.records >= RECORDS_MAX {
+            self.unrecorded += 1;
             return None;
         }
-        counted.records += 1;
-        Some(std::mem::take(&mut counted.unrecorded))
+        self.records += 1;
+        Some(std::mem::take(&mut self.unrecorded))
     }
 }
 
@@ -63,11 +69,11 @@ mod tests {
 
     #[test]
     fn a_flood_leaves_a_few_records_and_the_next_one_counts_the_rest() {
-        let (doorkeeper, start) = (Doorkeeper::default(), Instant::now());
-        let recorded = (0..1000).filter(|_| doorkeeper.count(start).is_some()).count();
+        let (mut counted, start) = (Counted::default(), Instant::now());
+        let recorded = (0..1000).filter(|_| counted.count(start).is_some()).count();
         assert_eq!(recorded, RECORDS_MAX as usize);
         let later = start + WINDOW;
-        assert_eq!(doorkeeper.count(later), Some(1000 - u64::from(RECORDS_MAX)));
-        assert_eq!(doorkeeper.count(later), Some(0));
+        assert_eq!(counted.count(later), Some(1000 - u64::from(RECORDS_MAX)));
+        assert_eq!(counted.count(later), Some(0));
     }
 }

@@ -45,8 +45,12 @@ impl Known {
         if rules.are_the_same_as(&self.rules) {
             return Self { rules, ..self };
         }
-        if rules.clock.began_with(&self.rules.clock) {
-            // Denials have changed, and the file has not: nothing of it is news.
+        if rules.are_read_with(&self.rules) {
+            // Denials have changed, and the file has not: nothing of it is news, except what has expired since somebody looked.
+            let names = |rules: &Rules| rules.policy.by_expiry().map(|rule| rule.name.clone()).collect::<Vec<_>>();
+            if names(&rules) == names(&self.rules) {
+                return Self { rules, ..self };
+            }
             let (policy, made) = (&rules.policy, rules.made);
             let told = policy.expired_by(made.saturating_add(EXPIRES_SOON));
             return Self { expired: policy.expired_by(made), told, rules };
@@ -62,24 +66,26 @@ pub(crate) async fn watch(broker: Arc<Broker>) {
         sleep(LOOK_EVERY).await;
         let rules = broker.rules.now();
         known = known.then(rules);
-        look(&broker, &mut known);
+        look(&broker, &mut known).await;
         let now = known.rules.clock.now();
         if known.rules.policy.is_worn(now) {
             let broker = Arc::clone(&broker);
-            // It takes some tenths of a second for a large policy.
+            // It takes some tenths of a second for a large policy, and who replaces the rules meanwhile may wait for a disk.
             let remade = spawn_blocking(move || broker.remake());
             let _ = remade.await;
         }
     }
 }
 
-fn look(broker: &Broker, known: &mut Known) {
+async fn look(broker: &Arc<Broker>, known: &mut Known) {
     let rules = &known.rules;
     let now = rules.clock.now();
     let expired = rules.policy.expired_by(now);
     if expired > known.expired {
         let names = named(&rules.policy.by_expiry().take(expired).skip(known.expired).collect::<Vec<_>>());
-        let (ended, _) = broker.enforce_now();
+        let enforcing = Arc::clone(broker);
+        // As above: no thread that carries bytes waits for that.
+        let (ended, _) = spawn_blocking(move || enforcing.enforce_now()).await.unwrap_or_default();
         tracing::warn!(rules = names, ended, "rules have expired; the sessions that they alone allowed are ended");
     }
     if expired < known.expired {

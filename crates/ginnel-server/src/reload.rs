@@ -90,7 +90,7 @@ impl Broker {
         let _replacing = self.rules.replacing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.rules.now();
         let next = admissible.as_ref().map(|(_, admissible)| Arc::clone(admissible));
-        let after = Arc::new(Rules::new(config, next, Arc::clone(&before.denials)));
+        let after = Arc::new(before.read_again(config, next));
         if let Some((desk, admissible)) = admissible {
             desk.replace(admissible);
         }

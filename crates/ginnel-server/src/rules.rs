@@ -48,6 +48,8 @@ pub(crate) struct Rules {
     admissible: Option<Arc<Admissible>>,
     /// The same in states that differ in nothing that anybody could notice.
     identity: Arc<()>,
+    /// The same in states that were made of one reading of the file.
+    reading: Arc<()>,
 }
 
 /// The state in force.
@@ -60,9 +62,14 @@ pub(crate) struct InForceRules {
 }
 
 impl Rules {
-    /// A state that begins now.
+    /// The first state of a process.
     pub(crate) fn new(config: ServerConfig, admissible: Option<Arc<Admissible>>, denials: Arc<Denials>) -> Self {
         Self::by(Clock::start(), config, admissible, denials)
+    }
+
+    /// What another reading of the file gives. The clock goes on, so that what has expired stays so.
+    pub(crate) fn read_again(&self, config: ServerConfig, admissible: Option<Arc<Admissible>>) -> Self {
+        Self::by(self.clock, config, admissible, Arc::clone(&self.denials))
     }
 
     fn by(clock: Clock, config: ServerConfig, admissible: Option<Arc<Admissible>>, denials: Arc<Denials>) -> Self {
@@ -75,13 +82,14 @@ impl Rules {
             (Principal { trust_domain, role: identity.role, name }, identity.email.clone())
         });
         let identities = identities.collect();
-        let (sources, identity) = (sources(&config), Arc::new(()));
-        Self { identities, denials, sources, policy, clock, made, version, admissible, identity, config }
+        let (sources, identity, reading) = (sources(&config), Arc::new(()), Arc::new(()));
+        Self { identities, denials, sources, policy, clock, made, version, admissible, identity, reading, config }
     }
 
     /// The same with other denials.
     pub(crate) fn with_denials(&self, denials: Arc<Denials>) -> Self {
-        Self::by(self.clock, self.config.clone(), self.admissible.clone(), denials)
+        let others = Self::by(self.clock, self.config.clone(), self.admissible.clone(), denials);
+        Self { reading: Arc::clone(&self.reading), ..others }
     }
 
     /// The same, with a policy that is made anew.
@@ -93,6 +101,11 @@ impl Rules {
     /// Whether these are others, [made anew](Self::remade) or not.
     pub(crate) fn are_the_same_as(&self, others: &Self) -> bool {
         Arc::ptr_eq(&self.identity, &others.identity)
+    }
+
+    /// Whether the file was not read again between these and others.
+    pub(crate) fn are_read_with(&self, others: &Self) -> bool {
+        Arc::ptr_eq(&self.reading, &others.reading)
     }
 
     /// Whether somebody with this certificate may be connected: a known identity, enrolled with a proof that would still be taken,

@@ -80,11 +80,14 @@ type Values = Vec<(String, Option<f64>)>;
 pub(super) async fn measure(what: Measurement, entrance: &Entrance, host: &Asked, effort: &Effort) -> Result<Values> {
     match what {
         Measurement::Bulk(sessions, direction) => {
-            let _bulk = flowing(entrance, host, sessions, direction, effort).await?;
-            let (before, started) = (host.arrived().bytes(), Instant::now());
-            sleep(effort.window).await;
-            let speed = to_f64(host.arrived().bytes() - before) / MB / started.elapsed().as_secs_f64();
-            Ok(vec![(format!("{sessions} {}, MB/s", direction.name()), Some(speed))])
+            // A way that takes connections as load asks has one for the first sessions, and more for those that follow.
+            let bursts: &[&str] = if sessions == 1 { &[""] } else { &[" at once", " at once, the second time"] };
+            let mut values = Values::new();
+            for burst in bursts {
+                let speed = bulk(entrance, host, sessions, direction, effort).await?;
+                values.push((format!("{sessions} {}{burst}, MB/s", direction.name()), Some(speed)));
+            }
+            Ok(values)
         }
         Measurement::SetUp(at_once) => set_up(entrance, host, at_once, effort).await,
         Measurement::Pings => pings_alone_and_beside(entrance, host, effort).await,
@@ -96,6 +99,22 @@ pub(super) async fn measure(what: Measurement, entrance: &Entrance, host: &Asked
             Ok(vec![(name, Some(millis(elapsed)))])
         }
     }
+}
+
+/// The speed of so many sessions together, which end with it.
+async fn bulk(
+    entrance: &Entrance,
+    host: &Asked,
+    sessions: usize,
+    direction: Direction,
+    effort: &Effort,
+) -> Result<f64> {
+    let mut bulk = flowing(entrance, host, sessions, direction, effort).await?;
+    let (before, started) = (host.arrived().bytes(), Instant::now());
+    sleep(effort.window).await;
+    let speed = to_f64(host.arrived().bytes() - before) / MB / started.elapsed().as_secs_f64();
+    bulk.shutdown().await;
+    Ok(speed)
 }
 
 /// Sessions that move bytes for as long as the set has their tasks, and have found their pace.

@@ -15,7 +15,8 @@ const HEAD: &str = "# A long path
 Written by `cargo xtask bench --wan`, which needs root. Application, client and server are in one network namespace, agent and target in another.
 Between the two is a line: 1 Gbit/s in each direction with the headers of IP and TCP, half of the round trip as delay, a queue of one round trip's
 worth that drops what comes when it is full, and losses of single packets by chance from a fixed seed. Direct TCP is the same application and the
-same target on the same line. Every figure has new processes on a new line.
+same target on the same line. Every measurement has new processes on a new line. Where several sessions come at once, new processes have one connection
+for all of them, and open more; sessions that come the second time find these (`connections` in the configuration says how many are there at least).
 ";
 
 /// What the document calls a path.

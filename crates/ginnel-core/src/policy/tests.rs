@@ -171,7 +171,7 @@ fn a_rule_counts_until_it_expires_and_from_where_it_says() {
         ("npm", "fd00::9", 101, Ok("near")),
         ("npm", "203.0.114.9", 101, Err(Cause::SourceRefused)),
         ("old", "203.0.113.9", 60, Err(Cause::RuleExpired)),
-        // A clock that is put back does not bring it back.
+        // A clock that is put back brings it back when the policy is made anew, which it then asks for.
         ("old", "203.0.113.9", 5, Err(Cause::RuleExpired)),
         ("new", "203.0.113.9", 60, Err(Cause::NotAllowed)),
     ];
@@ -193,7 +193,7 @@ fn a_rule_counts_until_it_expires_and_from_where_it_says() {
 }
 
 #[test]
-fn is_worn_when_many_rules_have_expired_since_it_was_made() {
+fn is_worn_when_many_rules_have_expired_since_it_was_made_or_some_that_have_not() {
     let rules: Vec<Rule> = (0..1000)
         .map(|number| Rule {
             expires: Some(at(number)),
@@ -202,5 +202,6 @@ fn is_worn_when_many_rules_have_expired_since_it_was_made() {
         .collect();
     let policy = Policy::new(rules.clone(), at(500));
     assert_eq!([500, 756, 757, 999].map(|now| policy.is_worn(at(now))), [false, false, true, true]);
+    assert!(policy.is_worn(at(499)), "what had expired by a clock that was put right counts again");
     assert!(!Policy::new(rules, at(757)).is_worn(at(757)));
 }

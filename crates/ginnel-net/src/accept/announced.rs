@@ -19,20 +19,22 @@ pub enum NotAnnounced {
     TooSlow,
 }
 
-/// Reads the header, and not a byte of what follows it.
-pub(super) async fn origin(stream: &mut (impl AsyncRead + Unpin)) -> Result<Origin, NotAnnounced> {
+/// Reads the header, and not a byte of what follows it. Nothing for a connection that ends before it says anything: that is how many a balancer
+/// looks whether somebody is there.
+pub(super) async fn origin(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<Origin>, NotAnnounced> {
     let mut bytes = Vec::new();
     loop {
         match read(&bytes)? {
-            Progress::Done(origin) => return Ok(origin),
+            Progress::Done(origin) => return Ok(Some(origin)),
             Progress::Needs(length) => {
                 // As many as have come, so that what is wrong ends it at once.
                 let mut missing = vec![0; length.saturating_sub(bytes.len())];
-                let count = stream.read(&mut missing).await.map_err(NotAnnounced::Ended)?;
-                if count == 0 {
-                    return Err(NotAnnounced::Ended(io::ErrorKind::UnexpectedEof.into()));
+                match stream.read(&mut missing).await {
+                    Ok(0) | Err(_) if bytes.is_empty() => return Ok(None),
+                    Ok(0) => return Err(NotAnnounced::Ended(io::ErrorKind::UnexpectedEof.into())),
+                    Ok(count) => bytes.extend_from_slice(&missing[..count]),
+                    Err(error) => return Err(NotAnnounced::Ended(error)),
                 }
-                bytes.extend_from_slice(&missing[..count]);
             }
         }
     }
@@ -58,7 +60,7 @@ mod tests {
                 far.write_all(&said).await.unwrap();
                 far
             });
-            let Origin::Peer(peer) = origin(&mut near).await.unwrap() else { panic!("no peer") };
+            let Some(Origin::Peer(peer)) = origin(&mut near).await.unwrap() else { panic!("no peer") };
             assert_eq!(peer, "203.0.113.9:40000".parse::<SocketAddr>().unwrap());
             let mut rest = [0; 5];
             near.read_exact(&mut rest).await.unwrap();
@@ -78,5 +80,9 @@ mod tests {
         far.write_all(&HEADER[..20]).await.unwrap();
         drop(far);
         assert!(matches!(origin(&mut near).await.unwrap_err(), NotAnnounced::Ended(_)));
+
+        let (mut near, far) = tokio::io::duplex(64);
+        drop(far);
+        assert!(matches!(origin(&mut near).await, Ok(None)), "who only looks does nothing wrong");
     }
 }

@@ -20,6 +20,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use self::book::{Book, Fate};
+use crate::clocks::{Clock, JUMP_SECONDS};
 use crate::observed::metrics;
 use crate::pair::Pair;
 use crate::transcript::is_golden;
@@ -341,20 +342,15 @@ async fn lost_processes() -> Result<Book> {
     Ok(book)
 }
 
-/// The agent's key is replaced at the server, so that it cannot renew. The server is restarted with the new one: it does not know which key was
-/// behind the certificate that the agent has, and lets it live to its end.
+/// The agent's clock is a day behind, so that nobody takes its tokens and it cannot renew.
 async fn expired_certificate() -> Result<Book> {
     let mut book = Book::default();
+    let clock = Clock::new()?;
     let host = TcpListener::bind("127.0.0.1:0").await?;
-    let mut world = world().target(host.local_addr()?).certificate_lifetime("10s").start().await?;
-    let mut create = world.ginnel();
-    create.args(["credentials", "create", "other@acme.example", "--out"]).arg(world.directory().join("other.json"));
-    let public = succeed(create).await?;
-    std::fs::write(world.directory().join("agent.pub.pem"), public + "\n")?;
-    let mark = world.client.mark();
-    world.restart(Part::Server).await?;
-    world.roster(mark, 1).await?;
+    let world = world().target(host.local_addr()?).certificate_lifetime("10s");
+    let mut world = clock.of(world, "agent")?.start().await?;
     let mut pair = Pair::open(&world, &host).await?;
+    clock.jump(&mut world, Part::Agent(0), -JUMP_SECONDS).await?;
     pair.exchange().await?;
     let before = metrics(&mut world, Part::Client).await?;
     let fate = Fate::new(Cause::CertificateExpired, "agent", "The agent cannot renew its certificate, which expires.");

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use ginnel_core::audit::Timestamp;
+use ginnel_testkit::command::succeed;
 use ginnel_testkit::stream::{Ending, read_to_ending};
 use ginnel_testkit::wait::SOON;
 use ginnel_testkit::{Part, Peer, World, WorldBuilder, eventually, peer, proxy, within};
@@ -18,18 +19,18 @@ use crate::pair::Pair;
 use crate::world;
 
 /// How far a clock jumps: further than a certificate lives.
-const JUMP_SECONDS: i64 = 25 * 3600;
+pub(crate) const JUMP_SECONDS: i64 = 25 * 3600;
 
 /// From the moment at which the clock is right again to the moment at which everything carries.
 const HEALED: Duration = Duration::from_secs(60);
 
 /// A clock for the daemons of one role.
-struct Clock {
+pub(crate) struct Clock {
     directory: TempDir,
 }
 
 impl Clock {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let clock = Self { directory: tempfile::tempdir()? };
         clock.set(0)?;
         Ok(clock)
@@ -40,7 +41,7 @@ impl Clock {
     }
 
     /// Has the daemons of a role read this clock.
-    fn of(&self, world: WorldBuilder, role: &'static str) -> Result<WorldBuilder> {
+    pub(crate) fn of(&self, world: WorldBuilder, role: &'static str) -> Result<WorldBuilder> {
         Ok(world
             .environment(role, "LD_PRELOAD", library()?.display())
             .environment(role, "FAKETIME_TIMESTAMP_FILE", self.file().display())
@@ -56,7 +57,7 @@ impl Clock {
     }
 
     /// Jumps, and waits until the process has seen it.
-    async fn jump(&self, world: &mut World, part: Part, offset_seconds: i64) -> Result<()> {
+    pub(crate) async fn jump(&self, world: &mut World, part: Part, offset_seconds: i64) -> Result<()> {
         self.set(offset_seconds)?;
         let admin = world.admin(part).await?.to_string();
         eventually("the clock to jump", SOON, async || {
@@ -190,6 +191,10 @@ async fn a_rule_expires_by_the_later_of_the_wall_clock_and_the_time_that_passed(
     let mut pair = Pair::open(&world, &host).await?;
     clock.jump(&mut world, Part::Server, JUMP_SECONDS).await?;
     is_ended_with_its_rule(&world, &mut pair, &target).await?;
+    // Rules that are made anew in this time come back as well.
+    let mut revoke = world.ginnel();
+    revoke.args(["revoke", "--serial", "ff", "--socket"]).arg(world.socket(Part::Server));
+    succeed(revoke).await?;
     clock.jump(&mut world, Part::Server, 0).await?;
     eventually("the rule to be back", HEALED, async || {
         let opened = proxy::connect(world.proxy_addr(), &target).await?.opened();
@@ -198,7 +203,7 @@ async fn a_rule_expires_by_the_later_of_the_wall_clock_and_the_time_that_passed(
     .await?;
     within("the host to take it", SOON, host.accept()).await??;
 
-    // A clock that is put back gives it no longer life.
+    // A clock that is put back gives it no longer life, neither by itself nor with a new reading of the file.
     let expires = in_seconds(4);
     world.edit("server", |config| config["rules"][0]["expires"] = json!(expires))?;
     world.server.hang_up()?;
@@ -208,6 +213,12 @@ async fn a_rule_expires_by_the_later_of_the_wall_clock_and_the_time_that_passed(
     clock.jump(&mut world, Part::Server, -JUMP_SECONDS).await?;
     is_ended_with_its_rule(&world, &mut pair, &target).await?;
     ensure!(Timestamp::from(SystemTime::now()) >= expires, "it ended before its rule");
+    let mark = world.server.mark();
+    world.edit("server", |config| config["rules"][0]["name"] = json!("renamed"))?;
+    world.server.hang_up()?;
+    world.server.wait_for_after(mark, "rules replaced", |_| true).await?;
+    let refused = proxy::connect(world.proxy_addr(), &target).await?.refused()?;
+    ensure!(refused.cause == "ruleExpired", "{refused:?}");
     world.finish(&[])
 }
 

@@ -57,13 +57,19 @@ async fn is_given_a_roster(peer: &Peer) -> Result<()> {
 
 /// What is heard on a connection from `from` that says `said`, until it ends.
 async fn answer(world: &World, from: IpAddr, said: &[u8]) -> Result<Vec<u8>> {
+    Ok(addressed_answer(world, from, said).await?.1)
+}
+
+/// The same, with the address that the connection has come from.
+async fn addressed_answer(world: &World, from: IpAddr, said: &[u8]) -> Result<(SocketAddr, Vec<u8>)> {
     let mut tcp = tcp_from(from, world.server_addr()).await?;
+    let own = tcp.local_addr()?;
     // Who is closed at once may not get to say it.
     tcp.write_all(said).await.ok();
     let mut heard = Vec::new();
     // A reset is an end as well.
     within("the end of the connection", HEADER_WITHIN, tcp.read_to_end(&mut heard)).await?.ok();
-    Ok(heard)
+    Ok((own, heard))
 }
 
 /// Waits for the record of a connection that was turned away.
@@ -229,6 +235,7 @@ async fn a_balancers_header_is_the_address_and_a_wrong_one_is_the_end() -> Resul
     let client = enrol(&world, "client.json").await?;
     let balancer = loopback(9);
     let mut silent = tcp_from(balancer, world.server_addr()).await?;
+    let silent_address = silent.local_addr()?;
 
     // Its word is the address, for certificates and for enrolment.
     for (preface, peer) in [
@@ -250,26 +257,24 @@ async fn a_balancers_header_is_the_address_and_a_wrong_one_is_the_end() -> Resul
     turned_away(&world, "sourceRefused", |peer| peer.to_string() == "198.51.100.9:40000").await?;
 
     // The balancer's own connections are its own, which nobody let in; it wanted nothing else than to see whether somebody is there.
-    ensure!(answer(&world, balancer, &header(0x20, 0x00, &[])).await?.is_empty(), "it was answered");
+    let (with_local, heard) = addressed_answer(&world, balancer, &header(0x20, 0x00, &[])).await?;
+    ensure!(heard.is_empty(), "it was answered");
+    let mut looking = tcp_from(balancer, world.server_addr()).await?;
+    let with_nothing = looking.local_addr()?;
+    looking.shutdown().await?;
+    within("the end of a look", HEADER_WITHIN, looking.read_to_end(&mut Vec::new())).await??;
 
     for (what, preface) in wrong_headers() {
-        let mark = world.audit_of("turnedAway")?.len();
-        ensure!(answer(&world, balancer, &preface).await?.is_empty(), "{what} was answered");
-        let one_more = |log: &[Value]| log.iter().filter(|record| record["event"] == "turnedAway").count() > mark;
-        let log = world.audit_until(what, one_more).await?;
-        let records: Vec<_> = log.iter().filter(|record| record["event"] == "turnedAway").skip(mark).collect();
-        let is_its_own = |record: &&Value| record["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.9:"));
-        ensure!(
-            records.iter().all(|record| record["cause"] == "protocolError" && is_its_own(record)),
-            "{what}: {records:?}"
-        );
+        let (own, heard) = addressed_answer(&world, balancer, &preface).await?;
+        ensure!(heard.is_empty(), "{what} was answered");
+        turned_away(&world, "protocolError", |peer| peer == own).await.context(what)?;
     }
     let mut nothing = Vec::new();
     within("the end of a silent connection", HEADER_WITHIN, silent.read_to_end(&mut nothing)).await??;
     ensure!(nothing.is_empty(), "{nothing:?}");
-    let own = world.audit()?.into_iter().find(|record| {
-        record["cause"] == "sourceRefused" && record["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.9:"))
-    });
+    turned_away(&world, "protocolError", |peer| peer == silent_address).await?;
+    let looks = [with_local, with_nothing].map(|address| json!(address.to_string()));
+    let own = world.audit()?.into_iter().find(|record| looks.contains(&record["peer"]));
     ensure!(own.is_none(), "a balancer's own look is on record as an attempt: {own:?}");
     bystander.exchange().await?;
     world.finish(&[])

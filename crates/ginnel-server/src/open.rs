@@ -212,17 +212,7 @@ fn permit(
             Err(TrySendError::Full(())) => return Err(denied(Cause::Overloaded)),
         };
         let allowed = broker.audit.record(Event::Allowed { session: record.clone() });
-        let allowed = allowed.map_err(|error| match error {
-            AuditError::Overloaded => denied(Cause::Overloaded),
-            AuditError::Closed
-            | AuditError::Directory { .. }
-            | AuditError::InUse { .. }
-            | AuditError::NotALog { .. }
-            | AuditError::NotWhole { .. }
-            | AuditError::Open { .. }
-            | AuditError::Thread(_)
-            | AuditError::Unavailable => denied(Cause::AuditUnavailable),
-        })?;
+        let allowed = allowed.map_err(|error| denied(not_on_record(&error)))?;
         let session = SessionId::random(&mut SystemRandom);
         let (occupied, awaited) = (link.occupy(), link.expect(session));
         let dial = Dial {
@@ -235,6 +225,21 @@ fn permit(
         };
         slot.send(ServerMessage { kind: Some(server_message::Kind::Dial(dial.into())) });
         return Ok(Permitted { record, link, occupied, awaited, allowed, since: Instant::now() });
+    }
+}
+
+/// Why a session is refused that cannot be put on record.
+fn not_on_record(error: &AuditError) -> Cause {
+    match error {
+        AuditError::Overloaded => Cause::Overloaded,
+        AuditError::Closed
+        | AuditError::Directory { .. }
+        | AuditError::InUse { .. }
+        | AuditError::NotALog { .. }
+        | AuditError::NotWhole { .. }
+        | AuditError::Open { .. }
+        | AuditError::Thread(_)
+        | AuditError::Unavailable => Cause::AuditUnavailable,
     }
 }
 

@@ -88,10 +88,7 @@ impl Medium for LogFile {
 
     fn keep(&mut self, state: &State, chapter: Option<&[u8]>) -> io::Result<()> {
         if let Some(line) = chapter {
-            let path = self.directory.join(CHAPTERS_NAME);
-            let mut chapters = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-            chapters.write_all(line)?;
-            chapters.sync_data()?;
+            append_line(&self.directory.join(CHAPTERS_NAME), line)?;
         }
         state.write(&self.directory)
     }
@@ -157,6 +154,19 @@ impl LogFile {
     }
 }
 
+/// Appends a line, as one of its own also where a crash or a full disk left a part of another.
+fn append_line(path: &Path, line: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+    let mut last = *b"\n";
+    if file.metadata()?.len() > 0 {
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+    }
+    let end: &[u8] = if last == *b"\n" { b"" } else { b"\n" };
+    file.write_all(&[end, line].concat())?;
+    file.sync_data()
+}
+
 fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
@@ -199,7 +209,7 @@ fn start(log: &mut LogFile) -> Result<Start, AuditError> {
     if length > whole {
         warn!(path = %path.display(), bytes = length - whole, "the audit log has no record at its end; what is there is kept as it is");
     }
-    let state = state(&log.directory, &end, last)?;
+    let state = state(log, &end, last)?;
     let first = first_record(&path).map_err(failed)?;
     let is_unended = end.is_unended && whole > 0;
     Ok(Start { state, last, void, whole, is_unended, first })
@@ -254,8 +264,10 @@ fn not_whole(path: &Path, what: &'static str) -> AuditError {
 }
 
 /// From what the next chapter begins, which a new log is given here.
-fn state(directory: &Path, end: &End, last: Position) -> Result<State, AuditError> {
-    let path = directory.join(FILE_NAME);
+fn state(log: &mut LogFile, end: &End, last: Position) -> Result<State, AuditError> {
+    let directory = log.directory.clone();
+    let directory = directory.as_path();
+    let path = log.path.clone();
     let at_state = |source| AuditError::Open { path: directory.join(STATE_NAME), source };
     let Some(mut state) = State::read(directory).map_err(at_state)? else {
         if end.is_sealed {
@@ -277,6 +289,9 @@ fn state(directory: &Path, end: &End, last: Position) -> Result<State, AuditErro
         Some(chapter) if chapter == state.chapter => {
             state.seed = state.seed.next();
             state.chapter += 1;
+            // Both at once: the line may have been lost with the state, and after another crash in the same place the state would be two
+            // chapters behind, which looks like an older copy. What they tell of has to be as durable as they are.
+            log.sync().and_then(|()| log.keep(&state, end.beginning.as_deref())).map_err(at_state)?;
             Ok(state)
         }
         None | Some(_) => Err(not_whole(&path, OTHER_STATE)),

@@ -160,20 +160,26 @@ impl State {
     }
 }
 
-/// Writes a file unless it is there.
+/// Writes a file as a whole unless it is there: half a key, which a crash could leave, would be none.
 fn create(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    match OpenOptions::new().write(true).create_new(true).mode(mode).open(path) {
-        Ok(mut file) => {
-            let written = file.write_all(content).and_then(|()| file.sync_all());
-            if written.is_err() {
-                // Half a key is none.
-                let _ = fs::remove_file(path);
-            }
-            written
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
+    if path.try_exists()? {
+        return Ok(());
     }
+    let next = path.with_added_extension("next");
+    match fs::remove_file(&next) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let written = OpenOptions::new().write(true).create_new(true).mode(mode).open(&next).and_then(|mut file| {
+        file.write_all(content)?;
+        file.sync_all()
+    });
+    if let Err(error) = written.and_then(|()| fs::rename(&next, path)) {
+        // The key must not lie there twice; the error that counts is the first.
+        let _ = fs::remove_file(&next);
+        return Err(error);
+    }
+    Ok(())
 }
 
 /// Reads a file like `chain.key`.
@@ -218,6 +224,8 @@ mod tests {
     fn the_verifiers_are_written_once_the_secret_one_for_its_owner_alone() {
         let directory = tempfile::tempdir().expect("a directory");
         let (first, other) = (state(), state());
+        // What a crash left of an earlier try, for everybody to read.
+        fs::write(directory.path().join("chain.key.next"), "{\"v\":1,").expect("writes");
         first.write_verifiers(directory.path()).expect("writes");
         other.write_verifiers(directory.path()).expect("leaves them");
         let (key, public) = (directory.path().join(KEY_NAME), directory.path().join(PUBLIC_NAME));
@@ -225,6 +233,7 @@ mod tests {
         assert_eq!(secret.key.to_hex(), first.seed.to_hex());
         assert_eq!(read_public(&public).expect("reads").key, first.seed.chapter().signer.public());
         assert_eq!(fs::metadata(key).expect("is there").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(directory.path()).expect("reads").count(), 2, "nothing else");
     }
 
     #[test]

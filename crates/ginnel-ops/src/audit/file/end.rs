@@ -23,12 +23,16 @@ pub(super) struct End {
     pub(super) last: Option<Position>,
     /// The last chapter that the lines name.
     pub(super) chapter: Option<u64>,
+    /// The last line that begins a chapter, with its end.
+    pub(super) beginning: Option<Vec<u8>>,
     /// Whether any record has a seal.
     pub(super) is_sealed: bool,
     /// Bytes up to the end of the last record that counts, in what was looked at.
     pub(super) length: usize,
     /// The last record has no end of line.
     pub(super) is_unended: bool,
+    /// After the last record there are zeros.
+    is_holed: bool,
 }
 
 /// After records that belong together there are others, which no crash leaves behind.
@@ -39,7 +43,9 @@ impl End {
     /// Looks at the end of a file, which is all of it if `is_whole`.
     ///
     /// The first sealed record is taken for good, and every other only if it follows from the one before. What then remains is what a crash
-    /// or a failed write left: parts of lines, or lines that are there already.
+    /// or a failed write left: parts of lines, lines that are there already, or a hole. Where the whole machine stopped, a file system may have kept
+    /// later blocks of a write that nobody was told of and not the first ones, which are zeros then. Nobody gains by making such a hole what
+    /// cutting the file off there would not give as well.
     pub(super) fn find(bytes: &[u8], is_whole: bool) -> Result<Self, Changed> {
         let mut end = Self::default();
         let mut start = 0;
@@ -61,19 +67,23 @@ impl End {
     fn takes(&mut self, line: &[u8]) -> Result<bool, Changed> {
         let Some((record, seal)) = Seal::split(line) else {
             // The records of a log from before it had a chain.
+            self.is_holed |= line.contains(&0);
             let unsealed = if self.is_sealed { None } else { serde_json::from_slice::<Entry>(line).ok() };
             let Some(entry) = unsealed else { return Ok(false) };
             self.last = Some(Position { seq: entry.seq, hash: NO_HASH });
             return Ok(true);
         };
-        let Ok(header) = serde_json::from_slice::<Header>(line) else { return Ok(false) };
+        let Ok(header) = serde_json::from_slice::<Header>(line) else {
+            self.is_holed |= line.contains(&0);
+            return Ok(false);
+        };
         let begins = header.event == "chapterBegun";
         let follows = match (self.last, header.after_hash) {
             (_, Some(after)) if begins => running(&after, record) == seal.hash,
             (Some(last), _) if self.is_sealed => {
                 if last.seq.checked_add(1) != Some(header.seq) || running(&last.hash, record) != seal.hash {
                     // A line that is there twice was written again after a failed sync.
-                    return if header.seq <= last.seq { Ok(false) } else { Err(Changed) };
+                    return if header.seq <= last.seq || self.is_holed { Ok(false) } else { Err(Changed) };
                 }
                 true
             }
@@ -82,7 +92,10 @@ impl End {
         if !follows {
             return Err(Changed);
         }
-        self.is_sealed = true;
+        if begins {
+            self.beginning = Some([line, b"\n"].concat());
+        }
+        (self.is_sealed, self.is_holed) = (true, false);
         self.last = Some(Position { seq: header.seq, hash: seal.hash });
         self.chapter = header.chapter.or(self.chapter);
         Ok(true)
@@ -159,6 +172,25 @@ mod tests {
         for case in cases {
             assert_eq!(End::find(&case, true), Err(Changed), "{}", String::from_utf8_lossy(&case));
         }
+    }
+
+    #[test]
+    fn a_hole_in_the_last_write_is_a_crash() {
+        let lines = lines();
+        let hole = |from: usize, until: usize| {
+            let mut all = lines.concat();
+            all[from..until].fill(0);
+            all
+        };
+        let (two, three) = (lines[..2].concat().len(), lines[..3].concat().len());
+        for all in [hole(two, three), hole(two, three + 9), hole(two + 9, three - 9)] {
+            let end = End::find(&all, true).expect("a crash");
+            assert_eq!((seq(&end), end.length), (2, two));
+        }
+        // It excuses what follows it, and nothing before.
+        let edited = String::from_utf8(lines[1].clone()).expect("text").replace("0.1.0", "0.2.0").into_bytes();
+        let all = [&lines[0][..], &edited, &lines[2], &[0; 9]].concat();
+        assert_eq!(End::find(&all, true), Err(Changed));
     }
 
     #[test]

@@ -165,6 +165,38 @@ async fn a_crash_between_two_steps_of_a_new_chapter_harms_nothing() {
     assert_eq!((report.finding, report.chapters, report.files), (None, 3, 2));
 }
 
+/// Numbers of the chapters whose first lines are kept.
+fn chapters_kept(directory: &Path) -> Vec<Option<u64>> {
+    let text = fs::read_to_string(directory.join("chapters.jsonl")).expect("reads");
+    text.lines().filter_map(|line| serde_json::from_str::<Entry>(line).ok()).map(|entry| entry.chapter).collect()
+}
+
+#[tokio::test]
+async fn crashes_one_after_the_other_in_the_same_step_harm_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name);
+    for _ in 0..3 {
+        let log = AuditLog::open(directory.path(), boot()).expect("opens");
+        let state = fs::read(path("chain.state")).expect("reads");
+        let chapters = fs::read(path("chapters.jsonl")).unwrap_or_default();
+        let before = fs::read(path(FILE_NAME)).expect("reads").len();
+        write(&log, 1).await;
+        drop(log);
+        // Of all this only the first record of the chapter came to the disk, and a part of its line among those that are kept.
+        let after = fs::read(path(FILE_NAME)).expect("reads");
+        let begun = before + after[before..].iter().position(|&byte| byte == b'\n').expect("a line") + 1;
+        fs::write(path(FILE_NAME), &after[..begun]).expect("writes");
+        fs::write(path("chain.state"), state).expect("writes");
+        fs::write(path("chapters.jsonl"), [&chapters[..], b"{\"v\":1,\"seq\""].concat()).expect("writes");
+    }
+    let log = AuditLog::open(directory.path(), boot()).expect("opens");
+    write(&log, 1).await;
+    log.close().expect("all is written");
+    let report = verified(directory.path());
+    assert_eq!((report.finding, report.chapters, report.closed), (None, 4, true));
+    assert_eq!(chapters_kept(directory.path()), [Some(0), Some(1), Some(2), Some(3)]);
+}
+
 #[tokio::test]
 async fn does_not_go_on_where_the_end_is_not_what_it_was() {
     let directory = tempfile::tempdir().expect("a directory");

@@ -87,7 +87,15 @@ fn sealed() -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
     let edited = String::from_utf8(whole.clone())?.replacen("5f3a", "5f3b", 1).into_bytes();
     let torn = [&lines[..3].concat()[..], &lines[3][..40], b"\n", &lines[4..].concat()].concat();
     let reordered = [lines[0], lines[2], lines[1], lines[3]].concat();
-    let seeds = [whole.clone(), lines[..2].concat(), lines[4..].concat(), whole[..whole.len() - 9].to_vec(), edited, torn, reordered];
+    let seeds = [
+        whole.clone(),
+        lines[..2].concat(),
+        lines[4..].concat(),
+        whole[..whole.len() - 9].to_vec(),
+        edited,
+        torn,
+        reordered,
+    ];
     Ok(seeds.into())
 }
 

@@ -38,7 +38,7 @@ pub mod tree;
 pub use finding::{Finding, Findings, LoadError, Place};
 pub use load::Source;
 pub use model::{
-    Address, Admin, AgentConfig, AgentTrust, CaPool, CasIssuer, CasTier, ClientConfig, ClientTrust, Credential,
+    Address, Admin, AgentConfig, AgentTrust, CaPool, CasIssuer, CasTier, ClientConfig, ClientTrust, Credential, Dial,
     EnrolmentConfig, EnrolmentSection, Forward, GoogleSection, Identity, IssuerKind, IssuerSection, Listen, OidcIssuer,
     OidcSubject, PerRole, PublicKeys, RemoteIssuer, ServerConfig, ServerIssuer, ServerSection, TokenBinding, Upstream,
     WorkloadIdentity, WorkloadMethod,

@@ -150,6 +150,7 @@ impl Cause {
             | Self::TargetUnreachable
             | Self::TimedOut
             | Self::PeerNotVerified
+            | Self::AuditUnavailable
             | Self::Overloaded
             | Self::ProtocolError
             | Self::Aborted
@@ -163,7 +164,6 @@ impl Cause {
             | Self::AgentLost
             | Self::ServerUnreachable
             | Self::ServerLost
-            | Self::AuditUnavailable
             | Self::CertificateExpired
             | Self::EnrolmentRefused
             | Self::NotAdmitted => false,
@@ -252,11 +252,12 @@ impl Refusal {
 
     /// Whether another live agent may do better, so that a dial that failed this way moves on.
     ///
-    /// A verdict of the server holds whichever agent is asked; everything that happened at or behind one agent, or to its certificate, does
-    /// not.
+    /// A verdict of the server holds whichever agent is asked; everything that happened at or behind one agent, or to its certificate or its
+    /// own audit log, does not.
     pub fn another_agent_may_help(self) -> bool {
-        let is_about_a_certificate = matches!(self.cause, Cause::CertificateExpired | Cause::NotAdmitted);
-        self.cause.another_agent_may_help() || (self.hop == Hop::Agent && is_about_a_certificate)
+        let is_of_either =
+            matches!(self.cause, Cause::CertificateExpired | Cause::NotAdmitted | Cause::AuditUnavailable);
+        self.cause.another_agent_may_help() || (self.hop == Hop::Agent && is_of_either)
     }
 }
 

@@ -23,6 +23,7 @@ use self::file::Opened;
 use self::queue::Queue;
 use self::writer::{Medium, Retry, Writer};
 
+pub mod compare;
 mod file;
 mod queue;
 pub mod show;

@@ -286,6 +286,8 @@ impl fmt::Display for Shown<'_> {
         let numbers = [
             ("up", entry.bytes_up),
             ("down", entry.bytes_down),
+            ("carriedUp", entry.carried_up),
+            ("carriedDown", entry.carried_down),
             ("ms", entry.duration_ms),
             ("records", entry.records),
             ("connections", entry.connections),
@@ -293,6 +295,7 @@ impl fmt::Display for Shown<'_> {
         ]
         .map(|(name, number)| (name, number.map(|number| number.to_string())));
         let words = [
+            ("clientClaimed", &entry.client_claimed),
             ("hop", &entry.hop),
             ("cause", &entry.cause),
             ("kind", &entry.kind),
@@ -307,6 +310,7 @@ impl fmt::Display for Shown<'_> {
             ("email", &entry.email),
             ("rule", &entry.rule),
             ("policy", &entry.policy),
+            ("observed", &entry.observed),
             ("version", &entry.version),
             ("serial", &entry.serial),
             ("notAfter", &entry.not_after),

@@ -102,12 +102,18 @@ pub(super) fn server(dir: &Path, world: &WorldBuilder, apart: Option<SocketAddr>
             std::fs::write(dir.join(format!("ca/{role}-root.pem")), root)?;
         }
     }
-    for (pointer, value) in &world.server_settings {
+    set(&mut config, &world.server_settings)?;
+    write(dir, SERVER, &config)
+}
+
+/// Sets values at JSON pointers, whose last parts may be there or not.
+fn set(config: &mut Value, settings: &[(String, Value)]) -> Result<()> {
+    for (pointer, value) in settings {
         let (parent, key) = pointer.rsplit_once('/').context("a JSON pointer")?;
         let parent = config.pointer_mut(parent).and_then(Value::as_object_mut);
         parent.with_context(|| format!("nothing at {pointer}"))?.insert(key.to_owned(), value.clone());
     }
-    write(dir, SERVER, &config)
+    Ok(())
 }
 
 pub(super) fn agent(dir: &Path, world: &WorldBuilder, server: SocketAddr) -> Result<()> {
@@ -122,6 +128,7 @@ pub(super) fn agent(dir: &Path, world: &WorldBuilder, server: SocketAddr) -> Res
     if !world.agents_inner_tls {
         config["dangerDisableInnerTls"] = json!(true);
     }
+    set(&mut config, &world.agent_settings)?;
     write(dir, AGENT, &config)
 }
 

@@ -44,6 +44,7 @@ mod secrecy;
 mod soak;
 mod transcript;
 mod wan;
+mod word;
 mod workload;
 
 /// A world of the binary under test.

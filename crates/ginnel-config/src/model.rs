@@ -27,7 +27,7 @@ pub(crate) mod proxy;
 pub(crate) mod server;
 mod sources;
 
-pub use agent::{AgentConfig, AgentTrust};
+pub use agent::{AgentConfig, AgentTrust, Dial};
 pub use client::{ClientConfig, ClientTrust, Forward, Listen};
 pub use credential::{Credential, WorkloadIdentity, WorkloadMethod};
 pub use enrolment::{EnrolmentConfig, EnrolmentSection};

@@ -154,6 +154,7 @@ impl Cause {
             | Self::TargetUnreachable
             | Self::TimedOut
             | Self::PeerNotVerified
+            | Self::AuditUnavailable
             | Self::Overloaded
             | Self::ProtocolError
             | Self::Aborted
@@ -167,7 +168,6 @@ impl Cause {
             | Self::AgentLost
             | Self::ServerUnreachable
             | Self::ServerLost
-            | Self::AuditUnavailable
             | Self::CertificateExpired
             | Self::EnrolmentRefused
             | Self::NotAdmitted
@@ -260,18 +260,19 @@ impl Refusal {
 
     /// Whether another live agent may do better, so that a dial that failed this way moves on.
     ///
-    /// A verdict of the server holds whichever agent is asked; everything that happened at or behind one agent, or to its certificate, or is
-    /// said of where it comes from or of its rules alone, does not.
+    /// A verdict of the server holds whichever agent is asked; everything that happened at or behind one agent, or to its certificate or its
+    /// own audit log, or is said of where it comes from or of its rules alone, does not.
     pub fn another_agent_may_help(self) -> bool {
-        let is_about_who_it_is = matches!(
+        let is_of_either = matches!(
             self.cause,
-            Cause::CertificateExpired
+            Cause::AuditUnavailable
+                | Cause::CertificateExpired
                 | Cause::NotAdmitted
                 | Cause::NotAllowed
                 | Cause::RuleExpired
                 | Cause::SourceRefused
         );
-        self.cause.another_agent_may_help() || (self.hop == Hop::Agent && is_about_who_it_is)
+        self.cause.another_agent_may_help() || (self.hop == Hop::Agent && is_of_either)
     }
 }
 

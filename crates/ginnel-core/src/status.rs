@@ -62,8 +62,10 @@ pub struct Status {
     pub inner_handshakes: Option<InnerHandshakes>,
     /// Servers: enrolments since the start.
     pub enrolments: Option<Enrolments>,
-    /// Servers: the audit log.
+    /// The audit log, of a process that writes one.
     pub audit: Option<Audit>,
+    /// Agents with a list under observation: what it would have refused.
+    pub observation: Option<Observation>,
     /// Servers, agents and processes that enrol: denials in force, as `ginnel revoke --list` has them.
     pub denials: Option<u64>,
 }
@@ -249,7 +251,29 @@ pub struct Counted {
     pub count: u64,
 }
 
-/// The audit log of a server.
+/// What a list that decides nothing has found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Observation {
+    /// The version of the list; equal versions mean equal lists.
+    pub version: String,
+    /// Its entries.
+    pub entries: u64,
+    /// Sessions that were opened and that a list under observation would have refused, since the start, by the cause that it would have had.
+    pub would_refuse: Vec<Observed>,
+}
+
+/// How often a list under observation would have refused a session for one cause.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Observed {
+    /// Why.
+    pub cause: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// An audit log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Audit {

@@ -29,6 +29,7 @@ use self::queue::Queue;
 use self::writer::{Medium, Retry, Writer};
 
 mod chain;
+pub mod compare;
 mod file;
 mod lines;
 mod queue;

@@ -192,7 +192,7 @@ fn permit(
             client: seat.client.clone(),
             agent: link.agent.clone(),
             target: target.clone(),
-            peer: seat.peer,
+            peer: Some(seat.peer),
             rule: Text::new(&rule.rule),
             policy: rules.version.clone(),
         };
@@ -249,10 +249,11 @@ async fn record_refusal(seat: &ClientSeat, request: RequestId, denied: &Denied) 
     tracing::info!(%hop, %cause, "refused");
     let recorded = seat.broker.audit.record(Event::Refused {
         request_id: request,
-        client: seat.client.clone(),
+        client: Some(seat.client.clone()),
+        client_claimed: None,
         agent: denied.agent.clone(),
         target: denied.target.clone(),
-        peer: seat.peer,
+        peer: Some(seat.peer),
         hop,
         cause,
         rule: denied.rule.clone(),
@@ -396,7 +397,17 @@ impl Running<'_> {
         let duration_ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(bytes_up, bytes_down, duration_ms, %hop, %cause, "ended");
         let session = self.record.clone();
-        self.seat.broker.note(Event::Ended { session, bytes_up, bytes_down, duration_ms, hop, cause });
+        let (carried_up, carried_down) = (None, None);
+        self.seat.broker.note(Event::Ended {
+            session,
+            bytes_up,
+            bytes_down,
+            carried_up,
+            carried_down,
+            duration_ms,
+            hop,
+            cause,
+        });
     }
 }
 

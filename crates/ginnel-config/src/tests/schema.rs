@@ -114,6 +114,12 @@ fn shows_all(value: &Json, schema: &Json) -> bool {
         (Json::Object(properties), Json::Object(object)) => {
             properties.iter().all(|(key, schema)| object.get(key).is_some_and(|value| shows_all(value, schema)))
         }
+        // What can be written short is shown in full somewhere.
+        (_, Json::Array(items)) if schema["items"]["anyOf"].is_array() => {
+            let whole = schema["items"]["anyOf"].as_array().into_iter().flatten().find(|way| way["type"] == "object");
+            let whole = whole.expect("a section among the ways");
+            items.iter().any(|item| item.is_object() && shows_all(item, whole))
+        }
         (_, Json::Array(items)) => items.first().is_some_and(|item| shows_all(item, &schema["items"])),
         _ => true,
     }

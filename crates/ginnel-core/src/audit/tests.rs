@@ -42,7 +42,7 @@ fn session() -> Session {
         client: client(),
         agent: agent(),
         target: "gitlab.acme.internal:443".parse().expect("a target"),
-        peer: address("10.0.0.9:40000"),
+        peer: Some(address("10.0.0.9:40000")),
         rule: Text::new("gitlab"),
         policy: Text::new("5f3a"),
     }
@@ -50,7 +50,64 @@ fn session() -> Session {
 
 fn refused(agent: Option<Agent>, target: &str, cause: Cause, rule: Option<Text>) -> Event {
     let Session { request_id, client, peer, policy, .. } = session();
-    Event::Refused { request_id, client, agent, target: Text::new(target), peer, hop: Hop::Server, cause, rule, policy }
+    let (client, target) = (Some(client), Text::new(target));
+    let (client_claimed, hop) = (None, Hop::Server);
+    Event::Refused { request_id, client, client_claimed, agent, target, peer, hop, cause, rule, policy }
+}
+
+/// What an agent's log says of the same session.
+fn at_the_agent() -> Session {
+    Session { peer: None, rule: Text::new("gitlab.acme.internal:443"), policy: Text::new("77aa"), ..session() }
+}
+
+/// What an agent has of a session that a server has too.
+fn of_an_agent() -> Vec<Event> {
+    let Session { request_id, client, target, policy, .. } = at_the_agent();
+    let address = address("10.20.0.5:443");
+    vec![
+        Event::Allowed { session: at_the_agent() },
+        Event::WouldRefuse {
+            session: at_the_agent(),
+            address,
+            cause: Cause::NotOnAllowList,
+            observed: Text::new("91bc"),
+        },
+        Event::Ended {
+            session: at_the_agent(),
+            bytes_up: 30,
+            bytes_down: 4096,
+            carried_up: Some(517),
+            carried_down: Some(6002),
+            duration_ms: 1249,
+            hop: Hop::Application,
+            cause: Cause::Finished,
+        },
+        Event::Refused {
+            request_id,
+            client: None,
+            client_claimed: Some(client.principal),
+            agent: Some(agent()),
+            target: Text::new(target),
+            peer: None,
+            hop: Hop::Agent,
+            cause: Cause::PeerNotVerified,
+            rule: None,
+            policy,
+        },
+    ]
+}
+
+fn ended() -> Event {
+    Event::Ended {
+        session: session(),
+        bytes_up: 517,
+        bytes_down: u64::MAX,
+        carried_up: None,
+        carried_down: None,
+        duration_ms: 1250,
+        hop: Hop::Target,
+        cause: Cause::Finished,
+    }
 }
 
 fn examples() -> Vec<Event> {
@@ -59,6 +116,7 @@ fn examples() -> Vec<Event> {
     examples.extend(of_orders());
     examples.extend([turned_away(None, Some(17)), turned_away(Some(agent().principal), None)]);
     examples.extend(of_the_chain());
+    examples.extend(of_an_agent());
     examples
 }
 
@@ -118,14 +176,7 @@ fn of_sessions() -> Vec<Event> {
     vec![
         Event::Allowed { session: session() },
         Event::Connected { session: session(), address: address("10.20.0.5:443") },
-        Event::Ended {
-            session: session(),
-            bytes_up: 517,
-            bytes_down: u64::MAX,
-            duration_ms: 1250,
-            hop: Hop::Target,
-            cause: Cause::Finished,
-        },
+        ended(),
         refused(None, "evil.example\n:443", Cause::Malformed, None),
         refused(Some(agent()), "gitlab.acme.internal:443", Cause::AuditUnavailable, Some(Text::new("gitlab"))),
         Event::LinkDown { agent: agent(), cause: Cause::AgentLost },
@@ -237,11 +288,11 @@ fn one_line_of_a_session_says_who_reached_what() {
             &entry.agent_email,
             &entry.agent_instance,
             &entry.target,
-            &entry.peer,
             &entry.rule,
             &entry.policy,
         ];
         assert!(said.iter().all(|field| field.is_some()), "{line}");
+        assert_ne!(entry.peer.is_some(), entry.policy.as_deref() == Some("77aa"), "{line}");
     }
 }
 

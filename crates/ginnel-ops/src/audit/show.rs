@@ -259,6 +259,8 @@ impl fmt::Display for Shown<'_> {
         let numbers = [
             ("up", entry.bytes_up),
             ("down", entry.bytes_down),
+            ("carriedUp", entry.carried_up),
+            ("carriedDown", entry.carried_down),
             ("ms", entry.duration_ms),
             ("records", entry.records),
             ("unrecorded", entry.unrecorded),
@@ -273,6 +275,7 @@ impl fmt::Display for Shown<'_> {
         ]
         .map(|(name, number)| (name, number.map(|number| number.to_string())));
         let words = [
+            ("clientClaimed", &entry.client_claimed),
             ("hop", &entry.hop),
             ("cause", &entry.cause),
             ("kind", &entry.kind),
@@ -288,6 +291,7 @@ impl fmt::Display for Shown<'_> {
             ("email", &entry.email),
             ("rule", &entry.rule),
             ("policy", &entry.policy),
+            ("observed", &entry.observed),
             ("version", &entry.version),
             ("serial", &entry.serial),
             ("notAfter", &entry.not_after),

@@ -40,10 +40,11 @@ fn fact(cause: Cause) -> Event {
 fn refusal() -> Event {
     Event::Refused {
         request_id: RequestId::from_bytes(&[1; 16]).expect("16 bytes"),
-        client: client(),
+        client: Some(client()),
+        client_claimed: None,
         agent: None,
         target: Text::new("x:1"),
-        peer: "10.0.0.9:40000".parse().expect("an address"),
+        peer: "10.0.0.9:40000".parse().ok(),
         hop: Hop::Server,
         cause: Cause::NotAllowed,
         rule: None,

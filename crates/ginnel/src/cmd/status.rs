@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use ginnel_core::audit::{Checkpoint, Text};
-use ginnel_core::status::{Certificate, Failure as Failed, Peer, Status};
+use ginnel_core::status::{Certificate, Failure as Failed, Observation, Peer, Status};
 
 use super::ask::{read, read_text};
 use super::table::{NONE, Table, between, bytes, moment, name_of, short, span};
@@ -115,6 +115,14 @@ fn configuration(text: &mut String, status: &Status) {
     let since =
         config.applied.map(|applied| format!(", in force for {}", between(applied, status.time))).unwrap_or_default();
     let _ = writeln!(text, "  {what}: {} {entries}, version {}{since}", config.entries, Text::new(&config.version));
+    if let Some(Observation { version, entries, would_refuse }) = &status.observation {
+        let (entry, version) = (if *entries == 1 { "entry" } else { "entries" }, Text::new(version));
+        let counted: Vec<_> =
+            would_refuse.iter().map(|seen| format!("{} {}", seen.count, Text::new(&seen.cause))).collect();
+        let counted = if counted.is_empty() { "nothing".to_owned() } else { counted.join(", ") };
+        let _ =
+            writeln!(text, "  under observation: {entries} {entry}, version {version}; would have refused {counted}");
+    }
     if let Some(denials @ 1..) = status.denials {
         let _ = writeln!(text, "  revoked: {denials}; `ginnel revoke --list` shows whom and what");
     }
@@ -213,6 +221,8 @@ fn refusals(text: &mut String, status: &Status) {
 
 #[cfg(test)]
 mod tests {
+    use ginnel_core::status::Observed;
+
     use super::*;
 
     fn fixture() -> Status {
@@ -227,6 +237,20 @@ mod tests {
             std::fs::write(golden, &report).unwrap();
         }
         assert_eq!(report, std::fs::read_to_string(golden).unwrap_or_default());
+    }
+
+    #[test]
+    fn says_what_a_list_under_observation_would_have_refused() {
+        let mut status = fixture();
+        status.role = "agent".to_owned();
+        let (version, entries) = ("91bc".to_owned(), 1);
+        status.observation = Some(Observation { version, entries, would_refuse: Vec::new() });
+        let line = "  under observation: 1 entry, version 91bc; would have refused ";
+        assert!(render(&status).contains(&format!("{line}nothing\n")), "{}", render(&status));
+        if let Some(observation) = &mut status.observation {
+            observation.would_refuse = vec![Observed { cause: "notOnAllowList\u{1b}".to_owned(), count: 3 }];
+        }
+        assert!(render(&status).contains(&format!("{line}3 notOnAllowList\\u{{1b}}\n")), "{}", render(&status));
     }
 
     #[test]

@@ -46,6 +46,7 @@ mod soak;
 mod sources;
 mod transcript;
 mod wan;
+mod word;
 mod workload;
 
 /// A world of the binary under test.

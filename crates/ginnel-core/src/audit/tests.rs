@@ -319,6 +319,7 @@ const FIELD_TYPES: &[&str] = &[
     "Hop",
     "InstanceId",
     "Option<Agent>",
+    "Option<Client>",
     "Option<Hash>",
     "Option<Principal>",
     "Option<SocketAddr>",

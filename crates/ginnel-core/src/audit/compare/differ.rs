@@ -68,7 +68,9 @@ pub(super) fn may_be_unheard(attempt: &Attempt) -> bool {
             | Cause::Aborted
             | Cause::CertificateExpired
             | Cause::EnrolmentRefused
-            | Cause::NotAdmitted,
+            | Cause::NotAdmitted
+            | Cause::RuleExpired
+            | Cause::SourceRefused,
         )
         | None => false,
     };

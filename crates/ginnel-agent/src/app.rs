@@ -170,6 +170,18 @@ impl Owner {
     }
 }
 
+/// Where the server is, and the way there.
+fn endpoint(server: &ginnel_config::Upstream) -> Result<Endpoint, StartError> {
+    Ok(Endpoint {
+        host: server.address.host().to_owned(),
+        port: server.address.port(),
+        server_name: server.name.to_string(),
+        proxy: server.proxy().map(Proxy::read).transpose()?,
+        congestion: server.congestion_control.clone(),
+        budget: Budget::default(),
+    })
+}
+
 /// Opens the owner's record and puts the start into it.
 async fn open_audit(files: LogFiles, instance: InstanceId, lists: &Lists) -> Result<AuditLog, AuditError> {
     let audit = AuditLog::open(files, instance)?;
@@ -205,14 +217,7 @@ impl Agent {
         let server_roots = RootsFile::open(&config.trust.server)?;
         let client_roots = RootsFile::open(&config.trust.client)?;
         let upstream = Upstream {
-            endpoint: Endpoint {
-                host: config.server.address.host().to_owned(),
-                port: config.server.address.port(),
-                server_name: config.server.name.to_string(),
-                proxy: config.server.proxy().map(Proxy::read).transpose()?,
-                congestion: config.server.congestion_control.clone(),
-                budget: Budget::default(),
-            },
+            endpoint: endpoint(&config.server)?,
             server_roots: server_roots.roots().clone(),
             credential,
             audience: config.enrolment_audience,

@@ -75,45 +75,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<AgentConfig> {
         fields.field("credential", "How this agent proves who it is.").required(object(super::credential::declaration));
     let enrolment = fields.field("enrolment", "How certificates are asked for.").required(object(super::enrolment));
     let renewal = fields.field("renewal", "When certificates are renewed.").required(object(super::renewal));
-    let allow = fields
-        .field(
-            "allow",
-            "What this agent may dial, as host:port; everything else is refused, whatever the server says. A host is a name, \
-             *.name for exactly one label more, an address or a network; a port is a number or a range such as 8000-8100. A list \
-             without items allows nothing. An item may say for which clients it is: they are judged by the certificate that they \
-             show to this agent, never by the server's word, and nothing is dialled before.",
-        )
-        .example(json!([
-            "gitlab.acme.internal:443",
-            {"target": "gitlab.acme.internal:22", "clients": ["frontend"]},
-            "*.registry.acme.internal:443",
-            "10.20.0.0/16:443",
-        ]))
-        .required(entries());
-    let dial = fields
-        .field(
-            "dial",
-            "When a target is dialled: early, while the handshake with the client runs, or afterHandshake, once the client has proved \
-             who it is, which costs a session one round trip to the client. Without it: early. An agent that lists clients or has an \
-             audit log waits in any case.",
-        )
-        .example_off("afterHandshake")
-        .optional(located(shape::word(&[("early", Dial::Early), ("afterHandshake", Dial::AfterHandshake)])));
-    let observe = fields
-        .field(
-            "observe",
-            "A list to try out: sessions that it would refuse are written to the log and the audit log and counted, and go on. What is \
-             refused is what `allow` does not name, whatever stands here.",
-        )
-        .example_off(json!({"allow": [{"target": "gitlab.acme.internal:443", "clients": ["frontend"]}]}))
-        .optional(object(observe));
-    let audit = fields
-        .field(
-            "audit",
-            "This agent's own record of who reached what. A session is on disk before its target gets a byte.",
-        )
-        .example_off(json!({"file": {"directory": "/var/lib/ginnel-agent/audit"}}))
-        .optional(located(object(super::audit::log)));
+    let word = Word::declared(fields);
     let connections = fields
         .field("connections", "How many connections to the server there are.")
         .required(object(super::connections));
@@ -124,9 +86,8 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<AgentConfig> {
     let shutdown_grace = super::shutdown_grace(fields);
     let danger_disable_inner_tls =
         fields.field("dangerDisableInnerTls", super::DANGER_DISABLE_INNER_TLS).default("false", shape::flag());
-    let read =
-        Read { allow: allow.as_deref(), dial: dial.as_ref(), observe: observe.as_deref(), audit: audit.as_ref() };
-    fields.check(|findings| read.check(danger_disable_inner_tls == Some(true), findings));
+    fields.check(|findings| word.check(danger_disable_inner_tls == Some(true), findings));
+    let Word { allow, dial, observe, audit } = word;
     let (server, audience) = (server?, enrolment?);
     let unlocated = |entries: Vec<Located<Entry>>| entries.into_iter().map(|entry| entry.value).collect();
     Some(AgentConfig {
@@ -147,12 +108,12 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<AgentConfig> {
     })
 }
 
-/// What the settings of an agent's owner say about each other.
-struct Read<'a> {
-    allow: Option<&'a [Located<Entry>]>,
-    dial: Option<&'a Located<Dial>>,
-    observe: Option<&'a [Located<Entry>]>,
-    audit: Option<&'a Located<LogFiles>>,
+/// What an agent's owner says of who may reach what, and of the record of it.
+struct Word {
+    allow: Option<Vec<Located<Entry>>>,
+    dial: Option<Located<Dial>>,
+    observe: Option<Vec<Located<Entry>>>,
+    audit: Option<Located<LogFiles>>,
 }
 
 /// Why nothing that needs to know the client goes with inner TLS switched off.
@@ -162,9 +123,54 @@ const NOBODY_PROVES: &str =
 /// How to have a target open to everybody, or not.
 const ONE_OR_THE_OTHER: &str = "take one of them out: an item is for every client unless it lists some";
 
-impl Read<'_> {
+impl Word {
+    fn declared(fields: &mut Fields<'_, '_>) -> Self {
+        let allow = fields
+            .field(
+                "allow",
+                "What this agent may dial, as host:port; everything else is refused, whatever the server says. A host is a name, \
+                 *.name for exactly one label more, an address or a network; a port is a number or a range such as 8000-8100. A list \
+                 without items allows nothing. An item may say for which clients it is: they are judged by the certificate that they \
+                 show to this agent, never by the server's word, and nothing is dialled before.",
+            )
+            .example(json!([
+                "gitlab.acme.internal:443",
+                {"target": "gitlab.acme.internal:22", "clients": ["frontend"]},
+                "*.registry.acme.internal:443",
+                "10.20.0.0/16:443",
+            ]))
+            .required(entries());
+        let dial = fields
+            .field(
+                "dial",
+                "When a target is dialled: early, while the handshake with the client runs, or afterHandshake, once the client has proved \
+                 who it is, which costs a session one round trip to the client. Without it: early. An agent that lists clients or has an \
+                 audit log waits in any case.",
+            )
+            .example_off("afterHandshake")
+            .optional(located(shape::word(&[("early", Dial::Early), ("afterHandshake", Dial::AfterHandshake)])));
+        let observe = fields
+            .field(
+                "observe",
+                "A list to try out: sessions that it would refuse are written to the log and the audit log and counted, and go on. What is \
+                 refused is what `allow` does not name, whatever stands here.",
+            )
+            .example_off(json!({"allow": [{"target": "gitlab.acme.internal:443", "clients": ["frontend"]}]}))
+            .optional(object(observe));
+        let audit = fields
+            .field(
+                "audit",
+                "This agent's own record of who reached what. A session is on disk before its target gets a byte.",
+            )
+            .example_off(json!({"file": {"directory": "/var/lib/ginnel-agent/audit"}}))
+            .optional(located(object(super::audit::log)));
+        Self { allow, dial, observe, audit }
+    }
+
+    /// Looks at what the settings say about each other.
     fn check(&self, is_clear: bool, findings: &mut Collector) {
-        let (allow, observe) = (self.allow.unwrap_or_default(), self.observe.unwrap_or_default());
+        let allow = self.allow.as_deref().unwrap_or_default();
+        let observe = self.observe.as_deref().unwrap_or_default();
         let names_clients = |entry: &&Located<Entry>| entry.value.clients.is_some();
         for list in [allow, observe] {
             opened_to_everybody(list, findings);
@@ -173,14 +179,14 @@ impl Read<'_> {
             for entry in allow.iter().chain(observe).filter(names_clients) {
                 entry.report(findings, "lists clients, and dangerDisableInnerTls is set", NOBODY_PROVES.to_owned());
             }
-            if let Some(dial) = self.dial.filter(|dial| dial.value == Dial::AfterHandshake) {
+            if let Some(dial) = self.dial.as_ref().filter(|dial| dial.value == Dial::AfterHandshake) {
                 dial.report(
                     findings,
                     "waits for a handshake, and dangerDisableInnerTls is set",
                     NOBODY_PROVES.to_owned(),
                 );
             }
-            if let Some(audit) = self.audit {
+            if let Some(audit) = &self.audit {
                 audit.report(
                     findings,
                     "says who reached what, and dangerDisableInnerTls is set",
@@ -188,9 +194,9 @@ impl Read<'_> {
                 );
             }
         }
-        if let Some(dial) = self.dial.filter(|dial| dial.value == Dial::Early) {
+        if let Some(dial) = self.dial.as_ref().filter(|dial| dial.value == Dial::Early) {
             let listing = allow.iter().find(names_clients).map(|entry| format!("{} lists clients", entry.path));
-            if let Some(why) = listing.or(self.audit.map(|_| "there is an audit log".to_owned())) {
+            if let Some(why) = listing.or(self.audit.as_ref().map(|_| "there is an audit log".to_owned())) {
                 dial.report(
                     findings,
                     format!("cannot be early: {why}"),

@@ -30,13 +30,14 @@ const BAR: Duration = Duration::from_millis(5);
 fn event() -> Event {
     Event::Refused {
         request_id: RequestId::from_bytes(&[1; 16]).expect("16 bytes"),
-        client: Client {
+        client: Some(Client {
             principal: "spiffe://acme.example/client/frontend".parse().expect("a principal"),
             email: Text::new("frontend@acme-project.iam.gserviceaccount.com"),
-        },
+        }),
+        client_claimed: None,
         agent: None,
         target: Text::new("gitlab.acme.internal:443"),
-        peer: "10.0.0.9:40000".parse().expect("an address"),
+        peer: Some("10.0.0.9:40000".parse().expect("an address")),
         hop: Hop::Server,
         cause: Cause::NotAllowed,
         rule: None,

@@ -55,21 +55,7 @@ async fn both_sides_keep_the_same_record_and_a_lie_in_either_shows() -> Result<(
         proxy::connect(world.proxy_addr(), refused).await?.refused()?;
     }
     for (request, finishes) in &requests {
-        let records = records_of(&world, request).await?;
-        let is_end = |record: &Value| record["requestId"] == *request && record["event"] == "ended";
-        let of_server = world.audit_until("the end", |log| log.iter().any(is_end)).await?;
-        let (ours, theirs) = (&records[2], of_server.iter().find(|record| is_end(record)).context("a record")?);
-        ensure!(events(&records) == ["allowed", "connected", "ended"], "{records:?}");
-        ensure!(ours["bytesUp"] == 8 && ours["bytesDown"] == 6, "{ours}");
-        for field in ["client", "clientEmail", "agent", "agentInstance", "target", "hop", "cause"] {
-            ensure!(ours[field] == theirs[field] && !ours[field].is_null(), "{field}: {ours} {theirs}");
-        }
-        if *finishes {
-            ensure!(
-                ours["carriedUp"] == theirs["bytesUp"] && ours["carriedDown"] == theirs["bytesDown"],
-                "{ours} {theirs}"
-            );
-        }
+        is_on_both_records(&world, request, *finishes).await?;
     }
     let (vendor, customer) = (world.directory().join("audit"), world.directory().join(AGENT_AUDIT));
     for sides in [[&*vendor, &*customer], [&*customer, &*vendor]] {
@@ -106,6 +92,26 @@ async fn both_sides_keep_the_same_record_and_a_lie_in_either_shows() -> Result<(
     let said = succeed(explain).await?;
     ensure!(said.contains("\nserver\n") && said.contains("\nagent\n"), "{said}");
     world.finish(&[])
+}
+
+/// Holds the two records of one session against each other, which saw its clean end if it `finishes`.
+async fn is_on_both_records(world: &World, request: &str, finishes: bool) -> Result<()> {
+    let records = records_of(world, request).await?;
+    let is_end = |record: &Value| record["requestId"] == request && record["event"] == "ended";
+    let of_server = world.audit_until("the end", |log| log.iter().any(is_end)).await?;
+    let (ours, theirs) = (&records[2], of_server.iter().find(|record| is_end(record)).context("a record")?);
+    ensure!(events(&records) == ["allowed", "connected", "ended"], "{records:?}");
+    ensure!(ours["bytesUp"] == 8 && ours["bytesDown"] == 6, "{ours}");
+    for field in ["client", "clientEmail", "agent", "agentInstance", "target", "hop", "cause"] {
+        ensure!(ours[field] == theirs[field] && !ours[field].is_null(), "{field}: {ours} {theirs}");
+    }
+    if finishes {
+        ensure!(
+            ours["carriedUp"] == theirs["bytesUp"] && ours["carriedDown"] == theirs["bytesDown"],
+            "{ours} {theirs}"
+        );
+    }
+    Ok(())
 }
 
 /// The agent may write no byte more into any file: the kernel says what it says when a disk is full, but for the number.

@@ -1,19 +1,17 @@
 //! Builds the agent from its configuration and runs it.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, SystemTime};
 
 use ginnel_config::{AgentConfig, Source};
-use ginnel_core::allow::AllowList;
-use ginnel_core::audit::{Text, Timestamp};
+use ginnel_core::audit::{Event, LogFiles, Text, Timestamp};
 use ginnel_core::budget::Budget;
 use ginnel_core::denial::Denials;
 use ginnel_core::id::InstanceId;
 use ginnel_core::principal::{Role, TrustDomain};
+use ginnel_core::report::Chain;
 use ginnel_identity::certificate::Identity;
-use ginnel_identity::key::sha256;
 use ginnel_identity::proof::Credential;
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::{Responder, TlsError};
@@ -24,16 +22,20 @@ use ginnel_net::inner::Handshakes;
 use ginnel_net::proxy::{Proxy, ProxyFileError};
 use ginnel_net::upstream::{Progress, Upstream};
 use ginnel_ops::admin::{Admin, AdminError};
+use ginnel_ops::audit::{AuditError, AuditLog};
 use ginnel_ops::beside::beside;
 use ginnel_ops::denials::{DenialFile, DenialsError};
 use ginnel_ops::ledger::Ledger;
 use ginnel_ops::reload::{Files, InForce, Seen};
+use ginnel_wire::hello::software_version;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::account;
 use crate::link::AgentLink;
 use crate::view::View;
+use crate::word::{Lists, Observations, Word};
 
 /// Why the agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +43,9 @@ pub enum StartError {
     /// The process cannot be seen or controlled as asked (configuration, environment).
     #[error("opening the admin listeners")]
     Admin(#[from] AdminError),
+    /// The agent's own audit log cannot be written (configuration, environment).
+    #[error("opening the audit log")]
+    Audit(#[from] AuditError),
     /// Connections cannot have the congestion control that they are to have (configuration, environment).
     #[error("choosing the congestion control")]
     Congestion(#[from] CongestionError),
@@ -87,32 +92,16 @@ pub(crate) struct Owner {
     pub(crate) started: Timestamp,
     /// Whether the owner switched inner TLS off.
     pub(crate) inner_tls_disabled: bool,
+    /// The agent's own record, if its owner wants one.
+    pub(crate) audit: Option<AuditLog>,
+    /// What the list under observation would have refused.
+    pub(crate) observations: Observations,
     /// What answers with the newest certificate.
     responder: Mutex<Option<Arc<Responder>>>,
     pub(crate) handshakes: Handshakes,
 }
 
-/// What the owner permits.
-#[derive(Clone, Debug)]
-pub(crate) struct Lists {
-    /// What may be dialled: the list of the configuration, without what is denied.
-    pub(crate) allow: Arc<AllowList>,
-    /// Who and what was shut out.
-    pub(crate) denials: Arc<Denials>,
-}
-
-impl Lists {
-    fn new(allow: &AllowList, denials: Arc<Denials>) -> Self {
-        Self { allow: Arc::new(allow.without(denials.targets())), denials }
-    }
-}
-
 impl Owner {
-    /// The list in force.
-    pub(crate) fn allow(&self) -> Arc<AllowList> {
-        Arc::clone(&self.judging().allow)
-    }
-
     /// Everything in force.
     pub(crate) fn lists(&self) -> Lists {
         self.judging().clone()
@@ -122,6 +111,13 @@ impl Owner {
     /// it.
     pub(crate) fn judging(&self) -> RwLockReadGuard<'_, Lists> {
         self.lists.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts on record what has happened, where there is a record.
+    pub(crate) fn note(&self, event: Event) {
+        if let Some(audit) = &self.audit {
+            account::note(audit, event);
+        }
     }
 
     /// The domain of the agent's own certificate, once it has had one.
@@ -150,16 +146,16 @@ impl Owner {
         Ok(new)
     }
 
-    /// Puts another list into force. What is denied stays denied, and nobody resumes a handshake from before.
-    pub(crate) fn replace(&self, allow: &AllowList) {
-        let lists = self.change(|lists| Lists::new(allow, Arc::clone(&lists.denials)));
-        self.in_force.applied(version(&lists.allow), allow.patterns().len());
+    /// Puts other lists into force. What is denied stays denied, and nobody resumes a handshake from before.
+    pub(crate) fn replace(&self, word: Word) {
+        let lists = self.change(|lists| Lists::new(Arc::new(word), Arc::clone(&lists.denials)));
+        self.in_force.applied(lists.version.as_ref().to_owned(), lists.allow.entries().len());
     }
 
     /// Puts other denials into force. Nobody resumes a handshake from before.
     pub(crate) fn deny(&self, denials: Arc<Denials>) {
-        let lists = self.change(|lists| Lists::new(&lists.allow, denials));
-        self.in_force.changed(version(&lists.allow), lists.allow.patterns().len());
+        let lists = self.change(|lists| Lists::new(Arc::clone(&lists.word), denials));
+        self.in_force.changed(lists.version.as_ref().to_owned(), lists.allow.entries().len());
     }
 
     fn change(&self, change: impl FnOnce(&Lists) -> Lists) -> Lists {
@@ -174,16 +170,33 @@ impl Owner {
     }
 }
 
-/// A version that says the same of the same list in every agent; the order does not count.
-fn version(allow: &AllowList) -> String {
-    /// Hexadecimal digits of it, as of a policy's.
-    const DIGITS: usize = 16;
-    let denied = allow.denied().iter().map(|pattern| format!("not {pattern}"));
-    let patterns: BTreeSet<_> = allow.patterns().iter().map(ToString::to_string).chain(denied).collect();
-    let text = patterns.into_iter().collect::<Vec<_>>().join("\n");
-    let mut hex = Text::hex(&sha256(text.as_bytes())).as_str().to_owned();
-    hex.truncate(DIGITS);
-    hex
+/// Where the server is, and the way there.
+fn endpoint(server: &ginnel_config::Upstream) -> Result<Endpoint, StartError> {
+    Ok(Endpoint {
+        host: server.address.host().to_owned(),
+        port: server.address.port(),
+        server_name: server.name.to_string(),
+        proxy: server.proxy().map(Proxy::read).transpose()?,
+        congestion: server.congestion_control.clone(),
+        budget: Budget::default(),
+    })
+}
+
+/// Opens the owner's record and puts the start into it.
+async fn open_audit(files: LogFiles, instance: InstanceId, lists: &Lists) -> Result<AuditLog, AuditError> {
+    let audit = AuditLog::open(files, instance)?;
+    let started = Event::Started { version: Text::new(software_version()), policy: Text::new(&lists.version) };
+    audit.record(started)?.await?;
+    Ok(audit)
+}
+
+/// Closes the record, which waits for the disk.
+async fn close(audit: AuditLog) {
+    match tokio::task::spawn_blocking(move || audit.close()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(error = %Chain(&error), "the audit log did not close well"),
+        Err(error) => tracing::error!(error = %Chain(&error), "the audit log could not be closed"),
+    }
 }
 
 impl Agent {
@@ -197,21 +210,14 @@ impl Agent {
         credential: Credential,
         source: Option<(Source<AgentConfig>, Seen)>,
     ) -> Result<Self, StartError> {
-        let progress = Progress::default();
+        let (progress, word) = (Progress::default(), Arc::new(Word::of(&config)));
         let admin = Admin::open(config.admin.listen, config.admin.socket.clone()).await?;
         let trust = [config.trust.server.clone(), config.trust.client.clone()];
         let source = source.map(|(source, config_file)| (source, config_file.and(Seen::now(trust))));
         let server_roots = RootsFile::open(&config.trust.server)?;
         let client_roots = RootsFile::open(&config.trust.client)?;
         let upstream = Upstream {
-            endpoint: Endpoint {
-                host: config.server.address.host().to_owned(),
-                port: config.server.address.port(),
-                server_name: config.server.name.to_string(),
-                proxy: config.server.proxy().map(Proxy::read).transpose()?,
-                congestion: config.server.congestion_control.clone(),
-                budget: Budget::default(),
-            },
+            endpoint: endpoint(&config.server)?,
             server_roots: server_roots.roots().clone(),
             credential,
             audience: config.enrolment_audience,
@@ -232,11 +238,18 @@ impl Agent {
             }
             None => (None, Denials::default()),
         };
-        let lists = Lists::new(&AllowList::new(config.allow), Arc::new(denials));
+        let lists = Lists::new(word, Arc::new(denials));
+        let instance = InstanceId::random(&mut SystemRandom);
+        let audit = match config.audit {
+            Some(files) => Some(open_audit(files, instance, &lists).await?),
+            None => None,
+        };
         let owner = Owner {
-            instance: InstanceId::random(&mut SystemRandom),
-            in_force: InForce::new(version(&lists.allow), lists.allow.patterns().len()),
+            instance,
+            in_force: InForce::new(lists.version.as_ref().to_owned(), lists.allow.entries().len()),
             lists: RwLock::new(lists),
+            audit,
+            observations: Observations::default(),
             revoking: Mutex::default(),
             denial_file,
             trust_domain: OnceLock::new(),
@@ -270,6 +283,7 @@ impl Agent {
     /// Keeps a link up until `shutdown`. Then it takes no more dials, lets sessions finish within the grace, and ends the rest with a reset.
     pub async fn run(self, shutdown: CancellationToken) {
         let Self { upstream, link, owner, source, admin, grace } = self;
+        let audit = owner.audit.clone();
         let (source, read) = source.unzip();
         let files = source.as_ref().zip(read).map(|(source, read)| {
             let (file, owner) = (source.path().to_owned(), Arc::clone(&owner));
@@ -294,5 +308,8 @@ impl Agent {
         beside.abort();
         // What is waited for is its last word; that it was aborted is no news.
         let _ = beside.await;
+        if let Some(audit) = audit {
+            close(audit).await;
+        }
     }
 }

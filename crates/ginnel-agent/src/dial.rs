@@ -8,6 +8,7 @@ use std::sync::{Arc, LazyLock};
 use ginnel_core::allow::AllowList;
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::limits::{DIAL_DEADLINE, LOOKUPS_MAX, RESOLVE_DEADLINE};
+use ginnel_core::principal::Principal;
 use ginnel_core::report::Chain;
 use ginnel_core::target::{Host, Target};
 use ginnel_net::tcp::first_to_answer;
@@ -27,16 +28,17 @@ pub(crate) struct Connected {
     pub(crate) address: SocketAddr,
 }
 
-/// Connects to a target if the allow-list permits it. The agent's own listeners are dialled only if the list names them alone.
+/// Connects to a target if the allow-list permits it to this client, which has proved who it is, or to anybody. The agent's own listeners are dialled only if the list names them alone.
 pub(crate) async fn dial(
+    client: Option<&Principal>,
     target: &Target,
     allow: &AllowList,
     own_listeners: &[SocketAddr],
 ) -> Result<Connected, Refusal> {
     let refuse = |cause| Refusal::new(Hop::Agent, cause);
-    allow.permits_target(target).map_err(refuse)?;
+    allow.permits_target(client, target).map_err(refuse)?;
     let resolved = resolve(target).await.map_err(refuse)?;
-    let addresses = allow.dialable(target, &resolved, own_listeners).map_err(refuse)?;
+    let addresses = allow.dialable(client, target, &resolved, own_listeners).map_err(refuse)?;
     connect(&addresses).await
 }
 
@@ -105,12 +107,13 @@ async fn attempt(address: SocketAddr) -> Result<Connected, Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use ginnel_core::pattern::TargetPattern;
     use tokio::net::TcpListener;
 
     use super::*;
 
     fn allow(patterns: &[String]) -> AllowList {
-        AllowList::new(patterns.iter().map(|pattern| pattern.parse().unwrap()).collect())
+        AllowList::new(patterns.iter().map(|pattern| pattern.parse::<TargetPattern>().unwrap()))
     }
 
     #[tokio::test]
@@ -132,7 +135,7 @@ mod tests {
             ),
         ];
         for (patterns, target, expected) in cases {
-            let outcome = dial(&target.parse().unwrap(), &allow(&patterns), &[]).await;
+            let outcome = dial(None, &target.parse().unwrap(), &allow(&patterns), &[]).await;
             let outcome = outcome.map(|connected| connected.address).map_err(|refusal| (refusal.hop, refusal.cause));
             assert_eq!(outcome, expected, "{target} with {patterns:?}");
         }
@@ -142,7 +145,8 @@ mod tests {
     async fn connection_that_is_lost_before_anything_is_carried_is_a_reset_to_the_target() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let connected = dial(&address.to_string().parse().unwrap(), &allow(&[address.to_string()]), &[]).await.unwrap();
+        let connected =
+            dial(None, &address.to_string().parse().unwrap(), &allow(&[address.to_string()]), &[]).await.unwrap();
         let (mut target, _) = listener.accept().await.unwrap();
         // The kernel does the same for a process that is killed.
         drop(connected);

@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ginnel_core::audit::Text;
+use ginnel_core::audit::{self, Text};
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::limits::{CONTROL_MESSAGE_MAX, DESCRIPTORS_RESERVED, SESSIONS_PER_AGENT_MAX};
 use ginnel_core::report::Chain;
@@ -32,6 +32,15 @@ const STOP_WAIT: Duration = Duration::from_secs(2);
 
 /// Refusals for want of a session slot that are told at once.
 const REFUSALS_MAX: usize = 64;
+
+/// What the dials of one link are taken with.
+struct Seat<'a> {
+    connection: &'a Connection,
+    /// Who this agent is.
+    agent: Arc<audit::Agent>,
+    responder: Arc<Responder>,
+    lane: &'a Lane,
+}
 
 /// The agent's work on its connections.
 #[derive(Clone)]
@@ -81,7 +90,7 @@ impl AgentLink {
         }
     }
 
-    fn take(&self, dial: Dial, connection: &Connection, identity: &Identity, responder: &Arc<Responder>, lane: &Lane) {
+    fn take(&self, dial: Dial, seat: &Seat<'_>) {
         let mut slot = Arc::clone(&self.slots).try_acquire_owned().ok();
         let has_slot = slot.is_some();
         if !has_slot {
@@ -91,8 +100,9 @@ impl AgentLink {
                 return tracing::warn!(request = %dial.request, "overloaded: a dial goes unanswered");
             }
         }
-        let (owner, responder) = (Arc::clone(&self.owner), Arc::clone(responder));
-        let caller = Caller { owner, connection: connection.clone(), responder };
+        let Seat { connection, agent, responder, lane } = seat;
+        let (owner, responder, agent) = (Arc::clone(&self.owner), Arc::clone(responder), Arc::clone(agent));
+        let caller = Caller { owner, connection: (*connection).clone(), responder, agent };
         let tracked = self.owner.ledger.begin(Begun {
             request: dial.request,
             client: Some(dial.client.clone()),
@@ -101,7 +111,7 @@ impl AgentLink {
             target: dial.target.to_string(),
             front: None,
         });
-        tracked.through(&identity.leaf().principal, Some(self.owner.instance), None);
+        tracked.through(&seat.agent.principal, Some(self.owner.instance), None);
         let stopping = self.stopping.clone();
         let place = lane.enter();
         // Boxed, because what a task is made of stays in it a second time.
@@ -121,11 +131,9 @@ impl AgentLink {
         &self,
         said: mpsc::Sender<AgentMessage>,
         mut heard: Streaming<ServerMessage>,
-        connection: &Connection,
-        identity: &Identity,
-        responder: &Arc<Responder>,
-        lane: &Lane,
+        seat: &Seat<'_>,
     ) -> Cause {
+        let Seat { connection, lane, .. } = seat;
         // Holding `said` keeps the agent's half of the stream open; the server ends its half when a newer link took over. Dropping it says
         // that no more dials are taken; those that are on their way are answered until the server ends its half too.
         let mut said = Some(said);
@@ -147,7 +155,7 @@ impl AgentLink {
             };
             match heard {
                 Some(server_message::Kind::Dial(dial)) => match Dial::try_from(dial) {
-                    Ok(dial) => self.take(dial, connection, identity, responder, lane),
+                    Ok(dial) => self.take(dial, seat),
                     Err(error) => tracing::warn!(%error, "the server sent a malformed dial"),
                 },
                 Some(server_message::Kind::Welcome(_)) => break Cause::ProtocolError,
@@ -207,7 +215,11 @@ impl Link for AgentLink {
         if up.send(()).is_err() {
             return Cause::Internal;
         }
-        self.follow(said, heard, &connection, &identity, &responder, &lane).await
+        let leaf = identity.leaf();
+        let (principal, email) = (leaf.principal.clone(), Text::new(&leaf.email));
+        let agent = Arc::new(audit::Agent { principal, email, instance: self.owner.instance });
+        let seat = Seat { connection: &connection, agent, responder, lane: &lane };
+        self.follow(said, heard, &seat).await
     }
 
     fn is_stopping(&self) -> bool {

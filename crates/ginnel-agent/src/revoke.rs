@@ -6,9 +6,10 @@
 use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
-use ginnel_core::audit::Timestamp;
+use ginnel_core::allow::AllowList;
+use ginnel_core::audit::{Event, Text, Timestamp};
 use ginnel_core::cause::{Cause, Hop, Refusal};
-use ginnel_core::denial::{Denial, Subject};
+use ginnel_core::denial::{Denial, Shown, Subject};
 use ginnel_core::principal::Role;
 use ginnel_core::status::{Denied, Revoked};
 use ginnel_core::target::Target;
@@ -17,7 +18,8 @@ use ginnel_ops::admin::{NotRevoked, Revocation};
 use ginnel_ops::denials::revised;
 use ginnel_ops::ledger::{Parties, Tracked};
 
-use crate::app::{Lists, Owner};
+use crate::app::Owner;
+use crate::word::Lists;
 
 impl Owner {
     /// What is denied.
@@ -26,10 +28,10 @@ impl Owner {
     }
 
     /// Judges the client of an inner handshake that was verified; it is in the ledger first, where a denial that comes later finds it.
-    pub(crate) fn permits_client(&self, leaf: &Leaf, tracked: &Tracked) -> Result<(), Cause> {
+    pub(crate) fn permits_client(&self, leaf: &Leaf, tracked: &Tracked) -> Result<Arc<Shown>, Cause> {
         let shown = Arc::new(leaf.shown());
         tracked.client_showed(Arc::clone(&shown));
-        if self.judging().denials.denies(&shown) { Err(Cause::NotOnAllowList) } else { Ok(()) }
+        if self.judging().denials.denies(&shown) { Err(Cause::NotOnAllowList) } else { Ok(shown) }
     }
 
     /// Denies something, or undoes that. What is answered is in force, and on disk if there is a place for it; a note says if a crash of the
@@ -53,7 +55,11 @@ impl Owner {
         }
         let effective = Timestamp::from(SystemTime::now());
         let lists = self.lists();
-        let sessions = self.ledger.end_where(|parties| self.objection(&lists, parties));
+        let objects = |parties: &Parties| self.objection(&lists, parties);
+        if changed {
+            self.note(revoked(&subject, order, self.ledger.count_where(objects)));
+        }
+        let sessions = self.ledger.end_where(objects);
         if self.denial_file.is_none() {
             notes.push(
                 "This lasts until the agent is restarted: denials.file is not set in its configuration.".to_owned(),
@@ -88,11 +94,34 @@ impl Owner {
             return Some(refusal(Cause::NotOnAllowList));
         }
         let target = target.as_ref()?;
+        // A session whose client has not proved yet who it is will be judged once it has.
+        let client = client_certificate.as_ref().map(|shown| &shown.principal);
         let verdict = match address {
-            Some(address) => lists.allow.dialable(target, &[*address], &self.own_listeners).map(drop),
-            None => lists.allow.permits_target(target),
+            Some(address) => lists.allow.dialable(client, target, &[*address], &self.own_listeners).map(drop),
+            None => lists.allow.permits_target(client, target),
         };
         verdict.err().map(refusal)
+    }
+}
+
+impl Owner {
+    /// What a list that only observes would say to a session that goes on: by its client's certificate and the address that was dialled.
+    pub(crate) fn would_object(&self, observed: &AllowList, parties: &Parties) -> Option<Refusal> {
+        let Parties { client: _, agent: _, target, address, client_certificate, agent_certificate: _ } = parties;
+        let client = client_certificate.as_ref().map(|shown| &shown.principal);
+        let (target, address) = (target.as_ref()?, (*address)?);
+        let verdict = observed.dialable(client, target, &[address], &self.own_listeners);
+        verdict.err().map(|cause| Refusal::new(Hop::Agent, cause))
+    }
+}
+
+/// The record of what was asked for.
+fn revoked(subject: &Subject, order: &Revocation, sessions: u64) -> Event {
+    let (kind, subject) = (Text::new(subject.kind()), Text::new(subject.value()));
+    let (by, reason) = (Text::new(&order.by), order.reason.as_ref().map(Text::new));
+    match order.undo {
+        true => Event::Unrevoked { kind, subject, by, reason },
+        false => Event::Revoked { kind, subject, by, reason, connections: 0, sessions },
     }
 }
 
@@ -109,6 +138,6 @@ fn can_deny(subject: &Subject, lists: &Lists) -> Result<(), String> {
             if is_listed { Ok(()) } else { Err(format!("The allow-list does not name {pattern}.")) }
         }
         // Which of them there are is known at the server.
-        Subject::Principal(_) | Subject::Email(_) | Subject::Key(_) | Subject::Serial(_) => Ok(()),
+        Subject::Principal(_) | Subject::Email(_) | Subject::Key(_) | Subject::Serial(_) | Subject::All => Ok(()),
     }
 }

@@ -52,13 +52,19 @@ impl Page {
         }
         match &field.kind {
             Kind::Scalar(_) => self.line(indent, off, &format!("{}: {}", field.name, scalar(&value))),
+            Kind::SectionOr { .. } if !value.is_object() => {
+                self.line(indent, off, &format!("{}: {}", field.name, scalar(&value)));
+            }
             Kind::List { item, .. } => {
                 self.line(indent, off, &format!("{}:", field.name));
-                for (index, value) in value.as_array().into_iter().flatten().enumerate() {
-                    self.item(indent + 2, off, item, value, explain && index == 0);
+                let values: Vec<_> = value.as_array().into_iter().flatten().collect();
+                // What is written short explains nothing; the first that is not does.
+                let explained = values.iter().position(|value| value.is_object()).unwrap_or(0);
+                for (index, value) in values.into_iter().enumerate() {
+                    self.item(indent + 2, off, item, value, explain && index == explained);
                 }
             }
-            Kind::Section(fields) => {
+            Kind::Section(fields) | Kind::SectionOr { fields, .. } => {
                 let mut section = Self { text: String::new() };
                 section.line(indent, is_off(field), &format!("{}:", field.name));
                 for field in fields {
@@ -76,7 +82,8 @@ impl Page {
             Kind::Scalar(_) => self.line(indent, off, &format!("- {}", scalar(value))),
             // No setting is a list of lists.
             Kind::List { .. } => {}
-            Kind::Section(fields) => {
+            Kind::SectionOr { .. } if !value.is_object() => self.line(indent, off, &format!("- {}", scalar(value))),
+            Kind::Section(fields) | Kind::SectionOr { fields, .. } => {
                 let mut item = Self { text: String::new() };
                 for field in fields.iter().filter(|field| explain || value.get(field.name).is_some()) {
                     item.field(indent + 2, field, value.get(field.name), explain);
@@ -117,7 +124,9 @@ fn is_off(field: &Field) -> bool {
         (_, Some(Example::On(_))) => false,
         (_, Some(Example::Off(_))) => true,
         (Kind::Section(fields), None) => fields.iter().all(is_off),
-        (Kind::Scalar(_) | Kind::List { .. }, None) => matches!(field.presence, Presence::Default(_)),
+        (Kind::Scalar(_) | Kind::List { .. } | Kind::SectionOr { .. }, None) => {
+            matches!(field.presence, Presence::Default(_))
+        }
     }
 }
 

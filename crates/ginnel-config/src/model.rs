@@ -17,6 +17,7 @@ use crate::Daemon;
 use crate::shape::{self, Fields, Text, located, object};
 
 pub(crate) mod agent;
+mod audit;
 pub(crate) mod client;
 mod credential;
 pub(crate) mod enrolment;
@@ -27,7 +28,7 @@ pub(crate) mod proxy;
 pub(crate) mod server;
 mod sources;
 
-pub use agent::{AgentConfig, AgentTrust};
+pub use agent::{AgentConfig, AgentTrust, Dial};
 pub use client::{ClientConfig, ClientTrust, Forward, Listen};
 pub use credential::{Credential, WorkloadIdentity, WorkloadMethod};
 pub use enrolment::{EnrolmentConfig, EnrolmentSection};

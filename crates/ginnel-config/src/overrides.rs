@@ -167,8 +167,8 @@ fn resolve(root: &[Field], keys: &[&str], spelling: Spelling) -> Result<Vec<&'st
         path.push(field.name);
         let is_last = index + 1 == keys.len();
         match (&field.kind, is_last) {
-            (Kind::Scalar(_), true) => return Ok(path),
-            (Kind::Scalar(_), false) => {
+            (Kind::Scalar(_) | Kind::SectionOr { .. }, true) => return Ok(path),
+            (Kind::Scalar(_) | Kind::SectionOr { .. }, false) => {
                 let message = format!("names no setting: {} is a single value", path.join("."));
                 return Err(Unresolved { message, hint: Some(format!("did you mean {}?", spelling.write(&path))) });
             }
@@ -207,7 +207,7 @@ fn single_values(fields: &[Field], path: &mut Vec<&'static str>, visit: &mut dyn
     for field in fields {
         path.push(field.name);
         match &field.kind {
-            Kind::Scalar(_) => visit(path),
+            Kind::Scalar(_) | Kind::SectionOr { .. } => visit(path),
             Kind::List { .. } => {}
             Kind::Section(inner) => single_values(inner, path, visit),
         }

@@ -35,6 +35,10 @@ fn keywords(kind: &Kind) -> Map<String, Json> {
                 None => schema.extend(list),
             }
         }
+        Kind::SectionOr { fields, short } => {
+            let section = Json::Object(keywords(&Kind::Section(fields.clone())));
+            schema.insert("anyOf".to_owned(), json!([short, section]));
+        }
         Kind::Section(fields) => {
             schema.insert("type".to_owned(), json!("object"));
             schema.insert("additionalProperties".to_owned(), json!(false));
@@ -69,6 +73,6 @@ pub(crate) fn default_value(text: &str, kind: &Kind) -> Json {
     match kind {
         Kind::Scalar(schema) if schema["type"] == "boolean" => json!(text == "true"),
         Kind::Scalar(schema) if schema["type"] == "integer" => json!(text.parse::<u64>().ok()),
-        Kind::Scalar(_) | Kind::List { .. } | Kind::Section(_) => json!(text),
+        Kind::Scalar(_) | Kind::List { .. } | Kind::Section(_) | Kind::SectionOr { .. } => json!(text),
     }
 }

@@ -28,10 +28,10 @@ use crate::tree::{Node, Value};
 mod fields;
 mod scalar;
 
-pub use fields::{FieldBuilder, Fields, Object, object, section};
+pub use fields::{FieldBuilder, Fields, Object, ObjectOr, object, object_or, section};
 pub use scalar::{
-    DurationShape, FileShape, Flag, Number, Text, Word, duration, duration_text, file, flag, line, number, parsed,
-    text_with, word,
+    DurationShape, FileShape, Flag, Number, SizeShape, Text, Word, duration, duration_text, file, flag, line, number,
+    parsed, size, text_with, word,
 };
 
 /// How values of one type are read and described.
@@ -69,6 +69,13 @@ pub enum Kind {
     },
     /// A section.
     Section(Vec<Field>),
+    /// A section, or one value that stands for the shortest such section.
+    SectionOr {
+        /// The settings of the section.
+        fields: Vec<Field>,
+        /// The JSON Schema of the value.
+        short: serde_json::Value,
+    },
 }
 
 /// The description of one setting.
@@ -93,7 +100,9 @@ impl Field {
             (Kind::Section(fields), Presence::Required) => {
                 fields.iter().any(|field| field.is_required() || field.presence == Presence::Choice)
             }
-            (Kind::Scalar(_) | Kind::List { .. } | Kind::Section(_), presence) => presence == Presence::Required,
+            (Kind::Scalar(_) | Kind::List { .. } | Kind::Section(_) | Kind::SectionOr { .. }, presence) => {
+                presence == Presence::Required
+            }
         }
     }
 }

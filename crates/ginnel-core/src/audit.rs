@@ -2,13 +2,18 @@
 //!
 //! A [`Record`] is one JSON object on one line, with its fields always in the same order and `v` saying which edition of the form it is
 //! written in. Each record of a session repeats who, where to, by which rule and under which policy, so that one line alone answers who
-//! reached what. Everything that a peer can choose freely goes through [`Text`].
+//! reached what. Everything that a peer can choose freely goes through [`Text`]. On disk each line ends in its [`Seal`].
+//!
+//! A server and an agent write the same records of a session, each about what it knows: the server by which rule and from where, the agent by
+//! which entry of its owner's list, with the client as its certificate of the inner handshake names it. [`compare`] holds one against the other.
 
 use std::net::SocketAddr;
 
 use serde::Serialize;
 
 pub use self::entry::Entry;
+pub use self::files::{LogFiles, OldFile, ROTATE_AGE, ROTATE_SIZE};
+pub use self::seal::{Checkpoint, HASH_BYTES, Hash, Hex, MAC_BYTES, NO_HASH, NotHex, SIGNATURE_BYTES, Seal};
 pub use self::text::{TEXT_MAX, Text};
 pub use self::timestamp::{NotATime, Timestamp};
 use crate::cause::{Cause, Hop};
@@ -16,7 +21,10 @@ use crate::id::{InstanceId, RequestId};
 use crate::principal::Principal;
 use crate::target::Target;
 
+pub mod compare;
 mod entry;
+mod files;
+mod seal;
 mod text;
 mod timestamp;
 
@@ -35,7 +43,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// Puts an event on record as number `seq` of the log, at `time`, by the server process `boot`.
+    /// Puts an event on record as number `seq` of the log, at `time`, by the process `boot`.
     pub fn new(seq: u64, time: Timestamp, boot: InstanceId, event: Event) -> Self {
         Self { v: VERSION, seq, time, boot, event }
     }
@@ -80,11 +88,12 @@ pub struct Session {
     pub agent: Agent,
     /// Where to.
     pub target: Target,
-    /// The socket address that the client's connection comes from.
-    pub peer: SocketAddr,
-    /// The rule that allowed it.
+    /// The socket address that the client's connection comes from. Every server says it, and no agent can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<SocketAddr>,
+    /// The rule that allowed it; at an agent the target of the entry of its list.
     pub rule: Text,
-    /// The version of the policy that this rule stands in.
+    /// The version of the policy or list that this rule stands in.
     pub policy: Text,
 }
 
@@ -115,23 +124,23 @@ impl Forwarded {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Event {
-    /// The server process started.
+    /// The process started.
     Started {
         /// The software's version.
         version: Text,
-        /// The version of the policy in force.
+        /// The version of the policy or list in force.
         policy: Text,
     },
-    /// Rules or identities were changed while the server runs.
+    /// Rules, identities or an agent's lists were changed while the process runs.
     Reloaded {
-        /// The version of the policy in force from here on.
+        /// The version of the policy or list in force from here on.
         policy: Text,
         /// What changed, in words.
         changed: Text,
     },
     /// Somebody, a key, a certificate or a rule was shut out over the admin socket; it is in force when this is written.
     Revoked {
-        /// What kind of thing: `principal`, `email`, `key`, `serial` or `rule`.
+        /// What kind of thing: `principal`, `email`, `key`, `serial`, `rule`, `target` or `all`.
         kind: Text,
         /// Which.
         subject: Text,
@@ -282,7 +291,8 @@ pub enum Event {
         /// Why.
         cause: Cause,
     },
-    /// The policy allowed a session; written before the agent is asked to dial.
+    /// The policy allowed a session; written before the agent is asked to dial. At an agent: its owner's list allowed it to a client that has
+    /// proved who it is; written before the target is dialled.
     Allowed {
         /// Which.
         #[serde(flatten)]
@@ -301,10 +311,16 @@ pub enum Event {
         /// Which.
         #[serde(flatten)]
         session: Session,
-        /// Bytes carried towards the target, as counted on the server.
+        /// Bytes carried towards the target: at a server with the encryption around them, at an agent without.
         bytes_up: u64,
-        /// Bytes carried towards the client, as counted on the server.
+        /// Bytes carried towards the client, counted like those.
         bytes_down: u64,
+        /// At an agent: bytes that came from the client with the encryption around them, as the server counts.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        carried_up: Option<u64>,
+        /// At an agent: bytes that were given to the server for the client, counted like those.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        carried_down: Option<u64>,
         /// How long it lasted, from `allowed` on.
         duration_ms: u64,
         /// Who ended it.
@@ -316,16 +332,20 @@ pub enum Event {
     Refused {
         /// The request, as all logs call it.
         request_id: RequestId,
-        /// Who asked.
+        /// Who asked. Missing at an agent to which nobody has proved anything yet.
         #[serde(flatten)]
-        client: Client,
+        client: Option<Client>,
+        /// At such an agent: who asked according to the server; proved by nothing.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        client_claimed: Option<Principal>,
         /// Through whom, if it came to that.
         #[serde(flatten)]
         agent: Option<Agent>,
         /// Where to; as the client spelled it if it is no target.
         target: Text,
-        /// The socket address that the client's connection comes from.
-        peer: SocketAddr,
+        /// The socket address that the client's connection comes from. Every server says it, and no agent can.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        peer: Option<SocketAddr>,
         /// Who said no.
         hop: Hop,
         /// Why.
@@ -333,13 +353,70 @@ pub enum Event {
         /// The rule that would have allowed it.
         #[serde(skip_serializing_if = "Option::is_none")]
         rule: Option<Text>,
-        /// The version of the policy in force.
+        /// The version of the policy or list in force.
         policy: Text,
+    },
+    /// At an agent: a session was opened that the list under observation would have refused. It goes on.
+    WouldRefuse {
+        /// Which.
+        #[serde(flatten)]
+        session: Session,
+        /// The address that was dialled.
+        address: SocketAddr,
+        /// Why that list would have refused it.
+        cause: Cause,
+        /// The version of that list.
+        observed: Text,
     },
     /// The log could not be written for so long that records of what happened had to be given up; the log itself says so.
     Gap {
         /// How many are missing here.
         records: u64,
+    },
+    /// A run of records with keys of its own begins: with a process, with a file, and after a failure of the disk that left something behind.
+    /// Its record is signed.
+    ChapterBegun {
+        /// Which log.
+        log: InstanceId,
+        /// Which chapter, counted from zero.
+        chapter: u64,
+        /// The number of the record that it follows.
+        after: u64,
+        /// The hash of that record.
+        after_hash: Hash,
+        /// Bytes between that record and this one that count for nothing: what a crash or a failed write left.
+        void: u64,
+        /// What this chapter's signatures are verified with.
+        key: Hash,
+        /// What the next chapter's are.
+        next_key: Hash,
+    },
+    /// A signature over everything so far.
+    Checkpoint {
+        /// Which log.
+        log: InstanceId,
+        /// In which chapter.
+        chapter: u64,
+        /// Records of the chain up to here, this one among them.
+        records: u64,
+        /// What the next chapter's signatures are verified with.
+        next_key: Hash,
+        /// Whether nothing follows in this chapter, because the process or the file ends.
+        closing: bool,
+    },
+    /// An old file of the log is about to be removed, as the configuration wants.
+    FileRemoved {
+        /// Its name.
+        file: Text,
+        /// The number of its first record.
+        first_seq: u64,
+        /// The number of its last record.
+        last_seq: u64,
+        /// The hash of its last record, if it was sealed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        last_hash: Option<Hash>,
+        /// Its size.
+        bytes: u64,
     },
 }
 
@@ -348,7 +425,7 @@ pub enum Event {
 pub enum Kind {
     /// Comes before the act, which must not happen unless this is on record.
     Permit,
-    /// Somebody was told no. Anybody can cause any number of them.
+    /// Somebody was told no, or would have been. Anybody can cause any number of them.
     Refusal,
     /// Happened already, and cannot be undone by not being recorded.
     Fact,
@@ -374,7 +451,11 @@ impl Event {
         "connected",
         "ended",
         "refused",
+        "wouldRefuse",
         "gap",
+        "chapterBegun",
+        "checkpoint",
+        "fileRemoved",
     ];
 
     /// The word that the log has in `event`.
@@ -397,7 +478,11 @@ impl Event {
             Self::Connected { .. } => "connected",
             Self::Ended { .. } => "ended",
             Self::Refused { .. } => "refused",
+            Self::WouldRefuse { .. } => "wouldRefuse",
             Self::Gap { .. } => "gap",
+            Self::ChapterBegun { .. } => "chapterBegun",
+            Self::Checkpoint { .. } => "checkpoint",
+            Self::FileRemoved { .. } => "fileRemoved",
         }
     }
 
@@ -407,7 +492,10 @@ impl Event {
             Self::Started { .. } | Self::Enrolled { .. } | Self::CertificateIssued { .. } | Self::Allowed { .. } => {
                 Kind::Permit
             }
-            Self::EnrolmentRefused { .. } | Self::Refused { .. } | Self::TurnedAway { .. } => Kind::Refusal,
+            Self::EnrolmentRefused { .. }
+            | Self::Refused { .. }
+            | Self::TurnedAway { .. }
+            | Self::WouldRefuse { .. } => Kind::Refusal,
             Self::EnrolmentForwarded { outcome, .. } => match outcome {
                 Forwarded::Answered => Kind::Fact,
                 Forwarded::Refused | Forwarded::Unavailable => Kind::Refusal,
@@ -421,7 +509,10 @@ impl Event {
             | Self::Reloaded { .. }
             | Self::Revoked { .. }
             | Self::Unrevoked { .. }
-            | Self::Gap { .. } => Kind::Fact,
+            | Self::Gap { .. }
+            | Self::ChapterBegun { .. }
+            | Self::Checkpoint { .. }
+            | Self::FileRemoved { .. } => Kind::Fact,
         }
     }
 }

@@ -157,6 +157,7 @@ impl Cause {
             | Self::TargetUnreachable
             | Self::TimedOut
             | Self::PeerNotVerified
+            | Self::AuditUnavailable
             | Self::Overloaded
             | Self::ProtocolError
             | Self::Aborted
@@ -170,7 +171,6 @@ impl Cause {
             | Self::AgentLost
             | Self::ServerUnreachable
             | Self::ServerLost
-            | Self::AuditUnavailable
             | Self::CertificateExpired
             | Self::EnrolmentRefused
             | Self::NotAdmitted
@@ -264,12 +264,13 @@ impl Refusal {
 
     /// Whether another live agent may do better, so that a dial that failed this way moves on.
     ///
-    /// A verdict of the server holds whichever agent is asked; everything that happened at or behind one agent, to its certificate or to what it
-    /// may carry, or is said of where it comes from or of its rules alone, does not.
+    /// A verdict of the server holds whichever agent is asked; everything that happened at or behind one agent, to its certificate, its own audit
+    /// log or what it may carry, or is said of where it comes from or of its rules alone, does not.
     pub fn another_agent_may_help(self) -> bool {
         let is_about_one_agent = matches!(
             self.cause,
-            Cause::CertificateExpired
+            Cause::AuditUnavailable
+                | Cause::CertificateExpired
                 | Cause::NotAdmitted
                 | Cause::NotAllowed
                 | Cause::Overloaded

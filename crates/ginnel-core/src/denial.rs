@@ -19,6 +19,9 @@ mod tests;
 /// Bytes of a reason that are kept: a sentence with the number of a ticket.
 pub const REASON_MAX: usize = 200;
 
+/// What [`Kind::All`] is followed by.
+pub const ALL: &str = "sessions";
+
 /// Digits of a serial number: RFC 5280 has at most 20 octets.
 const SERIAL_DIGITS_MAX: usize = 40;
 
@@ -38,6 +41,8 @@ pub enum Subject {
     Rule(Name),
     /// These targets. Agents only.
     Target(TargetPattern),
+    /// Every session. Agents only.
+    All,
 }
 
 /// How a subject is named by whoever asks.
@@ -53,11 +58,13 @@ pub enum Kind {
     Rule,
     /// A pattern of targets.
     Target,
+    /// Every session there is, by the word [`ALL`].
+    All,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: &[Self] = &[Self::Who, Self::Key, Self::Serial, Self::Rule, Self::Target];
+    pub const ALL: &[Self] = &[Self::Who, Self::Key, Self::Serial, Self::Rule, Self::Target, Self::All];
 
     /// The word for it in questions.
     pub fn as_str(self) -> &'static str {
@@ -67,6 +74,7 @@ impl Kind {
             Self::Serial => "serial",
             Self::Rule => "rule",
             Self::Target => "target",
+            Self::All => "all",
         }
     }
 }
@@ -87,6 +95,8 @@ impl Subject {
             Kind::Target => {
                 text.parse().map(Self::Target).map_err(|error| format!("{text:?} is no pattern of targets: {error}."))
             }
+            Kind::All if text == ALL => Ok(Self::All),
+            Kind::All => Err(format!("Everything is denied by the word {ALL} alone.")),
         }
     }
 
@@ -99,6 +109,7 @@ impl Subject {
             Self::Serial(_) => "serial",
             Self::Rule(_) => "rule",
             Self::Target(_) => "target",
+            Self::All => "all",
         }
     }
 
@@ -111,6 +122,7 @@ impl Subject {
             Self::Serial(serial) => serial.clone(),
             Self::Rule(name) => name.to_string(),
             Self::Target(pattern) => pattern.to_string(),
+            Self::All => ALL.to_owned(),
         }
     }
 }
@@ -302,9 +314,9 @@ impl Denials {
         self.denies_principal(principal) || self.has(&Subject::Email(email.to_owned()))
     }
 
-    /// Whether this principal is shut out by its name.
+    /// Whether this principal is shut out by its name, or everybody is.
     pub fn denies_principal(&self, principal: &Principal) -> bool {
-        self.has(&Subject::Principal(principal.clone()))
+        self.denies_all() || self.has(&Subject::Principal(principal.clone()))
     }
 
     /// Whether the key with this hash is shut out.
@@ -317,11 +329,21 @@ impl Denials {
         self.entries.keys().any(|subject| matches!(subject, Subject::Rule(rule) if rule.as_str() == name))
     }
 
+    /// Whether there is to be no session at all.
+    pub fn denies_all(&self) -> bool {
+        self.has(&Subject::All)
+    }
+
     /// The targets that are shut out.
     pub fn targets(&self) -> Vec<TargetPattern> {
         let target = |subject: &Subject| match subject {
             Subject::Target(pattern) => Some(pattern.clone()),
-            Subject::Principal(_) | Subject::Email(_) | Subject::Key(_) | Subject::Serial(_) | Subject::Rule(_) => None,
+            Subject::Principal(_)
+            | Subject::Email(_)
+            | Subject::Key(_)
+            | Subject::Serial(_)
+            | Subject::Rule(_)
+            | Subject::All => None,
         };
         self.entries.keys().filter_map(target).collect()
     }

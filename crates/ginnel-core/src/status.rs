@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::audit::Timestamp;
+use crate::audit::{Checkpoint, Timestamp};
 use crate::quota::Usage;
 
 /// One process: `/status`.
@@ -66,11 +66,13 @@ pub struct Status {
     /// Servers: how far bounds are used up.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bounds: Vec<Bound>,
-    /// Servers: the audit log.
+    /// The audit log, of a process that writes one.
     pub audit: Option<Audit>,
     /// Clients: the routes; `None` if the server has the choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routes: Option<Vec<Route>>,
+    /// Agents with a list under observation: what it would have refused.
+    pub observation: Option<Observation>,
     /// Servers, agents and processes that enrol: denials in force, as `ginnel revoke --list` has them.
     pub denials: Option<u64>,
 }
@@ -290,7 +292,29 @@ pub struct Counted {
     pub count: u64,
 }
 
-/// The audit log of a server.
+/// What a list that decides nothing has found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Observation {
+    /// The version of the list; equal versions mean equal lists.
+    pub version: String,
+    /// Its entries.
+    pub entries: u64,
+    /// Sessions that were opened and that a list under observation would have refused, since the start, by the cause that it would have had.
+    pub would_refuse: Vec<Observed>,
+}
+
+/// How often a list under observation would have refused a session for one cause.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Observed {
+    /// Why.
+    pub cause: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// An audit log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Audit {
@@ -298,6 +322,8 @@ pub struct Audit {
     pub healthy: bool,
     /// Records that wait to be written.
     pub waiting: u64,
+    /// The newest signed record; kept elsewhere, it is an anchor that the log can be held to.
+    pub checkpoint: Option<Checkpoint>,
 }
 
 /// One request of an application as this process saw it: an item of `/sessions` while it is carried, and of `/requests/ID` afterwards.

@@ -307,6 +307,11 @@ impl Stream {
         }
     }
 
+    /// Bytes so far: received from the peer, and taken to be sent to it. In a session that finished, both are all that there were.
+    pub fn carried(&self) -> (u64, u64) {
+        (self.incoming.received, self.outgoing.framed + self.outgoing.queue.len() as u64)
+    }
+
     /// Who ended the session, if the peer's reset did and said so.
     pub fn reset_by(&self) -> Option<Hop> {
         self.reset_by

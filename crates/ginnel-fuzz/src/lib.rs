@@ -20,7 +20,7 @@ mod wire;
 pub use front::{http_head, socks};
 pub use identity::{AUDIENCE, EMAIL, NOW, certificate, csr, enrolment, key_file, key_set, public_key, roots};
 pub use machine::{hostile_frames, relay, stream};
-pub use operate::{admin_query, audit_log, config_agent, config_client, config_override, config_server};
+pub use operate::{admin_query, audit_log, audit_verify, config_agent, config_client, config_override, config_server};
 pub use text::{email, pattern, principal, target, timestamp};
 pub use wire::{balancer_header, control_messages, grpc_framing, inner_hello, session_frame};
 
@@ -38,6 +38,7 @@ targets! {
     admin_query,
     audit_log,
     balancer_header,
+    audit_verify,
     certificate,
     config_agent,
     config_client,

@@ -6,9 +6,12 @@ use std::sync::LazyLock;
 
 use ginnel_config::finding::FINDINGS_MAX;
 use ginnel_config::{AgentConfig, ClientConfig, Findings, Overrides, Place, ServerConfig};
+use ginnel_core::audit::Entry;
+use ginnel_core::audit::compare::{APART, Log, Scope, compare};
 use ginnel_core::principal::Role;
 use ginnel_ops::admin::{Question, fuzzing};
 use ginnel_ops::audit::show::{Filter, Summary, show_lines};
+use ginnel_ops::audit::verify::verify_lines;
 
 const FILE_NAME: &str = "ginnel.yaml";
 
@@ -89,6 +92,36 @@ pub fn audit_log(data: &[u8]) {
     let refused = Filter { event: Some("refused".to_owned()), ..Filter::default() };
     show_lines(Path::new("audit.jsonl"), &mut &data[..], &refused, false, &mut out, &mut summary).unwrap();
     assert!(summary.shown <= summary.read);
+    compared(data);
+}
+
+/// Whatever is read as a log can be compared, and what is said of it moves no cursor.
+fn compared(data: &[u8]) {
+    let mut log = Log::default();
+    for line in data.split(|&byte| byte == b'\n') {
+        let entry = str::from_utf8(line).ok().and_then(|text| serde_json::from_str::<Entry>(text).ok());
+        // What is of another side than the first session is refused, and the rest still makes a log.
+        let _ = entry.map(|entry| log.add(entry));
+    }
+    let comparison = compare(&log, &log, &Scope::default(), APART);
+    let text = comparison.to_string();
+    assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+    let listed = comparison.disagreements.len() as u64;
+    assert_eq!(comparison.agrees(), listed == 0);
+}
+
+/// Audit logs that somebody may have changed: a verdict in bounded memory, and nothing is called whole whose first record begins no chapter.
+pub fn audit_verify(data: &[u8]) {
+    let report = verify_lines(Path::new("audit.jsonl"), &mut &data[..]).unwrap();
+    let lines = data.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).count() as u64;
+    assert!(report.records <= lines && report.chapters <= lines, "{report:?}");
+    assert_eq!(report.records > 0, report.chapters > 0, "{report:?}");
+    if report.records > 0 {
+        assert_eq!(report.last_seq - report.first_seq + 1, report.records);
+        assert!(report.checkpoint.is_some_and(|signed| (report.first_seq..=report.last_seq).contains(&signed.seq)));
+    }
+    let text = serde_json::to_string(&report).expect("a report is written down");
+    assert!(!text.chars().any(char::is_control), "{text:?}");
 }
 
 /// Questions to a running process: nothing is asked without words, and never everything beside something.

@@ -111,6 +111,11 @@ impl Answers {
         self.shared.lock().reset(cause);
     }
 
+    /// Bytes that the session carried so far, with whatever encryption is around them: towards this end, and from it.
+    pub fn bytes(&self) -> (u64, u64) {
+        self.shared.lock().stream.carried()
+    }
+
     /// Waits until the session has broken off, and moves its frames meanwhile.
     pub async fn broken(&self) -> Refusal {
         poll_fn(|cx| self.shared.lock().poll_broken(cx)).await

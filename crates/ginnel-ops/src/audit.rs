@@ -1,31 +1,40 @@
-//! The audit log on disk: `audit.jsonl` in a directory of its own, only ever appended to.
+//! The audit log on disk: `audit.jsonl` in a directory of its own, only ever appended to, and older files beside it.
 //!
 //! Invariant: when a [`Durable`] resolves to `Ok`, the record is on disk and stays there. One thread writes; whatever has queued up
 //! while it was busy goes out as one group with one write and one sync. When a write fails, everything of that group is told so, what
 //! was half written is taken back, and the log counts as failed until the same records could be written after all. Meanwhile nothing
 //! that needs a record beforehand ([`Kind::Permit`]) is accepted; what has happened is kept, within a bound, and written first.
+//!
+//! Every record is sealed: with a hash that runs on from record to record, and a MAC by a key that exists only until the next record. A run of
+//! records with keys of its own is a *chapter*; its first record and the *checkpoints* in it are signed. [`verify`] says which record is not
+//! what was written. docs/security/audit.md has the scheme.
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::thread::{self, JoinHandle};
 
-use ginnel_core::audit::Event;
 #[cfg(doc)]
 use ginnel_core::audit::Kind;
+use ginnel_core::audit::{Checkpoint, Event, LogFiles};
 use ginnel_core::id::InstanceId;
+use ginnel_core::status;
 use tokio::sync::oneshot;
 
-use self::file::Opened;
+pub use self::chain::state::{KEY_NAME, PUBLIC_NAME};
 use self::queue::Queue;
 use self::writer::{Medium, Retry, Writer};
 
+mod chain;
+pub mod compare;
 mod file;
+mod lines;
 mod queue;
 pub mod show;
+pub mod verify;
 mod writer;
 
 /// Name of the log in its directory.
@@ -58,6 +67,14 @@ pub enum AuditError {
         /// The file.
         path: PathBuf,
     },
+    /// The log and what its chain keeps beside it do not belong together (environment): somebody changed one of them, or put an older copy back.
+    #[error("the audit log {} is not whole: {what}; look at it with `ginnel audit verify`, and move all files of its directory away to begin a new one", path.display())]
+    NotWhole {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// The file could not be opened or read (environment).
     #[error("opening the audit log {}", path.display())]
     Open {
@@ -85,15 +102,18 @@ pub struct AuditLog {
 }
 
 impl AuditLog {
-    /// Opens the log in `directory` and makes both (modes 0700 and 0600) if need be; `boot` is the process that writes.
+    /// Opens the log in a directory and makes both (modes 0700 and 0600) if need be; `boot` is the process that writes. A directory alone stands
+    /// for one with the settings that nobody changed.
     ///
-    /// Numbers go on from the last record in the file. A last line that a crash cut off stays as it is, on a line of its own.
+    /// Numbers and the chain go on from the last record in the files. A last line that a crash cut off stays as it is, on a line of its own, and
+    /// the first record that follows says so.
     ///
     /// # Errors
-    /// [`AuditError`] if the file cannot be had, is in use, or is something else.
-    pub fn open(directory: &Path, boot: InstanceId) -> Result<Self, AuditError> {
-        let Opened { file, seq, torn } = file::open(directory)?;
-        Self::start(Writer::new(file, boot, seq, torn, Retry::default()))
+    /// [`AuditError`] if the file cannot be had, is in use, is something else, or does not end as it is known to have ended.
+    pub fn open(files: impl Into<LogFiles>, boot: InstanceId) -> Result<Self, AuditError> {
+        let files = files.into();
+        let (file, start) = file::open(&files)?;
+        Self::start(Writer::new(file, boot, start, files, Retry::default()))
     }
 
     fn start<M: Medium>(writer: Writer<M>) -> Result<Self, AuditError> {
@@ -123,6 +143,16 @@ impl AuditLog {
     /// How many records wait to be written.
     pub fn waiting(&self) -> u64 {
         self.open.queue.waiting()
+    }
+
+    /// The newest record that is signed and durable, which whoever keeps it elsewhere can hold the log to; none before the first record.
+    pub fn checkpoint(&self) -> Option<Checkpoint> {
+        self.open.queue.checkpoint()
+    }
+
+    /// What a process shows of its log.
+    pub fn status(&self) -> status::Audit {
+        status::Audit { healthy: self.healthy(), waiting: self.waiting(), checkpoint: self.checkpoint() }
     }
 
     /// Writes what is queued and ends the writer; blocks until both are done. Later records are refused.

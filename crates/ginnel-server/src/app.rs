@@ -148,9 +148,8 @@ impl Server {
         let certificates = authority.certificates();
         let made = certificates.begin(&subject, &own).await;
         let (renew_after, issued) = made.map_err(while_doing("making the server's own certificate"))?;
-        let directory = config.audit_directory.as_path();
-        let audit = AuditLog::open(directory, server_id)
-            .map_err(while_doing(format!("opening the audit log in {}", directory.display())))?;
+        let audit = AuditLog::open(config.audit.clone(), server_id)
+            .map_err(while_doing(format!("opening the audit log in {}", config.audit.directory.display())))?;
         let address = config.server.listen;
         let ServerSection { admin, shutdown_grace: grace, congestion_control, balancers, .. } = config.server.clone();
         let bounds = Bounds::new(&on_this_machine(&config.limits), host::memory(), Door { tls, balancers });

@@ -125,9 +125,8 @@ impl Enrolment {
             .renew(&subject(&config), &own)
             .await
             .map_err(while_doing("making the process's own certificate"))?;
-        let directory = config.audit_directory.as_path();
-        let audit = AuditLog::open(directory, id)
-            .map_err(while_doing(format!("opening the audit log in {}", directory.display())))?;
+        let audit = AuditLog::open(config.audit.clone(), id)
+            .map_err(while_doing(format!("opening the audit log in {}", config.audit.directory.display())))?;
         let (denial_file, denials) =
             DenialFile::open(&config.denials_file()).map_err(while_doing("reading what is denied"))?;
         let version = version(&config.identities);

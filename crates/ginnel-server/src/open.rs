@@ -226,7 +226,7 @@ fn permit(
             client: seat.client.clone(),
             agent: link.agent.clone(),
             target: target.clone(),
-            peer: seat.peer,
+            peer: Some(seat.peer),
             rule: Text::new(&rule.rule),
             policy: rules.version.clone(),
         };
@@ -249,7 +249,7 @@ fn permit(
             Err(TrySendError::Full(())) => return Err(refused(Hop::Agent, Cause::Overloaded)),
         };
         let allowed = broker.audit.record(Event::Allowed { session: record.clone() });
-        let allowed = allowed.map_err(|error| denied(not_recorded(&error)))?;
+        let allowed = allowed.map_err(|error| denied(not_on_record(&error)))?;
         let session = SessionId::random(&mut SystemRandom);
         middle.goes_through(&broker.bounds.waiting.shelf(&link.agent.principal));
         let (occupied, awaited) = (link.occupy(), link.expect(session));
@@ -267,14 +267,15 @@ fn permit(
     }
 }
 
-/// What it is called when what was allowed could not be put on record.
-fn not_recorded(error: &AuditError) -> Cause {
+/// Why a session is refused that cannot be put on record.
+fn not_on_record(error: &AuditError) -> Cause {
     match error {
         AuditError::Overloaded => Cause::Overloaded,
         AuditError::Closed
         | AuditError::Directory { .. }
         | AuditError::InUse { .. }
         | AuditError::NotALog { .. }
+        | AuditError::NotWhole { .. }
         | AuditError::Open { .. }
         | AuditError::Thread(_)
         | AuditError::Unavailable => Cause::AuditUnavailable,
@@ -287,10 +288,11 @@ async fn record_refusal(seat: &ClientSeat, request: RequestId, denied: &Denied) 
     tracing::info!(%hop, %cause, "refused");
     let recorded = seat.broker.audit.record(Event::Refused {
         request_id: request,
-        client: seat.client.clone(),
+        client: Some(seat.client.clone()),
+        client_claimed: None,
         agent: denied.agent.clone(),
         target: denied.target.clone(),
-        peer: seat.peer,
+        peer: Some(seat.peer),
         hop,
         cause,
         rule: denied.rule.clone(),
@@ -440,7 +442,17 @@ impl Running<'_> {
         let duration_ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(bytes_up, bytes_down, duration_ms, %hop, %cause, "ended");
         let session = self.record.clone();
-        self.seat.broker.note(Event::Ended { session, bytes_up, bytes_down, duration_ms, hop, cause });
+        let (carried_up, carried_down) = (None, None);
+        self.seat.broker.note(Event::Ended {
+            session,
+            bytes_up,
+            bytes_down,
+            carried_up,
+            carried_down,
+            duration_ms,
+            hop,
+            cause,
+        });
     }
 }
 

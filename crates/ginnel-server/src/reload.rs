@@ -191,7 +191,7 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
         oidc_issuers,
         enrolment_audience,
         renewal,
-        audit_directory,
+        audit,
         configured_denials,
         limits,
     } = before;
@@ -207,7 +207,7 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
         ("oidcIssuers", compare_issuers(oidc_issuers, &after.oidc_issuers, &mut lines)),
         ("enrolment", *enrolment_audience != after.enrolment_audience),
         ("renewal", *renewal != after.renewal),
-        ("audit", *audit_directory != after.audit_directory),
+        ("audit", *audit != after.audit),
         ("denials", *configured_denials != after.configured_denials),
         ("limits", *limits != after.limits),
     ];

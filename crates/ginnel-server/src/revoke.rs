@@ -128,12 +128,19 @@ impl Rules {
             Subject::Target(_) => {
                 return Err("A server denies no targets: deny the rule, or change it and reload.".to_owned());
             }
+            Subject::All => {
+                return Err("A server denies nothing and nobody in general: deny the identities or rules, or stop it."
+                    .to_owned());
+            }
         };
         let what = match subject {
             Subject::Rule(_) => "rule",
-            Subject::Principal(_) | Subject::Email(_) | Subject::Key(_) | Subject::Serial(_) | Subject::Target(_) => {
-                "identity"
-            }
+            Subject::Principal(_)
+            | Subject::Email(_)
+            | Subject::Key(_)
+            | Subject::Serial(_)
+            | Subject::Target(_)
+            | Subject::All => "identity",
         };
         if is_known { Ok(()) } else { Err(format!("The configuration has no {what} {}.", subject.value())) }
     }

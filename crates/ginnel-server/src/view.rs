@@ -10,7 +10,7 @@ use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::{InstanceId, RequestId};
 use ginnel_core::policy::{Ask, Source, matrix, verdict};
 use ginnel_core::principal::{Name, Principal, Role};
-use ginnel_core::status::{Audit, Certificate, Denied, Peer, Request, Revoked, Status, Verdict};
+use ginnel_core::status::{Certificate, Denied, Peer, Request, Revoked, Status, Verdict};
 use ginnel_identity::hex;
 use ginnel_ops::admin::{NotRevoked, Observed, Question, Revocation, Which};
 use ginnel_ops::reload::{Fault, apart};
@@ -47,7 +47,7 @@ impl Observed for View {
             enrolments: Some(broker.enrolment.counted()),
             bounds: broker.bounds.shown(&broker.leases),
             denials: Some(broker.rules.now().denials.count()),
-            audit: Some(Audit { healthy: broker.audit.healthy(), waiting: broker.audit.waiting() }),
+            audit: Some(broker.audit.status()),
             ..Status::default()
         };
         broker.ledger.fill(&mut status);

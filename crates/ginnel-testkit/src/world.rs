@@ -22,6 +22,9 @@ mod files;
 pub(crate) use self::apart::Apart;
 pub use self::files::{ENROLMENT_NAME, SERVER_NAME};
 
+/// The directory of an agent's own audit log, in a world whose agent has one.
+pub const AGENT_AUDIT: &str = "agent-audit";
+
 /// One of the processes of a world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -53,6 +56,7 @@ pub struct WorldBuilder {
     server_settings: Vec<(String, Value)>,
     enrolment_settings: Vec<(String, Value)>,
     client_settings: Vec<(&'static str, Value)>,
+    agent_settings: Vec<(String, Value)>,
     grace: String,
     listen: IpAddr,
     agents_in: Option<PathBuf>,
@@ -119,6 +123,12 @@ impl WorldBuilder {
     pub fn certificate_lifetime(mut self, lifetime: &str) -> Self {
         lifetime.clone_into(&mut self.certificate_lifetime);
         self
+    }
+
+    /// Has the agent keep an audit log of its own, in [`AGENT_AUDIT`]. For one agent: a log has one writer.
+    #[must_use]
+    pub fn agent_audited(self) -> Self {
+        self.agent_setting("/audit", json!({"file": {"directory": AGENT_AUDIT}}))
     }
 
     /// Switches the encryption between client and agent off.
@@ -197,6 +207,13 @@ impl WorldBuilder {
     #[must_use]
     pub fn client_setting(mut self, name: &'static str, value: Value) -> Self {
         self.client_settings.push((name, value));
+        self
+    }
+
+    /// The same as [`Self::server_setting`] in the agents' configuration.
+    #[must_use]
+    pub fn agent_setting(mut self, pointer: &str, value: Value) -> Self {
+        self.agent_settings.push((pointer.to_owned(), value));
         self
     }
 
@@ -361,6 +378,7 @@ impl World {
             server_settings: Vec::new(),
             enrolment_settings: Vec::new(),
             client_settings: Vec::new(),
+            agent_settings: Vec::new(),
             grace: "0s".to_owned(),
             listen: Ipv4Addr::LOCALHOST.into(),
             agents_in: None,
@@ -521,6 +539,26 @@ impl World {
     /// If it cannot be read, or a whole line is not JSON.
     pub fn audit(&self) -> Result<Vec<Value>> {
         read_audit(&self.dir.path().join("audit"))
+    }
+
+    /// The log that the agents write so far, where `audit.file.directory` of theirs is [`AGENT_AUDIT`].
+    ///
+    /// # Errors
+    /// As [`Self::audit`].
+    pub fn agent_audit(&self) -> Result<Vec<Value>> {
+        read_audit(&self.dir.path().join(AGENT_AUDIT))
+    }
+
+    /// Waits until `enough` holds for that log, and returns it.
+    ///
+    /// # Errors
+    /// If that does not happen in time; `what` names it.
+    pub async fn agent_audit_until(&self, what: &str, enough: impl Fn(&[Value]) -> bool) -> Result<Vec<Value>> {
+        eventually(what, SOON, async || {
+            let records = self.agent_audit()?;
+            Ok(enough(&records).then_some(records))
+        })
+        .await
     }
 
     /// The audit records of one event so far.

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What is tried, by table: tokens (A), requests to enrol (B), certificates and roles (C), TLS and HTTP/2 (D), frames (E), resources (F), agents (G),
-/// destinations (H), sources (I), a hostile relay (J), revocation (K), keys and host (M). Numbers that are not here were never given.
+/// destinations (H), sources (I), a hostile relay (J), revocation (K), the audit log (L), keys and host (M). Numbers that are not here were never given.
 const ROWS: &[(char, &[u8])] = &[
     (
         'A',
@@ -29,6 +29,7 @@ const ROWS: &[(char, &[u8])] = &[
     ('I', &[1, 3, 4]),
     ('J', &[1, 2, 3, 5, 6, 8, 9, 10, 11, 12, 13]),
     ('K', &[1, 3, 4, 6, 7, 8, 9]),
+    ('L', &[1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 14, 15, 16, 17]),
     ('M', &[1, 2, 3, 5, 7, 8]),
 ];
 

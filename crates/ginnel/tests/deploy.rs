@@ -100,7 +100,7 @@ fn each_unit_starts_what_the_program_understands() {
             "server" => {
                 let config = ServerConfig::load(&config, &overrides).unwrap();
                 let state = Path::new("/var/lib/ginnel-server");
-                assert!(config.audit_directory.starts_with(state));
+                assert!(config.audit.directory.starts_with(state));
                 let ServerIssuer::Here(issuer) = config.issuer else { panic!("{:?}", config.issuer) };
                 let IssuerKind::Embedded { directory } = issuer.kind else { panic!("{issuer:?}") };
                 assert!(directory.starts_with(state));
@@ -113,7 +113,7 @@ fn each_unit_starts_what_the_program_understands() {
             "enrolment" => {
                 let config = EnrolmentConfig::load(&config, &overrides).unwrap();
                 let state = Path::new("/var/lib/ginnel-enrolment");
-                assert!(config.audit_directory.starts_with(state));
+                assert!(config.audit.directory.starts_with(state));
                 let IssuerKind::Embedded { directory } = config.issuer.kind else { panic!("{:?}", config.issuer) };
                 assert!(directory.starts_with(state));
                 (config.server.admin.socket, None)
@@ -150,7 +150,7 @@ fn the_drop_in_starts_a_server_that_passes_enrolments_on() {
     assert_eq!(remote.credential, Credential::ServiceAccountKeyFile("/run/credentials/unit/key.json".into()));
     assert_eq!(settings(&drop_in, "LoadCredential"), ["key.json:/etc/ginnel/server-key.json"]);
     assert!(settings(&unit, "StateDirectory").contains(&"ginnel-server"));
-    assert!(config.audit_directory.starts_with("/var/lib/ginnel-server"));
+    assert!(config.audit.directory.starts_with("/var/lib/ginnel-server"));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use xtask::{callgrind, limits};
 
-const USAGE: &str = "usage: cargo xtask [wire | limits | callgrind [--record] | bench [--wan | --enrol] [--quick] [--rounds N] [--way NAME]... [--only WORKLOAD]... [--out FILE]]";
+const USAGE: &str = "usage: cargo xtask [wire | limits | callgrind [--record] | bench --audit [DIRECTORY] | bench [--wan | --enrol] [--quick] [--rounds N] [--way NAME]... [--only WORKLOAD]... [--out FILE]]";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // No protoc: the compiler is a library. This is a crate of its own so that it builds whatever state the types are in.
         [] | ["wire"] => xtask::generate(&xtask::generated_dir()),
         ["limits"] => write_limits(),
+        ["bench", "--audit", options @ ..] => bench_audit(options),
         ["bench", "--wan", options @ ..] => bench(&["wan"], "docs/long-path.md", options),
         ["bench", "--enrol", options @ ..] => bench(&["enrol"], "docs/identity-performance.md", options),
         ["bench", options @ ..] => bench(&[], "docs/performance.md", options),
@@ -53,6 +54,11 @@ fn write_limits() -> Result<(), Box<dyn Error>> {
     let (page, source) = (limits::page_file(), limits::source_file());
     let written = limits::page(&std::fs::read_to_string(&page)?, &std::fs::read_to_string(source)?)?;
     Ok(std::fs::write(page, written)?)
+}
+
+/// Times how long an audit record takes until it is on disk: that of the target directory, or the one of a directory that is named.
+fn bench_audit(options: &[&str]) -> Result<(), Box<dyn Error>> {
+    run(cargo(&root()).args(["bench", "--quiet", "--package", "ginnel-ops", "--bench", "commit", "--"]).args(options))
 }
 
 /// Counts the instructions of the hot paths, and compares them with the checked-in ones or writes these.

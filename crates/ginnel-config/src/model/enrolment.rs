@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use ginnel_core::audit::LogFiles;
 use ginnel_core::principal::{Role, TrustDomain};
 use ginnel_core::renewal::Renewal;
 use ginnel_core::target::DnsName;
@@ -34,8 +35,8 @@ pub struct EnrolmentConfig {
     pub renewal: Renewal,
     /// The audience of enrolment tokens.
     pub enrolment_audience: String,
-    /// Where the audit log is written.
-    pub audit_directory: PathBuf,
+    /// Where the audit log is written, and how long its files are kept.
+    pub audit: LogFiles,
     /// The file of denials, if it is not where [`Self::denials_file`] puts it.
     pub configured_denials: Option<PathBuf>,
 }
@@ -43,7 +44,7 @@ pub struct EnrolmentConfig {
 impl EnrolmentConfig {
     /// The file in which denials are kept.
     pub fn denials_file(&self) -> PathBuf {
-        server::denials_file(self.configured_denials.as_deref(), &self.audit_directory)
+        server::denials_file(self.configured_denials.as_deref(), &self.audit.directory)
     }
 }
 
@@ -92,7 +93,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<EnrolmentConfig
     let enrolment = fields.field("enrolment", "How certificates are asked for.").required(object(enrolment));
     let renewal =
         fields.field("renewal", "When the certificate of this process is renewed.").required(object(super::renewal));
-    let audit = fields.field("audit", "The record of who was given a certificate.").required(object(server::audit));
+    let audit = fields.field("audit", "The record of who was given a certificate.").required(object(super::audit::log));
     let denials = fields
         .field("denials", "What `ginnel revoke` denied, so that it outlives a restart.")
         .required(object(server::denials));
@@ -117,7 +118,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<EnrolmentConfig
         oidc_issuers: OidcIssuerRead::all_complete(oidc_issuers)?,
         renewal: renewal?,
         enrolment_audience: enrolment?,
-        audit_directory: audit?,
+        audit: audit?,
         configured_denials: denials?,
     })
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ginnel_core::audit::Timestamp;
+use ginnel_core::audit::{LogFiles, Timestamp};
 use ginnel_core::congestion::CongestionControl;
 use ginnel_core::limits::Limits;
 use ginnel_core::pattern::TargetPattern;
@@ -48,8 +48,8 @@ pub struct ServerConfig {
     pub enrolment_audience: String,
     /// When the server's own certificate is renewed.
     pub renewal: Renewal,
-    /// Where the audit log is written.
-    pub audit_directory: PathBuf,
+    /// Where the audit log is written, and how long its files are kept.
+    pub audit: LogFiles,
     /// The file of denials, if it is not where [`Self::denials_file`] puts it.
     pub configured_denials: Option<PathBuf>,
     /// How much of everything there may be.
@@ -59,7 +59,7 @@ pub struct ServerConfig {
 impl ServerConfig {
     /// The file in which denials are kept.
     pub fn denials_file(&self) -> PathBuf {
-        denials_file(self.configured_denials.as_deref(), &self.audit_directory)
+        denials_file(self.configured_denials.as_deref(), &self.audit.directory)
     }
 }
 
@@ -147,7 +147,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
     let enrolment = fields.field("enrolment", "How certificates are asked for.").required(object(super::enrolment));
     let renewal =
         fields.field("renewal", "When the server's own certificate is renewed.").required(object(super::renewal));
-    let audit = fields.field("audit", "The record of who reached what.").required(object(audit));
+    let audit = fields.field("audit", "The record of who reached what.").required(object(super::audit::log));
     let denials = fields
         .field("denials", "What `ginnel revoke` denied, so that it outlives a restart.")
         .required(object(denials));
@@ -190,7 +190,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
         google: google.section?,
         watch_keys: google.watch_keys?.value,
         oidc_issuers: OidcIssuerRead::all_complete(oidc_issuers)?,
-        audit_directory: audit?,
+        audit: audit?,
         configured_denials: denials?,
         limits: limits?,
     })
@@ -247,20 +247,6 @@ fn server(fields: &mut Fields<'_, '_>) -> Option<ServerSection> {
         admin: admin?,
         shutdown_grace: shutdown_grace?,
     })
-}
-
-pub(super) fn audit(fields: &mut Fields<'_, '_>) -> Option<PathBuf> {
-    fields.field("file", "JSON lines in files.").required(object(directory_of_audit))
-}
-
-fn directory_of_audit(fields: &mut Fields<'_, '_>) -> Option<PathBuf> {
-    fields
-        .field(
-            "directory",
-            "Directory of the log, created at first start. While it cannot be written, new sessions are refused.",
-        )
-        .example("/var/lib/ginnel/audit")
-        .required(shape::file())
 }
 
 /// An identity in which anything may have been wrong, so that the rest of it is checked all the same.

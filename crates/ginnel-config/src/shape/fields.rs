@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::Value as Json;
 
-use super::{Context, Example, Field, Kind, Presence, Shape, Step};
+use super::{Context, Example, Field, Kind, Presence, Shape, Step, Text};
 use crate::finding::{Collector, Place, quoted, suggestion};
 use crate::tree::{Map, Node, Scalar, Style, Value};
 
@@ -208,6 +208,46 @@ impl<T> Shape for Object<T> {
 
     fn absent(&self, place: &Place, context: &mut Context<'_>) -> Option<T> {
         self.read(None, place, context)
+    }
+}
+
+/// The shape of [`object_or`].
+#[derive(Clone, Debug)]
+pub struct ObjectOr<S, T> {
+    object: Object<T>,
+    short: Text<S>,
+    whole: fn(S) -> T,
+}
+
+/// A section, or a text in its place that says all that most of them do; `whole` makes the section's value of it.
+pub fn object_or<S, T>(
+    short: Text<S>,
+    whole: fn(S) -> T,
+    declaration: fn(&mut Fields<'_, '_>) -> Option<T>,
+) -> ObjectOr<S, T> {
+    ObjectOr { object: object(declaration), short, whole }
+}
+
+impl<S, T> Shape for ObjectOr<S, T> {
+    type Value = T;
+
+    fn kind(&self) -> Kind {
+        match (self.object.kind(), self.short.kind()) {
+            (Kind::Section(fields), Kind::Scalar(short)) => Kind::SectionOr { fields, short },
+            // No section describes itself as anything else, and no text.
+            (kind, _) => kind,
+        }
+    }
+
+    fn decode(&self, node: &Node, place: &Place, context: &mut Context<'_>) -> Option<T> {
+        match &node.value {
+            Value::Map(_) => self.object.decode(node, place, context),
+            Value::List(_) => {
+                context.report_kind(node, "text or a section");
+                None
+            }
+            Value::Scalar(_) | Value::Refused => self.short.decode(node, place, context).map(self.whole),
+        }
     }
 }
 

@@ -290,6 +290,63 @@ impl Shape for DurationShape {
     }
 }
 
+/// The shape of [`size`].
+#[derive(Clone, Copy, Debug)]
+pub struct SizeShape {
+    least: u64,
+    most: u64,
+}
+
+/// A number of bytes in one unit, as in `64MiB` or `10GiB`, within bounds that both count.
+pub fn size(least: u64, most: u64) -> SizeShape {
+    SizeShape { least, most }
+}
+
+const SIZE_UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+
+fn parse_size(text: &str) -> Option<u64> {
+    let (digits, size) = SIZE_UNITS.into_iter().find_map(|(unit, size)| Some((text.strip_suffix(unit)?, size)))?;
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse::<u64>().ok()?.checked_mul(size)
+}
+
+/// A size as it is written in a file, in the largest unit that fits.
+fn size_text(bytes: u64) -> String {
+    let fitting = SIZE_UNITS.into_iter().find(|(_, size)| bytes >= *size && bytes.is_multiple_of(*size));
+    let (unit, size) = fitting.unwrap_or(("B", 1));
+    format!("{}{unit}", bytes / size)
+}
+
+impl Shape for SizeShape {
+    type Value = u64;
+
+    fn kind(&self) -> Kind {
+        Kind::Scalar(json!({"type": "string", "pattern": "^[0-9]+[KMGT]iB$"}))
+    }
+
+    fn decode(&self, node: &Node, _place: &Place, context: &mut Context<'_>) -> Option<u64> {
+        let scalar = match &node.value {
+            // A bare number is the likeliest mistake, and quotes would not help.
+            Value::Scalar(scalar) if scalar.kind() == "a number" => scalar,
+            Value::Scalar(_) | Value::List(_) | Value::Map(_) | Value::Refused => text_scalar(node, context)?,
+        };
+        let Some(bytes) = parse_size(&scalar.text) else {
+            let hint = "a size is a number and one of KiB, MiB, GiB, TiB, as in 64MiB".to_owned();
+            context.report(&node.place, format!("{} is not a size", quoted(&scalar.text)), hint);
+            return None;
+        };
+        if bytes < self.least || bytes > self.most {
+            let (least, most) = (size_text(self.least), size_text(self.most));
+            let message = format!("{} is not between {least} and {most}", quoted(&scalar.text));
+            context.report(&node.place, message, None);
+            return None;
+        }
+        Some(bytes)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -317,6 +374,28 @@ mod tests {
         }
         for (seconds, text) in [(2, "2s"), (90, "90s"), (600, "10m"), (86_400, "1d"), (90_000, "25h"), (0, "0s")] {
             assert_eq!(duration_text(Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn reads_sizes_and_writes_them_back() {
+        for (text, bytes) in [("1KiB", 1 << 10), ("64MiB", 64 << 20), ("10GiB", 10 << 30), ("2TiB", 2 << 40)] {
+            assert_eq!(parse_size(text), Some(bytes), "{text}");
+            assert_eq!(size_text(bytes), text);
+        }
+        for text in [
+            "",
+            "MiB",
+            "64",
+            "64 MiB",
+            "64MB",
+            "64mib",
+            "-1MiB",
+            "1.5GiB",
+            "99999999999999999999KiB",
+            "18446744073709551615TiB",
+        ] {
+            assert_eq!(parse_size(text), None, "{text}");
         }
     }
 }

@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use ginnel_core::audit::LogFiles;
 use ginnel_core::lanes::Bounds;
 use ginnel_core::principal::Role;
 use ginnel_core::ranges::Ranges;
@@ -9,8 +10,8 @@ use ginnel_core::ranges::Ranges;
 use super::{AGENT, CLIENT, ROLES, SERVER, findings, good};
 use crate::tree::{FILE_BYTES_MAX, NODES_MAX};
 use crate::{
-    AgentConfig, AllowedSources, ClientConfig, Credential, Daemon, IssuerKind, LoadError, Overrides, Place, PublicKeys,
-    ServerConfig, ServerIssuer, TokenBinding,
+    AgentConfig, AllowedSources, ClientConfig, Credential, Daemon, Dial, IssuerKind, LoadError, Overrides, Place,
+    PublicKeys, ServerConfig, ServerIssuer, TokenBinding,
 };
 
 /// A file with one part replaced, and everything that must be found in it.
@@ -39,12 +40,21 @@ fn reads_good_files() {
     let ServerIssuer::Here(issuer) = server.issuer else { panic!("{:?}", server.issuer) };
     assert_eq!(issuer.kind, IssuerKind::Embedded { directory: base_dir.join("ca") });
     assert_eq!(issuer.certificate_lifetime, Duration::from_secs(24 * 3600));
-    assert_eq!(server.audit_directory, base_dir.join("audit"));
+    assert_eq!(server.audit, LogFiles::from(base_dir.join("audit")));
+    let text = SERVER.replace(
+        "{directory: audit}",
+        "{directory: audit, rotateSize: 1MiB, rotateAge: 1m, keepSize: 2GiB, keepFor: 400d}",
+    );
+    let kept = ServerConfig::parse(&text, "f.yaml", base_dir, &overrides).expect("a server").audit;
+    let day = Duration::from_secs(86_400);
+    assert_eq!((kept.rotate_size, kept.rotate_age), (1 << 20, Duration::from_secs(60)));
+    assert_eq!((kept.keep_size, kept.keep_for), (Some(2 << 30), Some(400 * day)));
 
     let agent = AgentConfig::parse(AGENT, "f.yaml", base_dir, &overrides).expect("an agent");
     assert_eq!(agent.enrolment_audience, "https://tunnel.acme.example/enrol");
     assert_eq!(agent.enrolment_audience, server.enrolment_audience);
     assert!(!agent.danger_disable_inner_tls);
+    assert_eq!((agent.dial, agent.observed, agent.audit), (Dial::Early, None, None));
     assert_eq!(agent.connections, Bounds { least: 1, most: 16 });
     assert_eq!(agent.server.congestion_control, None);
 
@@ -204,6 +214,16 @@ fn finds_all_that_is_wrong_with_an_issuer() {
                  f.yaml:9:23: enrolment.audience: \"\": a text is not empty",
             ),
             (
+                "{file: {directory: audit}}",
+                "{file: {directory: audit, rotateSize: 64MB, rotateAge: 1s, keepSize: 64, keepFor: 9999d}}",
+                "f.yaml:9:46: audit.file.rotateSize: \"64MB\" is not a size\n\
+                 \x20 hint: a size is a number and one of KiB, MiB, GiB, TiB, as in 64MiB\n\
+                 f.yaml:9:63: audit.file.rotateAge: \"1s\" is not between 1m and 366d\n\
+                 f.yaml:9:77: audit.file.keepSize: \"64\" is not a size\n\
+                 \x20 hint: a size is a number and one of KiB, MiB, GiB, TiB, as in 64MiB\n\
+                 f.yaml:9:90: audit.file.keepFor: \"9999d\" is not between 1h and 7320d",
+            ),
+            (
                 "issuer: {",
                 "issuer: {cas: {}, ",
                 "f.yaml:8:1: issuer: has embedded and cas, of which only one can be\n\
@@ -279,13 +299,86 @@ fn finds_all_that_is_wrong_with_an_agent() {
                 "\n  - gitlab\n  - 12\n  - [a]\n  -\n  - 10.0.0.1/8:443\n  - \"\\e[0m\"",
                 "f.yaml:5:5: allow[0]: \"gitlab\": the port is missing, as in gitlab.acme.internal:443\n\
                  f.yaml:6:5: allow[1]: expected text, found a number\n  hint: put it in quotes: \"12\"\n\
-                 f.yaml:7:5: allow[2]: expected text, found a list\n\
+                 f.yaml:7:5: allow[2]: expected text or a section, found a list\n\
                  f.yaml:8:4: allow[3]: has no value\n  hint: give it text, or remove it\n\
                  f.yaml:9:5: allow[4]: \"10.0.0.1/8:443\": the address has bits beyond its prefix; the network is \"10.0.0.0/8\"\n\
                  f.yaml:10:5: allow[5]: \"\\u{1b}[0m\": the port is missing, as in gitlab.acme.internal:443",
             ),
         ],
     );
+}
+
+/// An agent with these lines in place of its list.
+fn owner(lines: &str) -> String {
+    AGENT.replacen("allow: [gitlab.acme.internal:443]\n", lines, 1)
+}
+
+#[test]
+fn reads_an_owners_word_about_clients() {
+    let text = owner(
+        "allow:\n  - a.b:1\n  - {target: a.b:2}\n  - target: a.b:3\n    clients: [frontend, spiffe://acme.example/client/indexer]\n\
+         observe: {allow: [a.b:1]}\ndial: afterHandshake\naudit: {file: {directory: audit}}\n",
+    );
+    let agent = AgentConfig::parse(&text, "f.yaml", Path::new("/etc/ginnel"), &Overrides::none()).expect("an agent");
+    let entries: Vec<_> = agent.allow.iter().map(ToString::to_string).collect();
+    assert_eq!(entries, ["a.b:1", "a.b:2", "a.b:3 for frontend spiffe://acme.example/client/indexer"]);
+    assert_eq!(agent.observed.expect("a list").len(), 1);
+    assert_eq!(agent.dial, Dial::AfterHandshake);
+    assert_eq!(agent.audit, Some(LogFiles::from(Path::new("/etc/ginnel/audit"))));
+}
+
+#[test]
+fn finds_all_that_is_wrong_with_an_owners_word_about_clients() {
+    let nobody = "hint: without inner TLS there is only the server's word for who a client is: take this out, or dangerDisableInnerTls";
+    let cases = [
+        (
+            "allow:\n  - {target: a.b, clients: []}\n  - {clients: [a]}\n  - {target: a.b:9, client: [a]}\n  - {target: a.b:1, clients: [A, client/a, spiffe://x.y/agent/a, a, a]}\n",
+            "f.yaml:5:14: allow[0].target: \"a.b\": the port is missing, as in gitlab.acme.internal:443\n\
+             f.yaml:5:28: allow[0].clients: needs at least one item\n\
+             f.yaml:6:5: allow[1].target: is required\n\
+             f.yaml:7:21: allow[2]: unknown setting \"client\"\n  hint: did you mean clients?\n\
+             f.yaml:8:31: allow[3].clients[0]: \"A\": a client is written as its name, frontend, or as its principal, spiffe://acme.example/client/frontend: a name has 1 to 63 characters from a-z, 0-9 and -, and does not begin or end with -\n\
+             f.yaml:8:34: allow[3].clients[1]: \"client/a\": a client is written as its name, frontend, or as its principal, spiffe://acme.example/client/frontend: a principal is spelled spiffe://<trust-domain>/<role>/<name>\n\
+             f.yaml:8:44: allow[3].clients[2]: \"spiffe://x.y/agent/a\": this is the principal of no client: its role is agent\n\
+             f.yaml:8:69: allow[3].clients[4]: a is already listed at line 8, column 66"
+                .to_owned(),
+        ),
+        (
+            "allow:\n  - a.b:1\n  - {target: a.b:1, clients: [a]}\nobserve: {allow: [{target: c.d:1, clients: [a]}, c.d:1]}\n",
+            "f.yaml:6:5: allow[1]: a.b:1 is open to every client at line 5, column 5\n  hint: take one of them out: an item is for every client unless it lists some\n\
+             f.yaml:7:19: observe.allow[0]: c.d:1 is open to every client at line 7, column 50\n  hint: take one of them out: an item is for every client unless it lists some"
+                .to_owned(),
+        ),
+        (
+            "allow: [{target: a.b:1, clients: [a]}]\nobserve: {allow: [{target: a.b:1, clients: [b]}]}\ndial: afterHandshake\naudit: {file: {directory: audit}}\ndangerDisableInnerTls: true\n",
+            format!(
+                "f.yaml:4:9: allow[0]: lists clients, and dangerDisableInnerTls is set\n  {nobody}\n\
+                 f.yaml:5:19: observe.allow[0]: lists clients, and dangerDisableInnerTls is set\n  {nobody}\n\
+                 f.yaml:6:7: dial: waits for a handshake, and dangerDisableInnerTls is set\n  {nobody}\n\
+                 f.yaml:7:8: audit: says who reached what, and dangerDisableInnerTls is set\n  {nobody}"
+            ),
+        ),
+        (
+            "allow: [a.b:2, {target: a.b:1, clients: [a]}]\ndial: early\n",
+            "f.yaml:5:7: dial: cannot be early: allow[1] lists clients\n  hint: take it out: such an agent dials once the client has proved who it is".to_owned(),
+        ),
+        (
+            "allow: [a.b:2]\ndial: early\naudit: {file: {directory: audit}}\n",
+            "f.yaml:5:7: dial: cannot be early: there is an audit log\n  hint: take it out: such an agent dials once the client has proved who it is".to_owned(),
+        ),
+        (
+            "allow: []\ndial: late\nobserve: {}\naudit: {file: {}}\n",
+            "f.yaml:5:7: dial: \"late\" is none of early, afterHandshake\n\
+             f.yaml:6:1: observe.allow: is required\n\
+             f.yaml:7:9: audit.file.directory: is required"
+                .to_owned(),
+        ),
+        ("allow: [a.b:2]\ndial: early\ndangerDisableInnerTls: true\n", String::new()),
+    ];
+    for (lines, expected) in cases {
+        let text = owner(lines);
+        assert_eq!(findings(Role::Agent, &text, &Overrides::none()), expected, "in\n{text}");
+    }
 }
 
 #[test]

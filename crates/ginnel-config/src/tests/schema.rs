@@ -61,8 +61,14 @@ fn satisfies(value: &Json, schema: &Json) -> bool {
         "minLength" => value.as_str().is_none_or(|text| text.len() as u64 >= argument.as_u64().expect("a number")),
         "enum" => argument.as_array().expect("a list").contains(value),
         "pattern" => value.as_str().is_none_or(|text| {
-            assert_eq!(argument, "^[0-9]+[smhd]$");
-            text.trim_end_matches(['s', 'm', 'h', 'd']).bytes().all(|b| b.is_ascii_digit())
+            let digits = match argument.as_str() {
+                Some("^[0-9]+[smhd]$") => text.strip_suffix(['s', 'm', 'h', 'd']),
+                Some("^[0-9]+[KMGT]iB$") => {
+                    text.strip_suffix("iB").and_then(|text| text.strip_suffix(['K', 'M', 'G', 'T']))
+                }
+                other => panic!("{other:?}"),
+            };
+            digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
         }),
         other => panic!("unknown keyword {other}"),
     })
@@ -107,6 +113,12 @@ fn shows_all(value: &Json, schema: &Json) -> bool {
     match (&schema["properties"], value) {
         (Json::Object(properties), Json::Object(object)) => {
             properties.iter().all(|(key, schema)| object.get(key).is_some_and(|value| shows_all(value, schema)))
+        }
+        // What can be written short is shown in full somewhere.
+        (_, Json::Array(items)) if schema["items"]["anyOf"].is_array() => {
+            let whole = schema["items"]["anyOf"].as_array().into_iter().flatten().find(|way| way["type"] == "object");
+            let whole = whole.expect("a section among the ways");
+            items.iter().any(|item| item.is_object() && shows_all(item, whole))
         }
         (_, Json::Array(items)) => items.first().is_some_and(|item| shows_all(item, &schema["items"])),
         _ => true,

@@ -1,7 +1,7 @@
 use super::*;
 
 fn list(patterns: &[&str]) -> AllowList {
-    AllowList::new(patterns.iter().map(|text| text.parse().unwrap()).collect())
+    AllowList::new(patterns.iter().map(|text| text.parse::<TargetPattern>().unwrap()))
 }
 
 fn target(text: &str) -> Target {
@@ -25,7 +25,7 @@ fn permits_only_what_is_listed() {
         (&["localhost:443"], "localhost:443", Ok(())),
     ];
     for (patterns, asked, verdict) in cases {
-        assert_eq!(list(patterns).permits_target(&target(asked)), *verdict, "{patterns:?} {asked}");
+        assert_eq!(list(patterns).permits_target(None, &target(asked)), *verdict, "{patterns:?} {asked}");
     }
 }
 
@@ -41,7 +41,7 @@ fn leaves_out_forbidden_addresses_and_keeps_the_order_of_the_others() {
         "169.254.169.254:443",
         "[fd00::1]:443",
     ]);
-    let dialable = list.dialable(&target("git.acme.internal:443"), &resolved, &[]);
+    let dialable = list.dialable(None, &target("git.acme.internal:443"), &resolved, &[]);
     assert_eq!(dialable, Ok(addresses(&["10.0.0.8:443", "10.0.0.7:443", "[fd00::1]:443"])));
 }
 
@@ -74,7 +74,7 @@ fn no_name_reaches_a_forbidden_kind() {
     ];
     for text in forbidden {
         let resolved = [SocketAddr::new(text.parse().unwrap(), 443)];
-        let verdict = list.dialable(&target("git.acme.internal:443"), &resolved, &[]);
+        let verdict = list.dialable(None, &target("git.acme.internal:443"), &resolved, &[]);
         assert_eq!(verdict, Err(Cause::AddressForbidden), "{text}");
     }
 }
@@ -99,7 +99,7 @@ fn a_forbidden_kind_is_dialled_where_it_is_listed_as_an_address() {
     for (pattern, address, dialled) in cases {
         let list = list(&[pattern, "git.acme.internal:443"]);
         let address: SocketAddr = address.parse().unwrap();
-        let verdict = list.dialable(&target("git.acme.internal:443"), &[address], &[]);
+        let verdict = list.dialable(None, &target("git.acme.internal:443"), &[address], &[]);
         assert_eq!(verdict.is_ok(), dialled, "{pattern} {address}");
     }
 }
@@ -115,7 +115,7 @@ fn address_literals_are_judged_like_resolved_addresses() {
         ("[fd00::1]:22", &["[fd00::1]:22"], Err(Cause::NotOnAllowList)),
     ];
     for (asked, resolved, expected) in cases {
-        assert_eq!(wide.dialable(&target(asked), &addresses(resolved), &[]), expected, "{asked}");
+        assert_eq!(wide.dialable(None, &target(asked), &addresses(resolved), &[]), expected, "{asked}");
     }
 }
 
@@ -137,7 +137,7 @@ fn own_listeners_are_dialled_only_where_they_are_listed_alone() {
         (&[name, "0.0.0.0/8:9090"], "127.0.0.1:9090", "0.0.0.0:9090", false),
     ];
     for (patterns, listener, address, dialled) in cases {
-        let verdict = list(patterns).dialable(&target(name), &addresses(&[address]), &addresses(&[listener]));
+        let verdict = list(patterns).dialable(None, &target(name), &addresses(&[address]), &addresses(&[listener]));
         assert_eq!(verdict.is_ok(), *dialled, "{patterns:?} {listener} {address}");
     }
 }
@@ -145,14 +145,14 @@ fn own_listeners_are_dialled_only_where_they_are_listed_alone() {
 #[test]
 fn nothing_resolved_is_not_the_same_as_nothing_permitted() {
     let list = list(&["git.acme.internal:443"]);
-    assert_eq!(list.dialable(&target("git.acme.internal:443"), &[], &[]), Err(Cause::NameNotResolved));
-    assert_eq!(list.dialable(&target("git.acme.internal:22"), &[], &[]), Err(Cause::NotOnAllowList));
+    assert_eq!(list.dialable(None, &target("git.acme.internal:443"), &[], &[]), Err(Cause::NameNotResolved));
+    assert_eq!(list.dialable(None, &target("git.acme.internal:22"), &[], &[]), Err(Cause::NotOnAllowList));
 }
 
 #[test]
 fn dials_the_port_that_was_asked_for() {
     let list = list(&["git.acme.internal:443"]);
-    let dialable = list.dialable(&target("git.acme.internal:443"), &addresses(&["10.0.0.7:22"]), &[]);
+    let dialable = list.dialable(None, &target("git.acme.internal:443"), &addresses(&["10.0.0.7:22"]), &[]);
     assert_eq!(dialable, Ok(addresses(&["10.0.0.7:443"])));
 }
 
@@ -160,14 +160,14 @@ fn dials_the_port_that_was_asked_for() {
 fn a_flood_of_addresses_is_cut() {
     let list = list(&["git.acme.internal:443"]);
     let resolved: Vec<_> = (0..=255).map(|host| SocketAddr::from(([10, 0, 0, host], 443))).collect();
-    let dialable = list.dialable(&target("git.acme.internal:443"), &resolved, &[]).unwrap();
+    let dialable = list.dialable(None, &target("git.acme.internal:443"), &resolved, &[]).unwrap();
     assert_eq!(dialable, resolved[..ADDRESSES_MAX]);
 }
 
 #[test]
 fn what_is_shut_out_is_neither_permitted_by_name_nor_dialled_by_address() {
     let patterns = ["git.acme.internal:22", "web.acme.internal:443", "10.0.0.0/8:443"];
-    let list = AllowList::new(patterns.map(|text| text.parse().unwrap()).to_vec());
+    let list = list(&patterns);
     let denied = ["git.acme.internal:22", "10.9.0.0/16:443"].map(|text| text.parse().unwrap()).to_vec();
     let less = list.without(denied);
     let target = |text: &str| text.parse::<Target>().unwrap();
@@ -179,12 +179,107 @@ fn what_is_shut_out_is_neither_permitted_by_name_nor_dialled_by_address() {
         ("10.8.1.1:443", true),
         ("10.9.1.1:80", false),
     ] {
-        assert_eq!(less.permits_target(&target(text)).is_ok(), is_permitted, "{text}");
+        assert_eq!(less.permits_target(None, &target(text)).is_ok(), is_permitted, "{text}");
     }
     let web = target("web.acme.internal:443");
     let (shut_out, open) = (at("10.9.1.1:443"), at("10.8.1.1:443"));
-    assert_eq!(less.dialable(&web, &[shut_out, open], &[]), Ok(vec![open]));
-    assert_eq!(less.dialable(&web, &[shut_out], &[]), Err(Cause::NotOnAllowList));
+    assert_eq!(less.dialable(None, &web, &[shut_out, open], &[]), Ok(vec![open]));
+    assert_eq!(less.dialable(None, &web, &[shut_out], &[]), Err(Cause::NotOnAllowList));
     assert_eq!(less.without(Vec::new()), list);
-    assert_eq!(list.dialable(&web, &[shut_out], &[]), Ok(vec![shut_out]));
+    assert_eq!(list.dialable(None, &web, &[shut_out], &[]), Ok(vec![shut_out]));
+}
+
+fn entry(target: &str, clients: &[&str]) -> Entry {
+    let clients = clients.iter().map(|text| text.parse().unwrap()).collect();
+    Entry { target: target.parse().unwrap(), clients: Some(clients) }
+}
+
+fn client(text: &str) -> Principal {
+    text.parse().unwrap()
+}
+
+#[test]
+fn an_entry_with_clients_is_for_them_alone() {
+    let list = AllowList::new([
+        entry("git.acme.internal:22", &["frontend", "spiffe://acme.example/client/indexer"]),
+        entry("git.acme.internal:443", &[]),
+        "npm.acme.internal:443".parse::<TargetPattern>().unwrap().into(),
+    ]);
+    assert!(list.names_clients());
+    let cases = [
+        ("spiffe://acme.example/client/frontend", "git.acme.internal:22", true),
+        // The root decides who may bear the name; the domain counts where the owner wrote it down.
+        ("spiffe://other.example/client/frontend", "git.acme.internal:22", true),
+        ("spiffe://acme.example/client/indexer", "git.acme.internal:22", true),
+        ("spiffe://other.example/client/indexer", "git.acme.internal:22", false),
+        ("spiffe://acme.example/agent/frontend", "git.acme.internal:22", false),
+        ("spiffe://acme.example/client/frontend-2", "git.acme.internal:22", false),
+        ("spiffe://acme.example/client/frontend", "git.acme.internal:443", false),
+        ("spiffe://acme.example/client/frontend", "npm.acme.internal:443", true),
+        ("spiffe://acme.example/client/stranger", "npm.acme.internal:443", true),
+    ];
+    for (who, to, is_permitted) in cases {
+        let verdict = list.permits_target(Some(&client(who)), &target(to));
+        assert_eq!(verdict.is_ok(), is_permitted, "{who} {to}");
+        let dialable = list.dialable(Some(&client(who)), &target(to), &addresses(&["10.0.0.7:1"]), &[]);
+        assert_eq!(dialable.is_ok(), is_permitted, "{who} {to}");
+    }
+    // Before anybody has proved anything: what nobody may have is refused at once.
+    for (to, is_permitted) in
+        [("git.acme.internal:22", true), ("git.acme.internal:443", false), ("npm.acme.internal:443", true)]
+    {
+        assert_eq!(list.permits_target(None, &target(to)).is_ok(), is_permitted, "{to}");
+    }
+}
+
+#[test]
+fn an_address_that_is_listed_for_one_client_is_not_listed_for_another() {
+    let local = |clients: &[&str]| entry("127.0.0.1:8080", clients);
+    let list = AllowList::new([entry("localhost:8080", &["a", "b"]), local(&["b"])]);
+    let resolved = addresses(&["127.0.0.1:8080"]);
+    let dial = |who: &str, own: &[SocketAddr]| {
+        let who = client(&format!("spiffe://acme.example/client/{who}"));
+        list.dialable(Some(&who), &target("localhost:8080"), &resolved, own)
+    };
+    assert_eq!(dial("a", &[]), Err(Cause::AddressForbidden));
+    assert_eq!(dial("b", &[]), Ok(resolved.clone()));
+    assert_eq!(dial("a", &resolved), Err(Cause::AddressForbidden));
+    assert_eq!(dial("b", &resolved), Ok(resolved.clone()));
+}
+
+#[test]
+fn entries_are_written_in_one_way_and_clients_are_read_strictly() {
+    assert_eq!(entry("a.b:1", &["y", "x", "y"]).to_string(), "a.b:1 for x y");
+    assert_eq!(entry("a.b:1", &[]).to_string(), "a.b:1 for nobody");
+    assert_eq!(Entry::from("a.b:1".parse::<TargetPattern>().unwrap()).to_string(), "a.b:1");
+    for text in ["", "Frontend", "front end", "client/frontend", "spiffe://acme.example/client", "*"] {
+        assert!(matches!(text.parse::<ListedClient>(), Err(InvalidClient::Spelling(_))), "{text}");
+    }
+    let agent = "spiffe://acme.example/agent/acme".parse::<ListedClient>();
+    assert_eq!(agent, Err(InvalidClient::Role(Role::Agent)));
+}
+
+/// Whatever a list says, no client gets more of it than everybody together, and a shorter list never permits more.
+#[test]
+fn a_list_with_fewer_entries_or_clients_never_permits_more() {
+    let entries = [
+        entry("git.acme.internal:22", &["frontend"]),
+        entry("git.acme.internal:1-443", &["frontend", "indexer"]),
+        "10.0.0.0/8:443".parse::<TargetPattern>().unwrap().into(),
+        entry("127.0.0.1:443", &["indexer"]),
+    ];
+    let whole = AllowList::new(entries.clone());
+    for left_out in 0..entries.len() {
+        let rest = entries.iter().enumerate().filter(|(at, _)| *at != left_out).map(|(_, entry)| entry.clone());
+        let less = AllowList::new(rest);
+        for who in ["frontend", "indexer", "stranger"] {
+            let who = client(&format!("spiffe://acme.example/client/{who}"));
+            for to in ["git.acme.internal:22", "git.acme.internal:443", "10.0.0.7:443", "127.0.0.1:443"] {
+                let to = target(to);
+                let permits = |list: &AllowList, who: Option<&Principal>| list.permits_target(who, &to).is_ok();
+                assert!(permits(&whole, Some(&who)) || !permits(&less, Some(&who)), "{who} {to}");
+                assert!(permits(&whole, None) || !permits(&whole, Some(&who)), "{who} {to}");
+            }
+        }
+    }
 }

@@ -42,7 +42,7 @@ fn session() -> Session {
         client: client(),
         agent: agent(),
         target: "gitlab.acme.internal:443".parse().expect("a target"),
-        peer: address("10.0.0.9:40000"),
+        peer: Some(address("10.0.0.9:40000")),
         rule: Text::new("gitlab"),
         policy: Text::new("5f3a"),
     }
@@ -50,7 +50,64 @@ fn session() -> Session {
 
 fn refused(agent: Option<Agent>, target: &str, cause: Cause, rule: Option<Text>) -> Event {
     let Session { request_id, client, peer, policy, .. } = session();
-    Event::Refused { request_id, client, agent, target: Text::new(target), peer, hop: Hop::Server, cause, rule, policy }
+    let (client, target) = (Some(client), Text::new(target));
+    let (client_claimed, hop) = (None, Hop::Server);
+    Event::Refused { request_id, client, client_claimed, agent, target, peer, hop, cause, rule, policy }
+}
+
+/// What an agent's log says of the same session.
+fn at_the_agent() -> Session {
+    Session { peer: None, rule: Text::new("gitlab.acme.internal:443"), policy: Text::new("77aa"), ..session() }
+}
+
+/// What an agent has of a session that a server has too.
+fn of_an_agent() -> Vec<Event> {
+    let Session { request_id, client, target, policy, .. } = at_the_agent();
+    let address = address("10.20.0.5:443");
+    vec![
+        Event::Allowed { session: at_the_agent() },
+        Event::WouldRefuse {
+            session: at_the_agent(),
+            address,
+            cause: Cause::NotOnAllowList,
+            observed: Text::new("91bc"),
+        },
+        Event::Ended {
+            session: at_the_agent(),
+            bytes_up: 30,
+            bytes_down: 4096,
+            carried_up: Some(517),
+            carried_down: Some(6002),
+            duration_ms: 1249,
+            hop: Hop::Application,
+            cause: Cause::Finished,
+        },
+        Event::Refused {
+            request_id,
+            client: None,
+            client_claimed: Some(client.principal),
+            agent: Some(agent()),
+            target: Text::new(target),
+            peer: None,
+            hop: Hop::Agent,
+            cause: Cause::PeerNotVerified,
+            rule: None,
+            policy,
+        },
+    ]
+}
+
+fn ended() -> Event {
+    Event::Ended {
+        session: session(),
+        bytes_up: 517,
+        bytes_down: u64::MAX,
+        carried_up: None,
+        carried_down: None,
+        duration_ms: 1250,
+        hop: Hop::Target,
+        cause: Cause::Finished,
+    }
 }
 
 fn examples() -> Vec<Event> {
@@ -58,6 +115,8 @@ fn examples() -> Vec<Event> {
     examples.extend(of_sessions());
     examples.extend(of_orders());
     examples.extend([turned_away(None, Some(17)), turned_away(Some(agent().principal), None)]);
+    examples.extend(of_the_chain());
+    examples.extend(of_an_agent());
     examples
 }
 
@@ -117,14 +176,7 @@ fn of_sessions() -> Vec<Event> {
     vec![
         Event::Allowed { session: session() },
         Event::Connected { session: session(), address: address("10.20.0.5:443") },
-        Event::Ended {
-            session: session(),
-            bytes_up: 517,
-            bytes_down: u64::MAX,
-            duration_ms: 1250,
-            hop: Hop::Target,
-            cause: Cause::Finished,
-        },
+        ended(),
         refused(None, "evil.example\n:443", Cause::Malformed, None),
         refused(Some(agent()), "gitlab.acme.internal:443", Cause::AuditUnavailable, Some(Text::new("gitlab"))),
         Event::LinkDown { agent: agent(), cause: Cause::AgentLost },
@@ -152,6 +204,29 @@ fn of_orders() -> Vec<Event> {
             subject: Text::new("0aff"),
             by: Text::new("uid 0, pid 4712"),
             reason: None,
+        },
+    ]
+}
+
+/// What the log says of itself.
+fn of_the_chain() -> Vec<Event> {
+    vec![
+        Event::ChapterBegun {
+            log: instance(0x10),
+            chapter: 2,
+            after: 21,
+            after_hash: Hex([0xe1; 32]),
+            void: 41,
+            key: Hex([0xe2; 32]),
+            next_key: Hex([0xe3; 32]),
+        },
+        Event::Checkpoint { log: instance(0x10), chapter: 2, records: 23, next_key: Hex([0xe3; 32]), closing: true },
+        Event::FileRemoved {
+            file: Text::new("audit-000000000001.jsonl"),
+            first_seq: 1,
+            last_seq: 12,
+            last_hash: Some(Hex([0xe4; 32])),
+            bytes: 67_108_864,
         },
     ]
 }
@@ -213,11 +288,11 @@ fn one_line_of_a_session_says_who_reached_what() {
             &entry.agent_email,
             &entry.agent_instance,
             &entry.target,
-            &entry.peer,
             &entry.rule,
             &entry.policy,
         ];
         assert!(said.iter().all(|field| field.is_some()), "{line}");
+        assert_ne!(entry.peer.is_some(), entry.policy.as_deref() == Some("77aa"), "{line}");
     }
 }
 
@@ -231,6 +306,75 @@ fn hostile_text_stays_on_one_line_and_within_its_bound() {
     let entry: Entry = serde_json::from_str(&line).expect("a record");
     assert_eq!(entry.event, "refused");
     assert!(entry.target.expect("a target").starts_with(r#"a\u{d}\u{a}{"event":"allowed"}\u{202e}\u{1b}[2J"#));
+}
+
+/// What a field of a record may be: text that was made fit for a log, a closed vocabulary, or a type with one spelling and a bound.
+const FIELD_TYPES: &[&str] = &[
+    "Agent",
+    "Cause",
+    "Client",
+    "Event",
+    "Forwarded",
+    "Hash",
+    "Hop",
+    "InstanceId",
+    "Option<Agent>",
+    "Option<Client>",
+    "Option<Hash>",
+    "Option<Principal>",
+    "Option<SocketAddr>",
+    "Option<Text>",
+    "Option<u64>",
+    "Principal",
+    "RequestId",
+    "Session",
+    "SocketAddr",
+    "Target",
+    "Text",
+    "Timestamp",
+    "bool",
+    "u32",
+    "u64",
+];
+
+/// Fields as (name, type) of everything that goes into a record.
+fn fields(source: &str) -> Vec<(&str, &str)> {
+    let from = source.find("/// One line of the log.").expect("the types of records");
+    let until = source.find("/// What a record is to the thing").expect("their end");
+    let field = |line| {
+        let (name, kind) = str::trim(line).trim_start_matches("pub ").strip_suffix(',')?.split_once(": ")?;
+        name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_').then_some((name, kind))
+    };
+    source[from..until].lines().filter_map(field).collect()
+}
+
+#[test]
+fn every_field_of_a_record_is_made_fit_or_of_a_closed_vocabulary() {
+    let fields = fields(include_str!("../audit.rs"));
+    assert!(fields.len() > 80 && fields.contains(&("target", "Text")), "the source was not read: {fields:?}");
+    let open: Vec<_> = fields.iter().filter(|(_, kind)| !FIELD_TYPES.contains(kind)).collect();
+    assert!(open.is_empty(), "fields that a peer may be able to fill with anything: {open:?}");
+}
+
+#[test]
+fn every_text_of_every_record_is_short_and_visible() {
+    fn texts<'a>(value: &'a serde_json::Value, found: &mut Vec<&'a str>) {
+        match value {
+            serde_json::Value::String(text) => found.push(text),
+            serde_json::Value::Array(items) => items.iter().for_each(|item| texts(item, found)),
+            serde_json::Value::Object(fields) => fields.values().for_each(|field| texts(field, found)),
+            serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => {}
+        }
+    }
+    for line in GOLDEN.lines() {
+        let record: serde_json::Value = serde_json::from_str(line).expect("a record");
+        let mut found = Vec::new();
+        texts(&record, &mut found);
+        assert!(found.len() >= 3, "{line}");
+        for text in found {
+            assert!(text.len() <= TEXT_MAX && !text.chars().any(char::is_control), "{text:?}");
+        }
+    }
 }
 
 #[test]

@@ -88,7 +88,7 @@ impl Cause {
                 "Ask `ginnel policy test CLIENT TARGET` at the server what comes nearest, and add a rule if the target is meant to be reached."
             }
             Self::NotOnAllowList => {
-                "If the target is meant to be reached, add it to `allow` in the agent's configuration. `ginnel revoke --list` at the agent shows whom and what its owner shut out."
+                "If the target is meant to be reached, add it to `allow` in the agent's configuration, or the client to the item's `clients`. `ginnel revoke --list` at the agent shows whom and what its owner shut out."
             }
             Self::AddressForbidden => {
                 "The name leads to loopback, link-local or another special address, or to the agent itself. Mend the name, or list the address itself in `allow`."
@@ -121,7 +121,7 @@ impl Cause {
                 "Client and agent do not trust each other's certificates: compare the roots in `trust` with those of the server's issuer, and `dangerDisableInnerTls` on both sides. If all of that is right, take it for an attack."
             }
             Self::AuditUnavailable => {
-                "Make the audit log writable again (disk full, permissions, broken disk): until then the server allows nothing new."
+                "Make the audit log of the hop that is named writable again (disk full, permissions, broken disk): until then it allows nothing new."
             }
             Self::Overloaded => {
                 "A bound was reached at the hop that is named: `ginnel status` shows how many sessions there are; spread them, or find out who opens so many. docs/security/limits.md has the bounds of a server and what moves them."

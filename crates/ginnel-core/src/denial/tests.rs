@@ -37,6 +37,7 @@ fn reads_every_way_to_name_something_in_one_spelling() {
         (Kind::Serial, "aff", "serial 0aff"),
         (Kind::Rule, "gitlab", "rule gitlab"),
         (Kind::Target, "10.0.0.0/8:443", "target 10.0.0.0/8:443"),
+        (Kind::All, "sessions", "all sessions"),
     ];
     for (kind, text, expected) in cases {
         assert_eq!(read(kind, text).unwrap().to_string(), expected, "{text}");
@@ -63,6 +64,8 @@ fn refuses_what_names_nothing() {
         (Kind::Serial, "1111111111111111111111111111111111111111111"),
         (Kind::Rule, "Git Lab"),
         (Kind::Target, "host"),
+        (Kind::All, ""),
+        (Kind::All, "all"),
     ];
     for (kind, text) in cases {
         assert!(read(kind, text).is_err(), "{kind:?} {text:?}");

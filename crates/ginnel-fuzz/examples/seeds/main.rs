@@ -10,12 +10,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
+use ginnel_core::audit::{Event, Text};
 use ginnel_core::cause::{Cause, Hop, Refusal};
+use ginnel_core::id::InstanceId;
 use ginnel_core::principal::Role;
 use ginnel_core::stream::Frame;
 use ginnel_enrol::{CertificateRequest, EmbeddedIssuer, Issuer as _};
 use ginnel_fuzz::{AUDIENCE, EMAIL, NOW};
 use ginnel_identity::{KeyPair, ServiceAccountKey};
+use ginnel_ops::audit::AuditLog;
 use ginnel_wire::frame::{Choice, Open, SessionFrame};
 use ginnel_wire::hello::{Dial, Hello, RosterEntry};
 use ginnel_wire::inner::{InnerHello, encode_welcome};
@@ -54,6 +57,7 @@ fn main() -> Outcome {
     logs.push(records.replacen("started", "sta\\u001b[31mrted", 1).into_bytes());
     logs.push(records.replacen("acme.example", "acme\\n\\u202eexample", 1).into_bytes());
     write("audit_log", logs)?;
+    write("audit_verify", sealed()?)?;
     write("socks", socks())?;
     write("balancer_header", balancer_headers())?;
     write("session_frame", frames()?)?;
@@ -66,6 +70,33 @@ fn main() -> Outcome {
     }
     write("hostile_frames", hostile())?;
     identity(&write)
+}
+
+/// A log of two chapters, and what may become of one.
+fn sealed() -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
+    let directory = tempfile::tempdir()?;
+    for boot in [1, 2] {
+        let log = AuditLog::open(directory.path(), InstanceId::from_bytes(&[boot; 16])?)?;
+        for policy in ["5f3a", "6a4b"] {
+            drop(log.record(Event::Started { version: Text::new("0.1.0"), policy: Text::new(policy) })?);
+        }
+        log.close()?;
+    }
+    let whole = std::fs::read(directory.path().join("audit.jsonl"))?;
+    let lines: Vec<_> = whole.split_inclusive(|&byte| byte == b'\n').collect();
+    let edited = String::from_utf8(whole.clone())?.replacen("5f3a", "5f3b", 1).into_bytes();
+    let torn = [&lines[..3].concat()[..], &lines[3][..40], b"\n", &lines[4..].concat()].concat();
+    let reordered = [lines[0], lines[2], lines[1], lines[3]].concat();
+    let seeds = [
+        whole.clone(),
+        lines[..2].concat(),
+        lines[4..].concat(),
+        whole[..whole.len() - 9].to_vec(),
+        edited,
+        torn,
+        reordered,
+    ];
+    Ok(seeds.into())
 }
 
 fn configurations(role: Role) -> Vec<Vec<u8>> {

@@ -136,6 +136,13 @@ fn sessions(families: &mut Families<'_>, status: &Status) -> Result<(), Error> {
     families.counters("ginnel_sessions_ended", help, &by_cause("ended"))?;
     let help = "Sessions that were refused, by who refused them and why";
     families.counters("ginnel_sessions_refused", help, &by_cause("refused"))?;
+    if let Some(observation) = &status.observation {
+        let counted = observation.would_refuse.iter();
+        let counted: Vec<(Labels<1>, u64)> =
+            counted.map(|observed| ([("cause", observed.cause.clone())], observed.count)).collect();
+        let help = "Sessions that were opened and that the list under observation would have refused, by the cause it would have had";
+        families.counters("ginnel_observed_refusals", help, &counted)?;
+    }
     let direction = |word: &str| [("direction", word.to_owned())];
     let bytes: [(Labels<1>, u64); 2] = [(direction("up"), totals.bytes_up), (direction("down"), totals.bytes_down)];
     families.counters("ginnel_bytes", "Bytes carried towards targets (up) and towards applications (down)", &bytes)?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ginnel_core::cause::Cause;
-use ginnel_core::status::{InnerHandshakes, Upstream};
+use ginnel_core::status::{InnerHandshakes, Observation, Observed, Upstream};
 use serde_json::Value;
 
 use super::testing::fake;
@@ -39,7 +39,7 @@ fn exposed(role: &str) -> String {
         let mut status = observed.status.lock().unwrap();
         status.role = role.to_owned();
         if role != "server" {
-            (status.enrolments, status.audit) = (None, None);
+            status.enrolments = None;
             status.bounds.clear();
             let (address, name) = ("192.0.2.1:443".to_owned(), "tunnel.acme.example".to_owned());
             let (connected, connections) = (true, 1);
@@ -47,6 +47,13 @@ fn exposed(role: &str) -> String {
                 Upstream { address, name, connected, connections, since: None, version: None, failure: None };
             status.server = Some(upstream);
             status.inner_handshakes = Some(InnerHandshakes { full: 1, resumed: 63 });
+        }
+        if role == "client" {
+            status.audit = None;
+        }
+        if role == "agent" {
+            let would_refuse = vec![Observed { cause: Cause::NotOnAllowList.to_string(), count: 1 }];
+            status.observation = Some(Observation { would_refuse, ..Observation::default() });
         }
     }
     shared.metrics.text().unwrap()

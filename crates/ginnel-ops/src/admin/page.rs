@@ -133,7 +133,14 @@ impl Page<'_> {
         let entries = |one, many| format!("{} {}", config.entries, if config.entries == 1 { one } else { many });
         match status.role.as_str() {
             "server" => fact(f, "Policy", format!("{}, version {}", entries("rule", "rules"), config.version))?,
-            "agent" => fact(f, "Allow-list", format!("{}, version {}", entries("entry", "entries"), config.version))?,
+            "agent" => {
+                fact(f, "Allow-list", format!("{}, version {}", entries("entry", "entries"), config.version))?;
+                if let Some(observation) = &status.observation {
+                    let refusals = observation.would_refuse.iter().map(|observed| observed.count).sum::<u64>();
+                    let version = &observation.version;
+                    fact(f, "Under observation", format!("version {version}, would have refused {refusals}"))?;
+                }
+            }
             "enrolment" => {
                 let identities = entries("identity", "identities");
                 fact(f, "May enrol", format!("{identities}, version {}", config.version))?;

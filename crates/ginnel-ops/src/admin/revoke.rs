@@ -54,12 +54,12 @@ pub(super) fn revocation(query: &str, by: String) -> Result<Revocation, String> 
             "undo" if value == "true" => undo = true,
             _ => {
                 return Err(
-                    "A revocation has one of who, key, serial, rule and target, and perhaps a reason or undo=true."
+                    "A revocation has one of who, key, serial, rule, target and all, and perhaps a reason or undo=true."
                         .to_owned(),
                 );
             }
         }
     }
-    let (kind, text) = named.ok_or("Say what is to be denied: who, key, serial, rule or target.")?;
+    let (kind, text) = named.ok_or("Say what is to be denied: who, key, serial, rule, target or all.")?;
     Ok(Revocation { kind, text, undo, reason, by })
 }

@@ -2,16 +2,20 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use ginnel_core::audit::{Event, Kind};
+use ginnel_core::audit::{Checkpoint, Event, Kind};
 use tokio::sync::oneshot;
 
 use super::AuditError;
 
-/// Records that may wait when another permit or refusal comes. At one sync in a millisecond, and a whole group with each, this is
+/// Records that may wait when another permit comes. At one sync in a millisecond, and a whole group with each, this is
 /// gone within ten; more waiting means that the disk has stopped, and that asking for more only makes everybody wait longer.
 pub(super) const QUEUE_MAX: usize = 4_096;
+
+/// Records that may wait when another refusal comes, of which anybody can cause any number: half, so that a flood of them leaves room for
+/// permits. What has none is counted in the log.
+pub(super) const REFUSALS_MAX: usize = QUEUE_MAX / 2;
 
 /// Records that may wait in all. The room above [`QUEUE_MAX`] is for the ends of what was begun before the disk stopped: some thousands
 /// of sessions and links. A record takes less than 1 KiB, so all of them take less than 16 MiB.
@@ -43,6 +47,17 @@ struct State {
     failed: bool,
     closing: bool,
     gave_up: bool,
+    checkpoint: Option<Checkpoint>,
+}
+
+/// What the writer is to do next.
+pub(super) enum Taken {
+    /// Write these.
+    Records(Vec<Pending>),
+    /// Look after the log: the time has come that was said.
+    Due,
+    /// End: the log is closed and everything was taken.
+    Closed,
 }
 
 impl Queue {
@@ -53,7 +68,8 @@ impl Queue {
             return Err(AuditError::Closed);
         }
         let room = match kind {
-            Kind::Permit | Kind::Refusal => QUEUE_MAX,
+            Kind::Permit => QUEUE_MAX,
+            Kind::Refusal => REFUSALS_MAX,
             Kind::Fact => BACKLOG_MAX,
         };
         let full = state.waiting.len() + state.in_hand >= room;
@@ -73,13 +89,23 @@ impl Queue {
         }
     }
 
-    /// Waits for records and takes a group of them; `None` when the log is closed and everything was taken.
-    pub(super) fn take(&self) -> Option<Vec<Pending>> {
+    /// Waits for records, until `due`, and takes a group of them.
+    pub(super) fn take(&self, due: Option<Instant>) -> Taken {
         let idle = |state: &mut State| state.waiting.is_empty() && !state.closing;
-        let mut state = self.news.wait_while(self.state(), idle).unwrap_or_else(PoisonError::into_inner);
+        let mut state = match due {
+            None => self.news.wait_while(self.state(), idle).unwrap_or_else(PoisonError::into_inner),
+            Some(due) => {
+                let left = due.saturating_duration_since(Instant::now());
+                self.news.wait_timeout_while(self.state(), left, idle).unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
         let count = state.waiting.len().min(GROUP_MAX);
         state.in_hand = count;
-        (count > 0).then(|| state.waiting.drain(..count).collect())
+        match (count, state.closing) {
+            (0, true) => Taken::Closed,
+            (0, false) => Taken::Due,
+            (1.., _) => Taken::Records(state.waiting.drain(..count).collect()),
+        }
     }
 
     /// The group in hand is durable.
@@ -127,6 +153,15 @@ impl Queue {
     pub(super) fn healthy(&self) -> bool {
         let state = self.state();
         !state.failed && !state.closing
+    }
+
+    /// The newest signed record that is durable.
+    pub(super) fn checkpoint(&self) -> Option<Checkpoint> {
+        self.state().checkpoint
+    }
+
+    pub(super) fn signed(&self, checkpoint: Checkpoint) {
+        self.state().checkpoint = Some(checkpoint);
     }
 
     pub(super) fn gave_up(&self) -> bool {

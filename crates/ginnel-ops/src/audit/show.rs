@@ -1,16 +1,12 @@
 //! Reading logs back: which records, and how they are shown.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::io::{self, BufRead, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use ginnel_core::audit::{Entry, Text, Timestamp};
 
-use super::FILE_NAME;
-
-/// A longer line is no record: the longest has some 2 KiB, and a newer version may write longer ones.
-const LINE_MAX: usize = 64 * 1024;
+use super::lines::{LINE_MAX, expand, next_line, reader};
 
 /// Places of malformed lines that a summary names; beyond these it only counts, so that any file can be read in bounded memory.
 const PLACES_MAX: usize = 100;
@@ -84,7 +80,7 @@ pub enum ShowError {
 /// Writes the records of `files` that pass `filter` to `out`, file by file in the order of their lines.
 ///
 /// With `json` these are the very lines of the files; otherwise one line of text for each record, safe to show on a terminal. A directory
-/// means the log in it. Lines that are no records are passed over and named in the summary. A reader of `out` that has seen enough and
+/// means the log in it, with its older files first. Lines that are no records are passed over and named in the summary. A reader of `out` that has seen enough and
 /// goes away is no error.
 ///
 /// # Errors
@@ -107,10 +103,12 @@ fn show_file(
     out: &mut impl Write,
     summary: &mut Summary,
 ) -> Result<(), ShowError> {
-    let path = if path.is_dir() { path.join(FILE_NAME) } else { path.to_owned() };
-    let failed = |source| ShowError::Read { path: path.clone(), source };
-    let mut reader = BufReader::new(File::open(&path).map_err(failed)?);
-    show_lines(&path, &mut reader, filter, json, out, summary)
+    let failed = |path: &Path, source| ShowError::Read { path: path.to_owned(), source };
+    for file in expand(path).map_err(|error| failed(path, error))? {
+        let mut reader = reader(&file).map_err(|error| failed(&file, error))?;
+        show_lines(&file, &mut reader, filter, json, out, summary)?;
+    }
+    Ok(())
 }
 
 /// Shows what a reader gives as [`show`] shows a file, and adds to `summary`; `path` is what places and errors call it.
@@ -128,7 +126,7 @@ pub fn show_lines(
     let failed = |source| ShowError::Read { path: path.to_owned(), source };
     let mut line = Vec::new();
     let mut number = 0;
-    while next_line(reader, &mut line).map_err(failed)? {
+    while next_line(reader, &mut line).map_err(failed)?.is_some() {
         number += 1;
         if line.is_empty() {
             continue;
@@ -160,42 +158,17 @@ pub fn show_lines(
 /// in it.
 ///
 /// # Errors
-/// [`ShowError::Read`] if the file cannot be read.
+/// [`ShowError::Read`] if a file cannot be read.
 pub fn each_line(path: &Path, mut each: impl FnMut(&[u8])) -> Result<(), ShowError> {
-    let path = if path.is_dir() { path.join(FILE_NAME) } else { path.to_owned() };
-    let failed = |source| ShowError::Read { path: path.clone(), source };
-    let mut reader = BufReader::new(File::open(&path).map_err(failed)?);
+    let failed = |path: &Path, source| ShowError::Read { path: path.to_owned(), source };
     let mut line = Vec::new();
-    while next_line(&mut reader, &mut line).map_err(failed)? {
-        each(&line);
+    for file in expand(path).map_err(|error| failed(path, error))? {
+        let mut reader = reader(&file).map_err(|error| failed(&file, error))?;
+        while next_line(&mut reader, &mut line).map_err(|error| failed(&file, error))?.is_some() {
+            each(&line);
+        }
     }
     Ok(())
-}
-
-/// Reads one line without its end into `line`, of which no more than [`LINE_MAX`] + 1 bytes are kept; `false` at the end of the file.
-fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
-    line.clear();
-    let mut any = false;
-    loop {
-        let buffer = match reader.fill_buf() {
-            Ok(buffer) => buffer,
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        if buffer.is_empty() {
-            return Ok(any);
-        }
-        any = true;
-        let end = buffer.iter().position(|&byte| byte == b'\n');
-        let piece = &buffer[..end.unwrap_or(buffer.len())];
-        let room = (LINE_MAX + 1).saturating_sub(line.len());
-        line.extend_from_slice(&piece[..piece.len().min(room)]);
-        let used = end.map_or(buffer.len(), |end| end + 1);
-        reader.consume(used);
-        if end.is_some() {
-            return Ok(true);
-        }
-    }
 }
 
 fn parse(line: &[u8]) -> Option<Entry> {
@@ -286,14 +259,23 @@ impl fmt::Display for Shown<'_> {
         let numbers = [
             ("up", entry.bytes_up),
             ("down", entry.bytes_down),
+            ("carriedUp", entry.carried_up),
+            ("carriedDown", entry.carried_down),
             ("ms", entry.duration_ms),
             ("records", entry.records),
             ("unrecorded", entry.unrecorded),
+            ("chapter", entry.chapter),
+            ("after", entry.after),
+            ("void", entry.void),
+            ("firstSeq", entry.first_seq),
+            ("lastSeq", entry.last_seq),
+            ("bytes", entry.bytes),
             ("connections", entry.connections),
             ("sessions", entry.sessions),
         ]
         .map(|(name, number)| (name, number.map(|number| number.to_string())));
         let words = [
+            ("clientClaimed", &entry.client_claimed),
             ("hop", &entry.hop),
             ("cause", &entry.cause),
             ("kind", &entry.kind),
@@ -302,16 +284,21 @@ impl fmt::Display for Shown<'_> {
             ("reason", &entry.reason),
             ("outcome", &entry.outcome),
             ("changed", &entry.changed),
+            ("file", &entry.file),
             ("address", &entry.address),
             ("peer", &entry.peer),
             ("forwardedFor", &entry.forwarded_for),
             ("email", &entry.email),
             ("rule", &entry.rule),
             ("policy", &entry.policy),
+            ("observed", &entry.observed),
             ("version", &entry.version),
             ("serial", &entry.serial),
             ("notAfter", &entry.not_after),
         ];
+        if entry.closing == Some(true) {
+            f.write_str("  closing")?;
+        }
         let numbers = numbers.iter().map(|(name, text)| (*name, text.as_deref()));
         let words = words.into_iter().map(|(name, text)| (name, text.as_deref()));
         for (name, text) in numbers.chain(words) {

@@ -1,6 +1,7 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::mpsc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -9,11 +10,13 @@ use ginnel_core::audit::{Client, Entry, Text};
 use ginnel_core::cause::{Cause, Hop};
 use ginnel_core::id::RequestId;
 
-use self::disk::Disk;
-use super::queue::{BACKLOG_MAX, GROUP_MAX, QUEUE_MAX};
+use self::disk::{Disk, new_log};
+use super::queue::{BACKLOG_MAX, GROUP_MAX, QUEUE_MAX, REFUSALS_MAX};
+use super::verify::{Report, verify_lines};
 use super::*;
 
 mod disk;
+mod files;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -37,10 +40,11 @@ fn fact(cause: Cause) -> Event {
 fn refusal() -> Event {
     Event::Refused {
         request_id: RequestId::from_bytes(&[1; 16]).expect("16 bytes"),
-        client: client(),
+        client: Some(client()),
+        client_claimed: None,
         agent: None,
         target: Text::new("x:1"),
-        peer: "10.0.0.9:40000".parse().expect("an address"),
+        peer: "10.0.0.9:40000".parse().ok(),
         hop: Hop::Server,
         cause: Cause::NotAllowed,
         rule: None,
@@ -48,12 +52,16 @@ fn refusal() -> Event {
     }
 }
 
+/// What the chain itself has on record, which these tests do not count.
+const OF_THE_CHAIN: [&str; 2] = ["chapterBegun", "checkpoint"];
+
 /// Records as (number, word), and how many lines are none.
 fn read(bytes: &[u8]) -> (Vec<(u64, String)>, usize) {
     let mut records = Vec::new();
     let mut others = 0;
     for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
         match serde_json::from_slice::<Entry>(line) {
+            Ok(entry) if OF_THE_CHAIN.contains(&entry.event.as_str()) => {}
             Ok(entry) => records.push((entry.seq, entry.event)),
             Err(_) => others += 1,
         }
@@ -63,6 +71,17 @@ fn read(bytes: &[u8]) -> (Vec<(u64, String)>, usize) {
 
 fn seqs(bytes: &[u8]) -> Vec<u64> {
     read(bytes).0.into_iter().map(|(seq, _)| seq).collect()
+}
+
+fn report(bytes: &[u8]) -> Report {
+    verify_lines(Path::new(FILE_NAME), &mut &bytes[..]).expect("reads")
+}
+
+/// The log of a disk that has one record, so that its first chapter is there.
+async fn begun(disk: &Disk) -> AuditLog {
+    let log = disk.log();
+    log.record(permit("first")).expect("accepted").await.expect("durable");
+    log
 }
 
 fn poll(durable: &mut Durable) -> Poll<Result<(), AuditError>> {
@@ -84,11 +103,11 @@ async fn recovered(log: &AuditLog) {
 #[tokio::test]
 async fn resolves_only_after_the_sync() {
     let disk = Disk::default();
+    let log = begun(&disk).await;
     disk.set(|state| state.stopped = true);
-    let log = disk.log();
     let mut durable = log.record(permit("a")).expect("accepted");
     disk.wait(|state| state.syncing);
-    assert_eq!(seqs(&disk.state().bytes), [1], "it is written");
+    assert_eq!(seqs(&disk.state().bytes), [2, 3], "it is written");
     assert!(poll(&mut durable).is_pending(), "written is not durable");
     disk.set(|state| state.stopped = false);
     durable.await.expect("durable");
@@ -98,18 +117,20 @@ async fn resolves_only_after_the_sync() {
 #[tokio::test]
 async fn what_waits_for_a_sync_goes_out_as_one_group() {
     let disk = Disk::default();
+    let log = begun(&disk).await;
+    let syncs = disk.state().syncs;
     disk.set(|state| state.stopped = true);
-    let log = disk.log();
-    let first = log.record(permit("first")).expect("accepted");
+    let second = log.record(permit("second")).expect("accepted");
     disk.wait(|state| state.syncing);
     let rest: Vec<_> = (0..GROUP_MAX).map(|_| log.record(permit("rest")).expect("accepted")).collect();
     disk.set(|state| state.stopped = false);
-    first.await.expect("durable");
+    second.await.expect("durable");
     for durable in rest {
         durable.await.expect("durable");
     }
-    assert_eq!(disk.state().syncs, 2);
-    assert!(seqs(&disk.state().bytes).into_iter().eq(1..=GROUP_MAX as u64 + 1));
+    assert_eq!(disk.state().syncs, syncs + 2);
+    assert_eq!(seqs(&disk.state().bytes).len(), GROUP_MAX + 2);
+    assert_eq!(report(&disk.state().bytes).finding, None);
 }
 
 #[test]
@@ -133,7 +154,8 @@ fn a_thousand_concurrent_records_are_all_there_in_order() {
         }
     });
     let bytes = fs::read(directory.path().join(FILE_NAME)).expect("reads");
-    assert!(seqs(&bytes).into_iter().eq(1..=1000));
+    assert_eq!(seqs(&bytes).len(), 1000);
+    assert_eq!(report(&bytes).finding, None);
     let mut policies: Vec<_> = bytes
         .split(|&byte| byte == b'\n')
         .filter_map(|line| serde_json::from_slice::<Entry>(line).ok()?.policy)
@@ -164,10 +186,13 @@ async fn a_full_disk_refuses_permits_keeps_facts_and_recovers() {
         assert!(log.healthy());
         log.close().expect("all is written");
 
-        let (records, others) = read(&disk.state().bytes);
-        let words: Vec<_> = records.iter().map(|(seq, word)| (*seq, word.as_str())).collect();
-        assert_eq!(words, [(1, "started"), (2, "started"), (3, "clientDown"), (4, "started")], "{append_only}");
-        assert_eq!(others, usize::from(append_only), "a fragment stays only where nothing can be cut");
+        let bytes = disk.state().bytes.clone();
+        let (records, others) = read(&bytes);
+        let words: Vec<_> = records.iter().map(|(_, word)| word.as_str()).collect();
+        assert_eq!(words, ["started", "started", "clientDown", "started"], "{append_only}");
+        assert!(if append_only { others > 0 } else { others == 0 }, "a fragment stays only where nothing can be cut");
+        let report = report(&bytes);
+        assert_eq!((report.finding, report.closed), (None, true));
     }
 }
 
@@ -181,7 +206,39 @@ async fn a_failed_sync_acknowledges_nothing_and_writes_all_of_it_again() {
     disk.wait(|state| state.failures >= 3);
     disk.set(|state| state.syncs_fail = false);
     recovered(&log).await;
-    assert_eq!(seqs(&disk.state().bytes), [1, 2]);
+    assert_eq!(seqs(&disk.state().bytes), [2, 3]);
+}
+
+#[tokio::test]
+async fn nothing_is_written_in_a_chapter_whose_keys_may_still_lie_on_the_disk() {
+    let disk = Disk::default();
+    disk.set(|state| state.states_fail = true);
+    let log = disk.log();
+    let durable = log.record(permit("a")).expect("accepted");
+    assert!(matches!(durable.await, Err(AuditError::Unavailable)));
+    disk.wait(|state| state.failures >= 3);
+    assert_eq!(seqs(&disk.state().bytes), [0; 0]);
+    disk.set(|state| state.states_fail = false);
+    recovered(&log).await;
+    assert_eq!(seqs(&disk.state().bytes), [2, 3]);
+    assert_eq!(disk.state().states, [1], "the chapter begins once");
+    assert_eq!(report(&disk.state().bytes).finding, None);
+}
+
+#[tokio::test]
+async fn a_log_whose_file_is_removed_goes_on_in_another_and_says_what_is_missing() {
+    let disk = Disk::default();
+    let log = begun(&disk).await;
+    disk.set(|state| state.removed = true);
+    log.record(permit("second")).expect("accepted").await.expect("durable");
+    assert_eq!(seqs(&disk.state().bytes), [4]);
+    disk.set(|state| state.stopped = true);
+    let unlucky = log.record(permit("third")).expect("accepted");
+    disk.wait(|state| state.syncing);
+    disk.set(|state| (state.stopped, state.removed) = (false, true));
+    assert!(matches!(unlucky.await, Err(AuditError::Unavailable)), "it went into a file that is gone");
+    recovered(&log).await;
+    assert_eq!(seqs(&disk.state().bytes), [6, 7]);
 }
 
 #[tokio::test]
@@ -192,7 +249,7 @@ async fn a_stopped_disk_overloads_in_bounded_memory_and_the_log_says_what_is_mis
     log.record(permit("in hand")).expect("accepted");
     disk.wait(|state| state.syncing);
     for _ in 1..QUEUE_MAX {
-        log.record(refusal()).expect("accepted");
+        log.record(permit("waiting")).expect("accepted");
     }
     assert!(matches!(log.record(permit("one too many")), Err(AuditError::Overloaded)));
     for _ in 0..3 {
@@ -210,14 +267,50 @@ async fn a_stopped_disk_overloads_in_bounded_memory_and_the_log_says_what_is_mis
 
     let bytes = disk.state().bytes.clone();
     let (records, _) = read(&bytes);
-    assert!(records.iter().map(|(seq, _)| *seq).eq(1..=BACKLOG_MAX as u64 + 1));
+    assert_eq!((records.len(), report(&bytes).finding), (BACKLOG_MAX + 1, None));
     assert_eq!(records[QUEUE_MAX].1, "gap");
     assert_eq!(records[BACKLOG_MAX].1, "gap");
     let gaps: Vec<_> = bytes
         .split(|&byte| byte == b'\n')
-        .filter_map(|line| serde_json::from_slice::<Entry>(line).ok()?.records)
+        .filter_map(|line| serde_json::from_slice::<Entry>(line).ok())
+        .filter(|entry| entry.event == "gap")
+        .filter_map(|entry| entry.records)
         .collect();
     assert_eq!(gaps, [3, 1000]);
+}
+
+/// A flood of refusals, which anybody can cause: each is on record or counted there, and permits have room beside it.
+#[test]
+fn a_flood_of_refusals_is_counted_to_the_last_and_leaves_room_for_permits() {
+    const FLOOD: usize = 100_000;
+    const THREADS: usize = 4;
+    let disk = Disk::default();
+    disk.set(|state| state.stopped = true);
+    let log = disk.log();
+    let first = log.record(permit("in hand")).expect("accepted");
+    disk.wait(|state| state.syncing);
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| (0..FLOOD / THREADS).for_each(|_| drop(log.record(refusal()))));
+        }
+    });
+    let room = QUEUE_MAX - REFUSALS_MAX - 1;
+    let permits: Vec<_> = (0..room).map(|_| log.record(permit("beside")).expect("has room")).collect();
+    disk.set(|state| state.stopped = false);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(async {
+        for durable in permits.into_iter().chain([first]) {
+            durable.await.expect("durable");
+        }
+    });
+    log.close().expect("all is written");
+    let bytes = disk.state().bytes.clone();
+    let entries = || bytes.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice::<Entry>(line).ok());
+    let written = entries().filter(|entry| entry.event == "refused").count();
+    let counted: u64 = entries().filter(|entry| entry.event == "gap").filter_map(|entry| entry.records).sum();
+    assert_eq!(written as u64 + counted, FLOOD as u64);
+    assert_eq!(written, REFUSALS_MAX - 1, "what has room is kept");
+    assert_eq!(report(&bytes).finding, None);
 }
 
 #[tokio::test]
@@ -264,13 +357,17 @@ fn dropping_the_last_handle_writes_what_is_queued() {
     for _ in 0..2 {
         received.recv_timeout(PATIENCE).expect("dropping ends");
     }
-    assert_eq!(seqs(&disk.state().bytes), [1, 2]);
+    assert_eq!(seqs(&disk.state().bytes), [2, 3]);
 }
 
 #[tokio::test]
 async fn a_device_without_room_is_a_failed_log() {
-    let Ok(full) = fs::OpenOptions::new().append(true).open("/dev/full") else { return };
-    let log = AuditLog::start(Writer::new(file::LogFile(full), boot(), 1, false, Retry::default())).expect("a thread");
+    let device = Path::new("/dev/full");
+    let Ok(full) = fs::OpenOptions::new().append(true).open(device) else { return };
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = file::LogFile::over(directory.path(), full, device).expect("a lock");
+    let writer = Writer::new(file, boot(), new_log(), directory.path().into(), Retry::default());
+    let log = AuditLog::start(writer).expect("a thread");
     let durable = log.record(permit("a")).expect("accepted");
     assert!(matches!(durable.await, Err(AuditError::Unavailable)));
     assert!(!log.healthy());
@@ -288,18 +385,21 @@ async fn a_restart_goes_on_with_the_next_number() {
         }
     }
     let path = directory.join(FILE_NAME);
-    assert_eq!(seqs(&fs::read(&path).expect("reads")), [1, 2, 3, 4, 5, 6]);
+    let bytes = fs::read(&path).expect("reads");
+    let report = report(&bytes);
+    assert_eq!((seqs(&bytes).len(), report.chapters, report.finding, report.closed), (6, 3, None, true));
     let mode = |path: &Path| fs::metadata(path).expect("is there").permissions().mode() & 0o777;
     assert_eq!((mode(&directory), mode(&path)), (0o700, 0o600));
 }
 
-/// What was in the file; the next number; how many lines are no records once one more was written.
+/// What was in the file, of a log from before there were chains; the number of the chain's first record; how many lines are no records once one
+/// more was written.
 #[tokio::test]
 async fn opens_after_any_crash() {
     let line = |seq: u64| {
         format!(r#"{{"v":1,"seq":{seq},"time":"2026-11-22T01:56:13.000001Z","boot":"07","event":"started"}}"#)
     };
-    let long = "x".repeat(2 << 20);
+    let long = "x".repeat(5 << 20);
     let cases = [
         ("nothing", String::new(), Some((1, 0))),
         ("a whole log", format!("{}\n{}\n", line(1), line(2)), Some((3, 0))),
@@ -316,7 +416,10 @@ async fn opens_after_any_crash() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join(FILE_NAME);
         fs::write(&path, &content).expect("writes");
-        let log = match AuditLog::open(directory.path(), boot()) {
+        // The records are old, and would be left for another file.
+        let age = Duration::from_secs(10 * 366 * 86_400);
+        let files = LogFiles { rotate_age: age, ..LogFiles::from(directory.path()) };
+        let log = match AuditLog::open(files, boot()) {
             Ok(log) => log,
             Err(error) => {
                 assert!(expected.is_none() && matches!(error, AuditError::NotALog { .. }), "{name}: {error}");
@@ -327,7 +430,7 @@ async fn opens_after_any_crash() {
         let bytes = fs::read(&path).expect("reads");
         assert!(bytes.starts_with(content.as_bytes()), "{name}: nothing is taken away");
         let (records, others) = read(&bytes);
-        assert_eq!(records.last().map(|(seq, _)| (*seq, others)), expected, "{name}");
+        assert_eq!(records.last().map(|(seq, _)| (*seq - 1, others)), expected, "{name}");
     }
 }
 
@@ -359,7 +462,7 @@ async fn nothing_acknowledged_is_lost_whatever_the_disk_does() {
         let log = disk.log();
         let mut acknowledged = VecDeque::new();
         for round in 0..300_usize {
-            disk.set(|state| (state.room, state.syncs_fail) = (Some(round), round % 7 == 0));
+            disk.set(|state| (state.room, state.syncs_fail) = (Some(2 * round), round % 7 == 0));
             let name = round.to_string();
             match log.record(permit(&name)).expect("the log has recovered").await {
                 Ok(()) => acknowledged.push_back(name),
@@ -369,6 +472,7 @@ async fn nothing_acknowledged_is_lost_whatever_the_disk_does() {
                 }
             }
         }
+        disk.set(|state| (state.room, state.syncs_fail) = (None, false));
         log.close().expect("all is written");
         assert!(
             (100..200).contains(&acknowledged.len()),
@@ -377,14 +481,9 @@ async fn nothing_acknowledged_is_lost_whatever_the_disk_does() {
         );
 
         let bytes = disk.state().bytes.clone();
-        let mut numbers = seqs(&bytes);
-        if append_only {
-            // What got out whole before the sync failed is there twice.
-            numbers.dedup();
-        } else {
-            assert_eq!(read(&bytes).1, 0, "no fragments");
-        }
-        assert!(numbers.iter().copied().eq(1..=numbers.len() as u64), "{numbers:?}");
+        let report = report(&bytes);
+        assert_eq!((&report.finding, report.closed), (&None, true));
+        assert!(append_only || read(&bytes).1 == 0, "no fragments");
         for line in bytes.split(|&byte| byte == b'\n') {
             let policy = serde_json::from_slice::<Entry>(line).ok().and_then(|entry| entry.policy);
             if policy.is_some() && policy.as_ref() == acknowledged.front() {

@@ -93,6 +93,7 @@ fn denial(number: usize, line: &str) -> Result<Denial, Malformed> {
         "serial" => Kind::Serial,
         "rule" => Kind::Rule,
         "target" => Kind::Target,
+        "all" => Kind::All,
         _ => return Err(malformed(format!("{kind:?} is no kind of denial"))),
     };
     let subject = Subject::read(asked, &value, None).map_err(|why| malformed(why.trim_end_matches('.').to_owned()))?;

@@ -86,7 +86,7 @@ impl Office {
             Subject::Email(email) => identities.any(|known| known.email == *email),
             // Which of them there are is known for those only that have enrolled.
             Subject::Key(_) => true,
-            Subject::Serial(_) | Subject::Rule(_) | Subject::Target(_) => {
+            Subject::Serial(_) | Subject::Rule(_) | Subject::Target(_) | Subject::All => {
                 return Err(
                     "Where enrolment is, identities and keys are denied: deny a serial number or a rule at the servers, a \
                      target at the agents."

@@ -107,6 +107,7 @@ pub(super) fn server(dir: &Path, world: &WorldBuilder, apart: Option<SocketAddr>
     write(dir, SERVER, &config)
 }
 
+/// Sets values at JSON pointers, whose last parts may be there or not.
 fn set(config: &mut Value, settings: &[(String, Value)]) -> Result<()> {
     for (pointer, value) in settings {
         let (parent, key) = pointer.rsplit_once('/').context("a JSON pointer")?;
@@ -131,6 +132,7 @@ pub(super) fn agent(dir: &Path, world: &WorldBuilder, server: SocketAddr) -> Res
     if !world.agents_inner_tls {
         config["dangerDisableInnerTls"] = json!(true);
     }
+    set(&mut config, &world.agent_settings)?;
     write(dir, AGENT, &config)
 }
 

@@ -100,7 +100,7 @@ pub(crate) struct End {
 }
 
 #[derive(ClapArgs)]
-#[command(group = ArgGroup::new("what").args(["who", "key", "serial", "rule", "target", "list"]).required(true))]
+#[command(group = ArgGroup::new("what").args(["who", "key", "serial", "rule", "target", "all", "list"]).required(true))]
 pub(crate) struct Revoke {
     /// Everybody with this identity: ROLE/NAME, the whole principal, or the e-mail of the service account
     #[arg(value_name = "WHO")]
@@ -121,6 +121,10 @@ pub(crate) struct Revoke {
     /// These targets of the agent, as its allow-list names them
     #[arg(long, value_name = "PATTERN")]
     pub(crate) target: Option<String>,
+
+    /// Everything: the agent carries nothing until this is undone
+    #[arg(long)]
+    pub(crate) all: bool,
 
     /// Show what is revoked
     #[arg(long, conflicts_with_all = ["undo", "reason"])]

@@ -8,6 +8,8 @@ use crate::args::check::Check;
 
 #[cfg(feature = "agent")]
 mod agent;
+#[cfg(any(feature = "server", feature = "agent"))]
+mod audit;
 #[cfg(feature = "client")]
 mod client;
 mod clock;

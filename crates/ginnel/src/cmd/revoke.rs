@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use ginnel_core::audit::Text;
-use ginnel_core::denial::Kind;
+use ginnel_core::denial::{self, Kind};
 use ginnel_core::status::{Denied, Revoked};
 use ginnel_ops::admin::client::{Door, escaped};
 use http::StatusCode;
@@ -40,6 +40,7 @@ fn query(args: &operate::Revoke) -> String {
         (Kind::Target, &args.target),
     ];
     let named = named.into_iter().filter_map(|(kind, value)| Some((kind.as_str(), value.as_deref()?)));
+    let named = named.chain(args.all.then_some((Kind::All.as_str(), denial::ALL)));
     let reason = args.reason.as_deref().map(|reason| ("reason", reason));
     let undo = args.undo.then_some(("undo", "true"));
     let pairs = named.chain(reason).chain(undo).map(|(key, value)| format!("{key}={}", escaped(value)));
@@ -98,17 +99,19 @@ mod tests {
 
     #[test]
     fn one_thing_is_named_and_reaches_the_process_as_it_was_spelled() {
-        let cases: [(&[&str], &str); 5] = [
+        let cases: [(&[&str], &str); 6] = [
             (&["client/frontend"], "who=client%2Ffrontend"),
             (&["--serial", "0a:ff", "--reason", "lost & found"], "serial=0a%3Aff&reason=lost%20%26%20found"),
             (&["--key", "ab", "--undo"], "key=ab&undo=true"),
             (&["--rule", "gitlab"], "rule=gitlab"),
             (&["--target", "10.0.0.0/8:443"], "target=10.0.0.0%2F8%3A443"),
+            (&["--all", "--reason", "stop"], "all=sessions&reason=stop"),
         ];
         for (words, expected) in cases {
             assert_eq!(query(&parse(words).unwrap()), expected, "{words:?}");
         }
-        let wrong: [&[&str]; 4] = [&[], &["a", "--rule", "b"], &["--list", "--undo"], &["--list", "a"]];
+        let wrong: [&[&str]; 5] =
+            [&[], &["a", "--rule", "b"], &["--list", "--undo"], &["--list", "a"], &["--all", "client/a"]];
         for words in wrong {
             assert!(parse(words).is_err(), "{words:?}");
         }

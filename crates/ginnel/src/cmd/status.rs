@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use ginnel_core::audit::Text;
-use ginnel_core::status::{Bound, Certificate, Failure as Failed, Peer, Route, Status};
+use ginnel_core::audit::{Checkpoint, Text};
+use ginnel_core::status::{Bound, Certificate, Failure as Failed, Observation, Peer, Route, Status};
 
 use super::ask::{read, read_text};
 use super::table::{NONE, Table, between, bytes, moment, name_of, short, span};
@@ -74,6 +74,9 @@ pub(crate) fn render(status: &Status) -> String {
     if let Some(audit) = &status.audit {
         let state = if audit.healthy { "written" } else { "CANNOT BE WRITTEN: nothing new is allowed" };
         let _ = writeln!(text, "  audit log: {state}, {} records waiting", audit.waiting);
+        if let Some(Checkpoint { seq, hash, time }) = audit.checkpoint {
+            let _ = writeln!(text, "    checkpoint {} ago: record {seq}, hash {hash}", between(time, status.time));
+        }
     }
     bounds(&mut text, &status.bounds);
     let totals = &status.sessions;
@@ -116,6 +119,14 @@ fn configuration(text: &mut String, status: &Status) {
     };
     let since = in_force(status);
     let _ = writeln!(text, "  {what}: {} {entries}, version {}{since}", config.entries, Text::new(&config.version));
+    if let Some(Observation { version, entries, would_refuse }) = &status.observation {
+        let (entry, version) = (if *entries == 1 { "entry" } else { "entries" }, Text::new(version));
+        let counted: Vec<_> =
+            would_refuse.iter().map(|seen| format!("{} {}", seen.count, Text::new(&seen.cause))).collect();
+        let counted = if counted.is_empty() { "nothing".to_owned() } else { counted.join(", ") };
+        let _ =
+            writeln!(text, "  under observation: {entries} {entry}, version {version}; would have refused {counted}");
+    }
     if let Some(denials @ 1..) = status.denials {
         let _ = writeln!(text, "  revoked: {denials}; `ginnel revoke --list` shows whom and what");
     }
@@ -254,6 +265,8 @@ fn refusals(text: &mut String, status: &Status) {
 
 #[cfg(test)]
 mod tests {
+    use ginnel_core::status::Observed;
+
     use super::*;
 
     fn fixture() -> Status {
@@ -290,6 +303,20 @@ mod tests {
         let line = "\n    git.acme.internal:443, \\u{1b}[2J:1 through acme, acme-2\n";
         assert_eq!((some.matches(line).count(), some.matches("\n    and 2 more\n").count()), (5, 1), "{some}");
         assert!(some.contains("on no route\n"), "{some}");
+    }
+
+    #[test]
+    fn says_what_a_list_under_observation_would_have_refused() {
+        let mut status = fixture();
+        status.role = "agent".to_owned();
+        let (version, entries) = ("91bc".to_owned(), 1);
+        status.observation = Some(Observation { version, entries, would_refuse: Vec::new() });
+        let line = "  under observation: 1 entry, version 91bc; would have refused ";
+        assert!(render(&status).contains(&format!("{line}nothing\n")), "{}", render(&status));
+        if let Some(observation) = &mut status.observation {
+            observation.would_refuse = vec![Observed { cause: "notOnAllowList\u{1b}".to_owned(), count: 3 }];
+        }
+        assert!(render(&status).contains(&format!("{line}3 notOnAllowList\\u{{1b}}\n")), "{}", render(&status));
     }
 
     #[test]

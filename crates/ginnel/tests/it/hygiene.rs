@@ -76,7 +76,7 @@ async fn a_private_key_is_gone_from_memory_once_the_certificate_is_renewed() -> 
 }
 
 /// What may be written nowhere: the text of a key file, line by line, and what its lines stand for.
-fn key_file(path: &Path) -> Result<Vec<Vec<u8>>> {
+pub(crate) fn key_file(path: &Path) -> Result<Vec<Vec<u8>>> {
     let key: Value = serde_json::from_str(&fs::read_to_string(path)?)?;
     let pem = key["private_key"].as_str().context("a private key")?;
     // The first and the last line are the same in many keys.

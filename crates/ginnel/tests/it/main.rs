@@ -3,6 +3,7 @@
 
 mod admin;
 mod apart;
+mod audit;
 mod canary;
 mod cancelled;
 mod cas;
@@ -54,6 +55,7 @@ mod sources;
 mod tls;
 mod transcript;
 mod wan;
+mod word;
 mod workload;
 
 /// A world of the binary under test.

@@ -117,7 +117,8 @@ async fn a_revocation_comes_over_the_socket_and_names_one_thing_and_who_asks() {
         (SOCKET, "/revoke", 400, "what is to be denied"),
         (SOCKET, "/revoke?who=a&serial=1", 400, "twice"),
         (SOCKET, "/revoke?who=a&undo=yes", 400, "one of who"),
-        (SOCKET, "/revoke?all=true", 400, "one of who"),
+        (SOCKET, "/revoke?all=sessions&target=a.b:1", 400, "twice"),
+        (SOCKET, "/revoke?everything=true", 400, "one of who"),
     ];
     for (door, path, expected, words) in cases {
         let (status, text) = ask_of(&shared, door, "POST", path, Some("localhost")).await;

@@ -1,5 +1,6 @@
 use std::fs;
 
+use super::super::FILE_NAME;
 use super::*;
 
 /// Lines as `ginnel-core` writes them, and others.
@@ -133,6 +134,24 @@ fn files_come_in_the_order_they_were_named_in() {
     assert_eq!(summary.shown, 2);
     let text = String::from_utf8(out).expect("UTF-8");
     assert!(text.find("\"seq\":0") < text.find("\"seq\":1"), "{text}");
+}
+
+#[test]
+fn a_directory_stands_for_all_files_of_its_log_the_oldest_first() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let names = ["audit.jsonl", "audit-000000000010.jsonl", "audit-000000000009.jsonl", "denials.jsonl"];
+    for (seq, name) in [11, 10, 9, 0].into_iter().zip(names) {
+        let line = format!(r#"{{"v":1,"seq":{seq},"time":"2026-11-22T01:00:00Z","boot":"b","event":"gap"}}"#);
+        fs::write(directory.path().join(name), line + "\n").expect("writes");
+    }
+    let mut out = Vec::new();
+    show(&[directory.path().to_owned()], &Filter::default(), true, &mut out).expect("reads");
+    let seq = |line: &[u8]| serde_json::from_slice::<Entry>(line).map(|entry| entry.seq).ok();
+    let seqs: Vec<_> = out.split(|&byte| byte == b'\n').filter_map(seq).collect();
+    assert_eq!(seqs, [9, 10, 11]);
+    let mut lines = 0;
+    each_line(directory.path(), |_| lines += 1).expect("reads");
+    assert_eq!(lines, 3);
 }
 
 #[test]

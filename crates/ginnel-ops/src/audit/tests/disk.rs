@@ -1,11 +1,18 @@
 //! A disk that fails when it is told to.
 
 use std::io::{self, ErrorKind};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
+use ginnel_core::audit::{Event, LogFiles};
+
 use super::super::AuditLog;
-use super::super::writer::{Medium, Retry, Writer};
+use super::super::chain::Position;
+use super::super::chain::keys::Seed;
+use super::super::chain::state::State;
+use super::super::file::Start;
+use super::super::writer::{Medium, Old, Retry, Writer};
 use super::{PATIENCE, boot};
 
 /// A disk that does what a test says.
@@ -25,6 +32,20 @@ pub(super) struct DiskState {
     pub(super) stopped: bool,
     pub(super) syncing: bool,
     pub(super) failures: usize,
+    /// Whether states cannot be kept, and the numbers of the chapters of those that were.
+    pub(super) states_fail: bool,
+    pub(super) states: Vec<u64>,
+    /// Somebody has removed the file.
+    pub(super) removed: bool,
+    /// Files that were put away, with the number of their first record.
+    pub(super) old: Vec<(u64, Vec<u8>)>,
+}
+
+/// Where a new log goes on.
+pub(super) fn new_log() -> Start {
+    let seed = Seed::from_hex(&"5e".repeat(32)).expect("digits");
+    let state = State { log: boot(), from: 1, chapter: 0, seed, seq: 0 };
+    Start { state, last: Position::before_all(0), void: 0, whole: 0, is_unended: false, first: None }
 }
 
 impl Disk {
@@ -50,8 +71,12 @@ impl Disk {
     }
 
     pub(super) fn log(&self) -> AuditLog {
+        self.log_of(Path::new("nowhere").into())
+    }
+
+    pub(super) fn log_of(&self, files: LogFiles) -> AuditLog {
         let retry = Retry { first: Duration::from_millis(1), max: Duration::from_millis(5) };
-        AuditLog::start(Writer::new(self.clone(), boot(), 1, false, retry)).expect("a thread")
+        AuditLog::start(Writer::new(self.clone(), boot(), new_log(), files, retry)).expect("a thread")
     }
 }
 
@@ -101,5 +126,46 @@ impl Medium for Disk {
 
     fn length(&mut self) -> io::Result<u64> {
         Ok(self.state().bytes.len() as u64)
+    }
+
+    fn is_in_place(&mut self) -> io::Result<bool> {
+        Ok(!self.state().removed)
+    }
+
+    fn replace(&mut self) -> io::Result<()> {
+        let mut state = self.state();
+        (state.bytes, state.synced, state.removed) = (Vec::new(), 0, false);
+        Ok(())
+    }
+
+    fn keep(&mut self, state: &State, _: Option<&[u8]>) -> io::Result<()> {
+        let mut disk = self.state();
+        if disk.states_fail {
+            disk.failures += 1;
+            self.0.1.notify_all();
+            return Err(no_space());
+        }
+        disk.states.push(state.chapter);
+        Ok(())
+    }
+
+    fn rotate(&mut self, first_seq: u64) -> io::Result<()> {
+        let mut state = self.state();
+        let bytes = std::mem::take(&mut state.bytes);
+        state.old.push((first_seq, bytes));
+        state.synced = 0;
+        Ok(())
+    }
+
+    fn old(&mut self) -> io::Result<Vec<Old>> {
+        Ok(Vec::new())
+    }
+
+    fn removal_of(&mut self, _: &Old) -> io::Result<Event> {
+        Err(ErrorKind::Unsupported.into())
+    }
+
+    fn remove(&mut self, _: &Old) -> io::Result<()> {
+        Err(ErrorKind::Unsupported.into())
     }
 }

@@ -1,6 +1,6 @@
 //! `ginnel check server` and `ginnel check enrolment`.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
@@ -19,9 +19,9 @@ use ginnel_identity::file::read_private;
 use ginnel_identity::tls::Facts;
 use ginnel_identity::trust::Roots;
 
-use super::denials;
 use super::report::Report;
 use super::way::Way;
+use super::{audit, denials};
 use crate::cmd::table::moment;
 
 /// An authority's key has some hundred bytes.
@@ -34,16 +34,16 @@ pub(super) async fn check(config: &ServerConfig, report: &mut Report) {
     match &config.issuer {
         ServerIssuer::Here(section) => {
             let roots = issuer(&config.trust_domain, section, report).await;
-            audit(&config.audit_directory, report);
-            kept_denials(&config.denials_file(), &config.audit_directory, report);
+            audit::check(&config.audit.directory, report);
+            kept_denials(&config.denials_file(), &config.audit.directory, report);
             keys(&config.identities, report);
             listen(config.server.listen, report);
             clock(&roots, SystemTime::now(), report);
         }
         ServerIssuer::Elsewhere(remote) => {
             elsewhere(remote, config, report).await;
-            audit(&config.audit_directory, report);
-            kept_denials(&config.denials_file(), &config.audit_directory, report);
+            audit::check(&config.audit.directory, report);
+            kept_denials(&config.denials_file(), &config.audit.directory, report);
             listen(config.server.listen, report);
         }
     }
@@ -52,8 +52,8 @@ pub(super) async fn check(config: &ServerConfig, report: &mut Report) {
 /// The same for the process that only enrols.
 pub(super) async fn check_enrolment(config: &EnrolmentConfig, report: &mut Report) {
     let roots = issuer(&config.trust_domain, &config.issuer, report).await;
-    audit(&config.audit_directory, report);
-    kept_denials(&config.denials_file(), &config.audit_directory, report);
+    audit::check(&config.audit.directory, report);
+    kept_denials(&config.denials_file(), &config.audit.directory, report);
     keys(&config.identities, report);
     listen(config.server.listen, report);
     clock(&roots, SystemTime::now(), report);
@@ -154,32 +154,6 @@ fn embedded(directory: &Path, report: &mut Report) -> Vec<Facts> {
         report.fail("issuer", wrong.join("; "), advice);
     }
     facts
-}
-
-fn audit(directory: &Path, report: &mut Report) {
-    let file = directory.join("audit.jsonl");
-    if !directory.exists() {
-        report.skip("audit", format!("{} is made at first start", directory.display()));
-        return;
-    }
-    if !directory.is_dir() {
-        report.fail(
-            "audit",
-            format!("{} is no directory", directory.display()),
-            "name another path in audit.file.directory",
-        );
-        return;
-    }
-    match OpenOptions::new().append(true).open(&file) {
-        Ok(_) => report.pass("audit", format!("{} can be written", file.display())),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            report.skip("audit", format!("{} is made at first start", file.display()));
-        }
-        Err(error) => {
-            let advice = "let the user that runs the server write it: without the log no session is opened";
-            report.fail("audit", format!("{}: {error}", file.display()), advice);
-        }
-    }
 }
 
 /// The file of denials, which may be in a directory that is made at first start.

@@ -61,8 +61,10 @@ fn of_audit(entry: Entry, source: &str) -> Found {
             text.push_str(&format!(" {name}={value}"));
         }
     }
+    // Every server says where a client came from, and no agent can.
+    let is_agents = entry.peer.is_none() && entry.request_id.is_some();
     Found {
-        place: Place::Server,
+        place: if is_agents { Place::Agent } else { Place::Server },
         source: source.to_owned(),
         time: Some(entry.time),
         text,
@@ -128,8 +130,10 @@ mod tests {
     #[test]
     fn reads_every_kind_of_log() {
         let audit = format!(
-            r#"{{"v":1,"seq":1,"time":"2026-11-24T12:00:00.000000Z","boot":"b","event":"refused","requestId":"{ID}","client":"spiffe://a.b/client/c","target":"x:1","hop":"server","cause":"notAllowed","policy":"p"}}"#
+            r#"{{"v":1,"seq":1,"time":"2026-11-24T12:00:00.000000Z","boot":"b","event":"refused","requestId":"{ID}","client":"spiffe://a.b/client/c","target":"x:1","peer":"10.0.0.9:1","hop":"server","cause":"notAllowed","policy":"p"}}"#
         );
+        let of_agent = found(&audit.replace(r#""peer":"10.0.0.9:1","#, "")).unwrap();
+        assert_eq!(of_agent.place, Place::Agent);
         let audit = found(&audit).unwrap();
         assert_eq!((audit.place, audit.text.as_str()), (Place::Server, "refused policy=p hop=server cause=notAllowed"));
         assert_eq!(audit.verdict.unwrap().2, "notAllowed");

@@ -1,0 +1,204 @@
+//! Where a log that is opened left off, told from the last lines of its file.
+
+use ginnel_core::audit::{Entry, Hash, NO_HASH, Seal};
+use serde::Deserialize;
+
+use super::super::chain::Position;
+use super::super::chain::keys::running;
+
+/// What lines say that begin or sign a chapter.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Header {
+    seq: u64,
+    event: String,
+    chapter: Option<u64>,
+    after_hash: Option<Hash>,
+}
+
+/// The end of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct End {
+    /// The last record that counts. Its hash is that of no record if it has no seal.
+    pub(super) last: Option<Position>,
+    /// The last chapter that the lines name.
+    pub(super) chapter: Option<u64>,
+    /// The last line that begins a chapter, with its end.
+    pub(super) beginning: Option<Vec<u8>>,
+    /// Whether any record has a seal.
+    pub(super) is_sealed: bool,
+    /// Bytes up to the end of the last record that counts, in what was looked at.
+    pub(super) length: usize,
+    /// The last record has no end of line.
+    pub(super) is_unended: bool,
+    /// After the last record there are zeros.
+    is_holed: bool,
+}
+
+/// After records that belong together there are others, which no crash leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Changed;
+
+impl End {
+    /// Looks at the end of a file, which is all of it if `is_whole`.
+    ///
+    /// The first sealed record is taken for good, and every other only if it follows from the one before. What then remains is what a crash
+    /// or a failed write left: parts of lines, lines that are there already, or a hole. Where the whole machine stopped, a file system may have kept
+    /// later blocks of a write that nobody was told of and not the first ones, which are zeros then. Nobody gains by making such a hole what
+    /// cutting the file off there would not give as well.
+    pub(super) fn find(bytes: &[u8], is_whole: bool) -> Result<Self, Changed> {
+        let mut end = Self::default();
+        let mut start = 0;
+        let mut is_first = true;
+        while start < bytes.len() {
+            let ended = bytes[start..].iter().position(|&byte| byte == b'\n');
+            let line = &bytes[start..ended.map_or(bytes.len(), |length| start + length)];
+            let next = start + line.len() + usize::from(ended.is_some());
+            // The first line may have lost its beginning.
+            if (is_whole || !is_first) && end.takes(line)? {
+                (end.length, end.is_unended) = (next, ended.is_none());
+            }
+            (start, is_first) = (next, false);
+        }
+        Ok(end)
+    }
+
+    /// Whether the line is a record that counts, which is then the last.
+    fn takes(&mut self, line: &[u8]) -> Result<bool, Changed> {
+        let Some((record, seal)) = Seal::split(line) else {
+            // The records of a log from before it had a chain.
+            self.is_holed |= line.contains(&0);
+            let unsealed = if self.is_sealed { None } else { serde_json::from_slice::<Entry>(line).ok() };
+            let Some(entry) = unsealed else { return Ok(false) };
+            self.last = Some(Position { seq: entry.seq, hash: NO_HASH });
+            return Ok(true);
+        };
+        let Ok(header) = serde_json::from_slice::<Header>(line) else {
+            self.is_holed |= line.contains(&0);
+            return Ok(false);
+        };
+        let begins = header.event == "chapterBegun";
+        let follows = match (self.last, header.after_hash) {
+            (_, Some(after)) if begins => running(&after, record) == seal.hash,
+            (Some(last), _) if self.is_sealed => {
+                if last.seq.checked_add(1) != Some(header.seq) || running(&last.hash, record) != seal.hash {
+                    // A line that is there twice was written again after a failed sync.
+                    return if header.seq <= last.seq || self.is_holed { Ok(false) } else { Err(Changed) };
+                }
+                true
+            }
+            _ => true,
+        };
+        if !follows {
+            return Err(Changed);
+        }
+        if begins {
+            self.beginning = Some([line, b"\n"].concat());
+        }
+        (self.is_sealed, self.is_holed) = (true, false);
+        self.last = Some(Position { seq: header.seq, hash: seal.hash });
+        self.chapter = header.chapter.or(self.chapter);
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ginnel_core::audit::{Event, Text, Timestamp};
+    use ginnel_core::id::InstanceId;
+
+    use super::super::super::chain::keys::Seed;
+    use super::super::super::chain::state::State;
+    use super::super::super::chain::{Chain, Position};
+    use super::*;
+
+    /// Lines 1 to 5, the first of which begins a chapter, each with its end.
+    fn lines() -> Vec<Vec<u8>> {
+        let id = InstanceId::from_bytes(&[1; 16]).expect("16 bytes");
+        let state = State { log: id, from: 1, chapter: 3, seed: Seed::random().expect("random"), seq: 0 };
+        let time = Timestamp::default();
+        let (mut chain, first, _) = Chain::begin(&state, Position::before_all(0), 0, id, time).expect("writable");
+        let mut lines = vec![first];
+        for number in 2..=5_u32 {
+            let mut line = Vec::new();
+            let event = Event::Started { version: Text::new("0.1.0"), policy: Text::new(number) };
+            chain.seal(time, event, &mut line).expect("writable");
+            lines.push(line);
+        }
+        lines
+    }
+
+    fn seq(end: &End) -> u64 {
+        end.last.map_or(0, |last| last.seq)
+    }
+
+    #[test]
+    fn what_a_crash_leaves_remains_after_the_last_whole_record() {
+        let lines = lines();
+        let all = lines.concat();
+        for cut in 0..all.len() {
+            let end = End::find(&all[..cut], true).expect("a crash");
+            // A record without its end of line is whole.
+            let whole = lines.iter().scan(0, |sum, line| {
+                *sum += line.len();
+                Some(*sum)
+            });
+            let expected = whole.clone().filter(|length| cut + 1 >= *length).count();
+            assert_eq!(seq(&end), expected as u64, "cut at {cut}");
+            let length = whole.filter(|length| cut + 1 >= *length).last().unwrap_or(0);
+            assert_eq!(end.length, length.min(cut));
+            assert_eq!(end.is_unended, expected > 0 && cut + 1 == length);
+        }
+        assert_eq!(End::find(&all, true).expect("whole").chapter, Some(3));
+    }
+
+    #[test]
+    fn what_was_written_twice_counts_once() {
+        let lines = lines();
+        let again = [&lines.concat()[..], b"\n", &lines[3], &lines[4][..20]].concat();
+        let end = End::find(&again, true).expect("a failed disk");
+        assert_eq!((seq(&end), end.length), (5, lines.concat().len()));
+    }
+
+    #[test]
+    fn records_that_do_not_follow_are_no_crash() {
+        let lines = lines();
+        let edited = String::from_utf8(lines[2].clone()).expect("text").replace("0.1.0", "0.2.0").into_bytes();
+        let cases = [
+            [&lines[0][..], &lines[1], &edited, &lines[3], &lines[4]].concat(),
+            [&lines[0][..], &lines[1], &lines[3], &lines[4]].concat(),
+            [&lines[0][..], &edited].concat(),
+        ];
+        for case in cases {
+            assert_eq!(End::find(&case, true), Err(Changed), "{}", String::from_utf8_lossy(&case));
+        }
+    }
+
+    #[test]
+    fn a_hole_in_the_last_write_is_a_crash() {
+        let lines = lines();
+        let hole = |from: usize, until: usize| {
+            let mut all = lines.concat();
+            all[from..until].fill(0);
+            all
+        };
+        let (two, three) = (lines[..2].concat().len(), lines[..3].concat().len());
+        for all in [hole(two, three), hole(two, three + 9), hole(two + 9, three - 9)] {
+            let end = End::find(&all, true).expect("a crash");
+            assert_eq!((seq(&end), end.length), (2, two));
+        }
+        // It excuses what follows it, and nothing before.
+        let edited = String::from_utf8(lines[1].clone()).expect("text").replace("0.1.0", "0.2.0").into_bytes();
+        let all = [&lines[0][..], &edited, &lines[2], &[0; 9]].concat();
+        assert_eq!(End::find(&all, true), Err(Changed));
+    }
+
+    #[test]
+    fn the_middle_of_a_file_is_a_place_to_begin() {
+        let all = lines().concat();
+        let end = End::find(&all[10..], false).expect("the end of a log");
+        assert_eq!((seq(&end), end.chapter), (5, None));
+        assert_eq!(End::find(b"", true), Ok(End::default()));
+        assert_eq!(End::find(&b"garbage\n".repeat(9), true), Ok(End::default()));
+    }
+}

@@ -1,0 +1,284 @@
+//! Proving that a log is whole: every record is what was written, in its place, and none is missing.
+//!
+//! What can be proved depends on what the verifier has ([`Proof`]): with the secret key of the chain every record, with the public key
+//! everything up to the last signed one, with neither that the log fits together. That its end is there only something can prove that was kept
+//! elsewhere: an anchor, or the number of a record.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use ginnel_core::audit::{Hash, Seal};
+use serde::Deserialize;
+
+pub use self::report::{Finding, Note, Proof, Report, Wrong};
+use self::walk::{Line, Trust, Walk};
+use super::chain::keys::{Seed, is_signed, running};
+use super::chain::state::{CHAPTERS_NAME, KEY_NAME, PUBLIC_NAME, State, read_public, read_secret};
+use super::lines::{log_files, next_line, reader};
+use super::show::Place;
+
+mod report;
+mod walk;
+
+/// Anchors that are taken from one file; somebody who keeps one an hour has as many after a year.
+const ANCHORS_MAX: usize = 10_000;
+
+/// Bytes of a file of anchors that are read: room for the most of them as whole records.
+const ANCHORS_BYTES_MAX: u64 = 32 << 20;
+
+/// Chapters to which keys are derived from the first: one for each minute of two years. It takes some seconds.
+const CHAPTERS_MAX: u64 = 1_000_000;
+
+/// How often a log that goes on in another file meanwhile is verified again. It does that once in hours.
+const RETRIES_MAX: usize = 3;
+
+/// What to verify.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Log {
+    /// The log in a directory, with what lies beside it.
+    Directory(PathBuf),
+    /// These files in this order.
+    Files(Vec<PathBuf>),
+}
+
+/// What the verifier has from elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// A file like `chain.key`. Without it and `public`, one in the directory is used.
+    pub key: Option<PathBuf>,
+    /// A file like `chain.pub`.
+    pub public: Option<PathBuf>,
+    /// Files with records, or answers of `ginnel status --json`, that were kept elsewhere.
+    pub anchors: Vec<PathBuf>,
+    /// The number of a record that the log is known to have had.
+    pub at_least: Option<u64>,
+}
+
+/// Why a log could not be verified.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// A file of anchors has none, or too many (input).
+    #[error("{} has no record with `seq` and `hash`, or more than {ANCHORS_MAX}", path.display())]
+    Anchors {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file could not be read, or is not what it was given for (input, environment).
+    #[error("reading {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn reading(path: &Path) -> impl FnOnce(io::Error) -> VerifyError + '_ {
+    move |source| VerifyError::Read { path: path.to_owned(), source }
+}
+
+/// Verifies one log from its first record at hand to its last.
+///
+/// # Errors
+/// [`VerifyError`] if something could not be read; what is wrong with the log is in the report.
+pub fn verify(log: &Log, evidence: &Evidence) -> Result<Report, VerifyError> {
+    let directory = match log {
+        Log::Directory(directory) => directory,
+        Log::Files(files) => return verify_files(None, files, evidence),
+    };
+    let list = || log_files(directory).map_err(reading(directory));
+    let mut files = list()?;
+    for _ in 0..RETRIES_MAX {
+        let verified = verify_files(Some(directory), &files, evidence);
+        let listed = list()?;
+        if listed == files || verified.as_ref().is_ok_and(Report::is_whole) {
+            return verified;
+        }
+        // The log has gone on in another file meanwhile, or an old one was removed.
+        files = listed;
+    }
+    verify_files(Some(directory), &files, evidence)
+}
+
+fn verify_files(directory: Option<&Path>, files: &[PathBuf], evidence: &Evidence) -> Result<Report, VerifyError> {
+    let mut anchors = Anchors::default();
+    for path in &evidence.anchors {
+        anchors.read(path)?;
+    }
+    let mut trust = Trust { at_least: evidence.at_least.unwrap_or(0), ..Trust::default() };
+    keys(&mut trust, &mut anchors, directory, evidence)?;
+    if let Some(state) = directory.and_then(|directory| State::read(directory).ok().flatten()) {
+        // Somebody who cuts the log off may forget it.
+        trust.at_least = trust.at_least.max(state.seq);
+    }
+    if let Some(chapter) = first_chapter(files)? {
+        first_key(&mut trust, &anchors.keys, directory, chapter)?;
+    }
+    let mut walk = Walk::new(trust, anchors.records);
+    let mut line = Vec::new();
+    for (index, file) in files.iter().enumerate() {
+        let mut reader = reader(file).map_err(reading(file))?;
+        let mut place = Place { file: file.clone(), line: 0 };
+        while let Some(extent) = next_line(&mut reader, &mut line).map_err(reading(file))? {
+            place.line += 1;
+            walk.line(&place, &line, extent, index + 1 == files.len());
+        }
+    }
+    Ok(walk.end(files.len()))
+}
+
+/// Verifies what a reader gives as [`verify`] verifies a file without anything from elsewhere; `path` is what places call it.
+///
+/// # Errors
+/// [`VerifyError::Read`] if the reader fails.
+pub fn verify_lines(path: &Path, reader: &mut impl io::BufRead) -> Result<Report, VerifyError> {
+    let mut walk = Walk::new(Trust::default(), BTreeMap::new());
+    let (mut line, mut place) = (Vec::new(), Place { file: path.to_owned(), line: 0 });
+    while let Some(extent) = next_line(reader, &mut line).map_err(reading(path))? {
+        place.line += 1;
+        walk.line(&place, &line, extent, true);
+    }
+    Ok(walk.end(1))
+}
+
+/// Finds the keys that were given or lie beside the log.
+fn keys(
+    trust: &mut Trust,
+    anchors: &mut Anchors,
+    directory: Option<&Path>,
+    evidence: &Evidence,
+) -> Result<(), VerifyError> {
+    let is_given = evidence.key.is_some() || evidence.public.is_some();
+    let beside = |name: &str| directory.filter(|_| !is_given).map(|it| it.join(name)).filter(|path| path.exists());
+    let secret = evidence.key.clone().or_else(|| beside(KEY_NAME));
+    let public = evidence.public.clone().or_else(|| beside(PUBLIC_NAME));
+    trust.is_beside = !is_given && (secret.is_some() || public.is_some());
+    if let Some(path) = &secret {
+        match read_secret(path) {
+            Ok(key) => {
+                (trust.log, trust.from) = (Some(key.log), Some(key.from));
+                anchors.keys.insert(0, key.key.chapter().signer.public());
+                trust.secret = Some(key.key);
+            }
+            // Whoever may read the log need not be allowed to read what lies beside it.
+            Err(error) if evidence.key.is_none() && error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) => return Err(reading(path)(error)),
+        }
+    }
+    if let Some(path) = &public {
+        let key = read_public(path).map_err(reading(path))?;
+        (trust.log, trust.from) = (Some(key.log), Some(key.from));
+        anchors.keys.insert(0, key.key);
+    }
+    Ok(())
+}
+
+/// The first chapter that the files have, if they have any.
+fn first_chapter(files: &[PathBuf]) -> Result<Option<u64>, VerifyError> {
+    let mut line = Vec::new();
+    for file in files {
+        let mut reader = reader(file).map_err(reading(file))?;
+        while next_line(&mut reader, &mut line).map_err(reading(file))?.is_some() {
+            if let Some(chapter) = Line::parse(&line).chapter() {
+                return Ok(Some(chapter));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Finds what the first chapter at hand is verified with.
+fn first_key(
+    trust: &mut Trust,
+    pinned: &BTreeMap<u64, Hash>,
+    directory: Option<&Path>,
+    chapter: u64,
+) -> Result<(), VerifyError> {
+    trust.is_pinned = !pinned.is_empty();
+    if let Some(first) = trust.secret.take().filter(|_| chapter <= CHAPTERS_MAX) {
+        let seed = (0..chapter).fold(first, |seed: Seed, _| seed.next());
+        trust.first_key = Some(seed.chapter().signer.public());
+        trust.secret = Some(seed);
+        return Ok(());
+    }
+    let Some((&number, &key)) = pinned.range(..=chapter).next_back() else { return Ok(()) };
+    let mut known = (number, key);
+    let path = directory.map(|directory| directory.join(CHAPTERS_NAME)).filter(|path| path.exists());
+    if let Some(path) = path.filter(|_| number < chapter) {
+        // Files that were removed have taken the beginnings of their chapters with them; this one has kept them.
+        let mut reader = reader(&path).map_err(reading(&path))?;
+        let mut line = Vec::new();
+        while known.0 < chapter && next_line(&mut reader, &mut line).map_err(reading(&path))?.is_some() {
+            known = follow(known, &line).unwrap_or(known);
+        }
+    }
+    trust.first_key = (known.0 == chapter).then_some(known.1);
+    Ok(())
+}
+
+/// The next chapter and its key, by the word of the first line of a chapter whose key is known.
+fn follow((number, key): (u64, Hash), line: &[u8]) -> Option<(u64, Hash)> {
+    let (record, seal) = Seal::split(line)?;
+    let Line::Chapter { chapter, .. } = Line::parse(line) else { return None };
+    let is_it = chapter.chapter == number && chapter.key == key && running(&chapter.after_hash, record) == seal.hash;
+    let is_signed = seal.signature.is_some_and(|signature| is_signed(&key, &seal.hash, &signature));
+    (is_it && is_signed).then_some((number + 1, chapter.next_key))
+}
+
+/// What was kept elsewhere.
+#[derive(Default)]
+struct Anchors {
+    /// The hashes of records, by their numbers.
+    records: BTreeMap<u64, Hash>,
+    /// The public keys of chapters.
+    keys: BTreeMap<u64, Hash>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Anchor {
+    seq: u64,
+    hash: Hash,
+    chapter: Option<u64>,
+    key: Option<Hash>,
+    next_key: Option<Hash>,
+}
+
+impl Anchors {
+    fn read(&mut self, path: &Path) -> Result<(), VerifyError> {
+        let mut text = String::new();
+        File::open(path)
+            .and_then(|file| file.take(ANCHORS_BYTES_MAX).read_to_string(&mut text))
+            .map_err(reading(path))?;
+        let mut taken = 0;
+        // An answer of `ginnel status --json` has several lines; everything else one for each record.
+        match serde_json::from_str::<serde_json::Value>(&text) {
+            Ok(whole) => {
+                let checkpoint = whole.pointer("/audit/checkpoint").unwrap_or(&whole);
+                taken += usize::from(self.take(serde_json::from_value(checkpoint.clone()).ok()));
+            }
+            Err(_) => {
+                for line in text.lines() {
+                    taken += usize::from(self.take(serde_json::from_str(line).ok()));
+                }
+            }
+        }
+        if (1..=ANCHORS_MAX).contains(&taken) { Ok(()) } else { Err(VerifyError::Anchors { path: path.to_owned() }) }
+    }
+
+    fn take(&mut self, anchor: Option<Anchor>) -> bool {
+        let Some(Anchor { seq, hash, chapter, key, next_key, .. }) = anchor else { return false };
+        self.records.insert(seq, hash);
+        if let Some(chapter) = chapter {
+            self.keys.extend(key.map(|key| (chapter, key)));
+            self.keys.extend(next_key.map(|key| (chapter.saturating_add(1), key)));
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests;

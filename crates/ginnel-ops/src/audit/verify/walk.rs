@@ -1,0 +1,405 @@
+//! The walk through a log, line by line: what follows from what, and what to make of a line that does not.
+//!
+//! A line that does not fit is only a *doubt* at first: a crash or a failed write may have left it, and then the next chapter says so, signed, by
+//! how many bytes there are. A doubt that no chapter settles is what is wrong, and the lines after it tell what kind of change it was.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use ginnel_core::audit::{Checkpoint, Hash, Seal, Text};
+use ginnel_core::id::InstanceId;
+
+use self::doubt::{Doubt, Suspect};
+pub(super) use self::line::Line;
+use self::line::{Beginning, Header, Removal, Signed};
+use super::super::chain::Position;
+use super::super::chain::keys::{MacKey, Seed, is_signed, running};
+use super::super::lines::Extent;
+use super::super::show::Place;
+use super::report::{Finding, Proof, Report, Wrong};
+
+mod doubt;
+mod line;
+
+/// Good lines that are remembered, because a chapter may say that the last of them count for nothing: more than go out in one group, which is
+/// what a failed sync leaves.
+const PAST_MAX: usize = 4_096;
+
+/// What is believed before the first line.
+#[derive(Default)]
+pub(super) struct Trust {
+    /// Which log the keys are for.
+    pub(super) log: Option<InstanceId>,
+    /// Number of the chain's first record.
+    pub(super) from: Option<u64>,
+    /// The seed of the first chapter at hand.
+    pub(super) secret: Option<Seed>,
+    /// Whether the first chapter's public key has to follow from one that is believed.
+    pub(super) is_pinned: bool,
+    /// The one that follows.
+    pub(super) first_key: Option<Hash>,
+    /// Whether the keys lie beside the log.
+    pub(super) is_beside: bool,
+    /// A number that the log has got to.
+    pub(super) at_least: u64,
+}
+
+/// A chapter that is being walked through.
+struct Chapter {
+    number: u64,
+    key: Hash,
+    next_key: Hash,
+    next_seed: Option<Seed>,
+}
+
+/// A good line: where the walk could go on from.
+struct Past {
+    at: Position,
+    /// Bytes up to its end.
+    end: u64,
+    chapter: Rc<Chapter>,
+}
+
+/// Where the log at hand begins.
+struct Head {
+    after: Position,
+    place: Place,
+    /// Something says why nothing is before.
+    is_explained: bool,
+}
+
+pub(super) struct Walk {
+    trust: Trust,
+    anchors: BTreeMap<u64, Hash>,
+    /// Bytes that were read.
+    read: u64,
+    /// Records without a seal before the first that has one.
+    unsealed: u64,
+    head: Option<Head>,
+    past: VecDeque<Past>,
+    macs: Option<MacKey>,
+    doubt: Option<Doubt>,
+    report: Report,
+}
+
+impl Walk {
+    pub(super) fn new(trust: Trust, anchors: BTreeMap<u64, Hash>) -> Self {
+        let proof = match (&trust.secret, trust.is_pinned) {
+            (Some(_), _) => Proof::SecretKey,
+            (None, true) => Proof::PublicKey,
+            (None, false) => Proof::Itself,
+        };
+        let report = Report { proof, log: trust.log, ..Report::default() };
+        let (head, past) = (None, VecDeque::with_capacity(PAST_MAX));
+        Self { trust, anchors, read: 0, unsealed: 0, head, past, macs: None, doubt: None, report }
+    }
+
+    /// Takes the next line of the log; `is_newest` if it is in the last file.
+    pub(super) fn line(&mut self, place: &Place, line: &[u8], extent: Extent, is_newest: bool) {
+        let start = self.read;
+        self.read += extent.bytes;
+        if self.report.finding.is_some() {
+            return;
+        }
+        let line = Line::parse(line);
+        if self.doubt.is_none() {
+            if let Err(suspect) = self.take(place, &line, start) {
+                let at = self.past.back().map(|past| past.at);
+                let is_open_end = is_newest && !extent.is_ended;
+                self.doubt = Some(Doubt::new(suspect, at, place.clone(), extent.bytes, is_open_end));
+            }
+            return;
+        }
+        if let Line::Chapter { header, chapter, record, seal } = &line
+            && self.may_settle(chapter)
+            && self.begin(place, header, chapter, (record, seal), start).is_ok()
+        {
+            if let Some(doubt) = self.doubt.take() {
+                let (bytes, place) = (doubt.bytes(), doubt.place());
+                self.report.note(format!(
+                    "{place}: {bytes} bytes that a crash or a failed write left; record {} says so",
+                    header.seq
+                ));
+            }
+            return;
+        }
+        if let Some(doubt) = &mut self.doubt {
+            doubt.hear(&line, extent.bytes);
+        }
+    }
+
+    /// Whether a chapter can settle a doubt at the very beginning: only if it is about all that is there.
+    fn may_settle(&self, said: &Beginning) -> bool {
+        !self.past.is_empty() || self.doubt.as_ref().is_some_and(|doubt| doubt.bytes() == said.void)
+    }
+
+    /// Takes a line that fits.
+    fn take(&mut self, place: &Place, line: &Line<'_>, start: u64) -> Result<(), Suspect> {
+        match line {
+            Line::Chapter { header, chapter, record, seal } => {
+                self.begin(place, header, chapter, (record, seal), start)
+            }
+            Line::Sealed { header, record, seal, line } => self.follow(place, header, (record, seal), line),
+            Line::Unsealed(seq) => {
+                let is_before = self.past.is_empty() && self.trust.from.is_none_or(|from| *seq < from);
+                self.unsealed += u64::from(is_before);
+                if is_before { Ok(()) } else { Err(Suspect::Changed(*seq)) }
+            }
+            Line::Unreadable => Err(Suspect::Unreadable),
+        }
+    }
+
+    /// Takes a record that continues a chapter.
+    fn follow(
+        &mut self,
+        place: &Place,
+        header: &Header,
+        (record, seal): (&[u8], &Seal),
+        line: &[u8],
+    ) -> Result<(), Suspect> {
+        let Some(Past { at, chapter, .. }) = self.past.back() else { return Err(Suspect::Headless(header.seq)) };
+        let chapter = Rc::clone(chapter);
+        if at.seq.checked_add(1) != Some(header.seq) {
+            return Err(Suspect::Elsewhere(header.seq));
+        }
+        let hash = running(&at.hash, record);
+        if hash != seal.hash {
+            return Err(Suspect::Changed(header.seq));
+        }
+        let mut macs = self.macs.clone();
+        if macs.as_mut().is_some_and(|macs| macs.mac(&hash) != seal.mac) {
+            return Err(Suspect::Sealed(header.seq));
+        }
+        let is_checkpoint = header.event == "checkpoint";
+        match &seal.signature {
+            Some(signature) if is_checkpoint && is_signed(&chapter.key, &hash, signature) => {}
+            None if !is_checkpoint => {}
+            Some(_) | None => return Err(Suspect::Unsigned(header.seq)),
+        }
+        if is_checkpoint {
+            self.checkpoint(header, &chapter, hash, line)?;
+        } else {
+            self.report.closed = false;
+        }
+        if header.event == "fileRemoved" {
+            self.removal(line);
+        }
+        self.macs = macs;
+        self.good(place, Position { seq: header.seq, hash }, chapter);
+        Ok(())
+    }
+
+    /// Takes a signed record, whose signature is right, by its word.
+    fn checkpoint(&mut self, header: &Header, chapter: &Chapter, hash: Hash, line: &[u8]) -> Result<(), Suspect> {
+        let suspect = Suspect::Changed(header.seq);
+        let Ok(Signed { log, chapter: number, records, closing }) = serde_json::from_slice(line) else {
+            return Err(suspect);
+        };
+        let counted = self
+            .trust
+            .from
+            .is_none_or(|from| header.seq.checked_sub(from).and_then(|before| before.checked_add(1)) == Some(records));
+        if number != chapter.number || self.report.log != Some(log) || !counted {
+            return Err(suspect);
+        }
+        self.report.checkpoint = Some(Checkpoint { seq: header.seq, hash, time: header.time });
+        self.report.closed = closing;
+        Ok(())
+    }
+
+    /// Takes the first record of a chapter, after which everything is as it says.
+    fn begin(
+        &mut self,
+        place: &Place,
+        header: &Header,
+        said: &Beginning,
+        (record, seal): (&[u8], &Seal),
+        start: u64,
+    ) -> Result<(), Suspect> {
+        let hash = running(&said.after_hash, record);
+        if hash != seal.hash || said.after.checked_add(1) != Some(header.seq) {
+            return Err(Suspect::Changed(header.seq));
+        }
+        let from = self.past.iter().rev().find(|past| past.at.seq == said.after);
+        let seed = match from {
+            None if self.past.is_empty() => {
+                self.may_be_first(said)?;
+                self.trust.secret.clone()
+            }
+            None => return Err(Suspect::Elsewhere(header.seq)),
+            Some(from) => {
+                follows(from, said, header.seq, start)?;
+                from.chapter.next_seed.clone()
+            }
+        };
+        let mut keys = seed.map(|seed| seed.chapter());
+        if let Some(keys) = &mut keys
+            && (keys.signer.public() != said.key || keys.macs.mac(&hash) != seal.mac)
+        {
+            return Err(Suspect::Foreign(header.seq));
+        }
+        if !seal.signature.is_some_and(|signature| is_signed(&said.key, &hash, &signature)) {
+            return Err(Suspect::Unsigned(header.seq));
+        }
+        if self.past.is_empty() {
+            let after = Position { seq: said.after, hash: said.after_hash };
+            let is_explained = said.chapter == 0 && self.trust.from.is_none_or(|from| from == header.seq);
+            self.head = Some(Head { after, place: place.clone(), is_explained });
+            self.report.first_seq = header.seq;
+            self.report.log = Some(said.log);
+            self.anchored(place, after);
+        }
+        // What counts for nothing is not gone back to.
+        while self.past.back().is_some_and(|past| past.at.seq > said.after) {
+            self.past.pop_back();
+        }
+        self.report.chapters += 1;
+        self.report.closed = false;
+        self.report.checkpoint = Some(Checkpoint { seq: header.seq, hash, time: header.time });
+        let (macs, next_seed) = keys.map(|keys| (keys.macs, keys.next)).unzip();
+        self.macs = macs;
+        let Beginning { chapter: number, key, next_key, .. } = *said;
+        let chapter = Rc::new(Chapter { number, key, next_key, next_seed });
+        self.good(place, Position { seq: header.seq, hash }, chapter);
+        Ok(())
+    }
+
+    /// Whether the first chapter at hand is one of the log that is to be verified.
+    fn may_be_first(&self, said: &Beginning) -> Result<(), Suspect> {
+        if self.trust.log.is_some_and(|log| log != said.log) {
+            return Err(Suspect::OtherLog(said.after.saturating_add(1)));
+        }
+        if self.trust.is_pinned && self.trust.first_key != Some(said.key) {
+            return Err(Suspect::Foreign(said.after.saturating_add(1)));
+        }
+        // Records without a seal come before the chain, and it says how many.
+        if self.unsealed > said.after { Err(Suspect::Elsewhere(said.after.saturating_add(1))) } else { Ok(()) }
+    }
+
+    fn good(&mut self, place: &Place, at: Position, chapter: Rc<Chapter>) {
+        self.report.last_seq = at.seq;
+        self.report.records = at.seq - self.report.first_seq + 1;
+        if self.past.len() == PAST_MAX {
+            self.past.pop_front();
+        }
+        self.past.push_back(Past { at, end: self.read, chapter });
+        self.anchored(place, at);
+    }
+
+    /// Compares a record with what was kept of it elsewhere.
+    fn anchored(&mut self, place: &Place, at: Position) {
+        if self.anchors.get(&at.seq).is_some_and(|hash| *hash != at.hash) {
+            let seq = at.seq;
+            let text = format!(
+                "record {seq} is not the one that the anchor names: the log was replaced, up to there or from before it"
+            );
+            let place = Some(place.clone());
+            self.report.finding.get_or_insert(Finding { place, seq, wrong: Wrong::Anchor, text });
+        }
+    }
+
+    /// Takes the word of a record for what is not at hand.
+    fn removal(&mut self, line: &[u8]) {
+        let Ok(Removal { file, last_seq, last_hash }) = serde_json::from_slice(line) else { return };
+        if let Some(head) = &mut self.head
+            && head.after.seq == last_seq
+            && last_hash == Some(head.after.hash)
+        {
+            head.is_explained = true;
+            self.report.note(format!(
+                "records up to {last_seq} were removed as the configuration wants, {} the last of them",
+                Text::new(file)
+            ));
+        }
+    }
+
+    /// Says what was found in so many files.
+    pub(super) fn end(mut self, files: usize) -> Report {
+        self.report.files = files;
+        if self.report.finding.is_none() {
+            self.report.finding = self.finding();
+        }
+        self.notes();
+        self.report
+    }
+
+    fn finding(&mut self) -> Option<Finding> {
+        let last = self.past.back().map(|past| past.at.seq);
+        if let Some(doubt) = self.doubt.take() {
+            if !doubt.is_open_end() {
+                let signed =
+                    self.report.checkpoint.map_or(self.report.first_seq, |checkpoint| checkpoint.seq.saturating_add(1));
+                return Some(doubt.finding(signed, self.report.proof));
+            }
+            let bytes = doubt.bytes();
+            self.report.note(format!(
+                "{}: {bytes} bytes at the end are no whole record: it is being written, or a crash or a cut left them",
+                doubt.place()
+            ));
+        }
+        let unproved = self.head.as_ref().filter(|head| !head.is_explained);
+        if let Some(Head { after, place, .. }) =
+            unproved.filter(|head| self.anchors.get(&head.after.seq) != Some(&head.after.hash))
+        {
+            let seq = self.trust.from.unwrap_or(1);
+            let text = format!(
+                "the log begins with record {}: what was before is not there, and no record says that it was removed",
+                after.seq.saturating_add(1)
+            );
+            return Some(Finding { place: Some(place.clone()), seq, wrong: Wrong::HeadCutOff, text });
+        }
+        let known = self.anchors.keys().next_back().copied().unwrap_or(0).max(self.trust.at_least);
+        let got_to = last.unwrap_or(self.unsealed);
+        if known > got_to {
+            let seq = got_to.saturating_add(1);
+            let text = format!(
+                "the log ends with record {got_to}, and it is known to have had record {known}: its end was cut off, or an older copy put back"
+            );
+            return Some(Finding { place: None, seq, wrong: Wrong::CutOff, text });
+        }
+        if last.is_none() && self.unsealed > 0 {
+            let text = "no record has a seal: this log proves nothing".to_owned();
+            return Some(Finding { place: None, seq: 1, wrong: Wrong::Unsealed, text });
+        }
+        None
+    }
+
+    fn notes(&mut self) {
+        let report = &mut self.report;
+        if self.unsealed > 0 && report.records > 0 {
+            report.note(format!("{} records from before the chain have no seal: nothing proves them", self.unsealed));
+        }
+        let behind =
+            report.checkpoint.map_or(report.records, |checkpoint| report.last_seq.saturating_sub(checkpoint.seq));
+        match report.proof {
+            Proof::SecretKey if self.trust.is_beside => report.note(
+                "the secret key lies beside the log: whoever can read it can forge what it proves; move it away and give it with --key",
+            ),
+            Proof::PublicKey if self.trust.is_beside => {
+                report.note("the public key lies beside the log: whoever can write there can replace both; give one from elsewhere with --public-key");
+            }
+            Proof::Itself if report.records > 0 => {
+                report.note("no key was given: the log fits together, and nothing proves who wrote it");
+            }
+            Proof::SecretKey | Proof::PublicKey | Proof::Itself => {}
+        }
+        if report.proof != Proof::SecretKey && behind > 0 {
+            report.note(format!("{behind} records at the end are not signed yet: only the secret key proves them"));
+        }
+        if report.records > 0 && !report.closed {
+            report.note("the log does not say that it was closed: it is being written, or a crash or a cut ended it");
+        }
+    }
+}
+
+/// Whether a chapter begins where it says that it does.
+fn follows(from: &Past, said: &Beginning, seq: u64, start: u64) -> Result<(), Suspect> {
+    if from.at.hash != said.after_hash {
+        return Err(Suspect::Changed(seq));
+    }
+    if from.chapter.number.checked_add(1) != Some(said.chapter) || from.chapter.next_key != said.key {
+        return Err(Suspect::Foreign(seq));
+    }
+    let found = start - from.end;
+    if found == said.void { Ok(()) } else { Err(Suspect::Void { seq, said: said.void, found }) }
+}

@@ -60,6 +60,7 @@ pub(super) fn may_be_unheard(attempt: &Attempt) -> bool {
             | Cause::Reset
             | Cause::Malformed
             | Cause::NotAllowed
+            | Cause::NotOnRoute
             | Cause::NoLiveAgent
             | Cause::AgentLost
             | Cause::ServerUnreachable

@@ -55,6 +55,13 @@ impl<K: Ord + Clone> Rates<K> {
         self.used.insert(who.clone(), used.min(now + self.slack));
     }
 
+    /// Takes back what was counted once.
+    pub fn give_back(&mut self, who: &K) {
+        if let Some(earlier) = self.used.get(who).and_then(|used| used.checked_sub(self.interval)) {
+            self.used.insert(who.clone(), earlier);
+        }
+    }
+
     /// Counts a refusal that [`Self::may`] led to.
     pub fn refuse(&mut self) {
         self.refused += 1;
@@ -107,6 +114,17 @@ mod tests {
         assert_eq!(times(&mut rates, 2, start, 1), 1);
         assert_eq!(rates.wait(&1, start), Duration::from_secs(1));
         assert_eq!(rates.wait(&3, start), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_is_given_back_was_never_counted() {
+        let (start, mut rates) = (start(), Rates::new(1, 2));
+        for _ in 0..1000 {
+            assert!(rates.take(&1, start));
+            rates.give_back(&1);
+        }
+        rates.give_back(&2);
+        assert_eq!(times(&mut rates, 1, start, 100), 2);
     }
 
     #[test]

@@ -83,7 +83,9 @@ impl AgentSeat {
             };
             let taken =
                 seat.link.get().is_some_and(|attached| attached.link.take_up(session, Carrier { reader, writer }));
-            if !taken {
+            if taken {
+                seat.broker.bounds.was_awaited(&seat.leaf.principal);
+            } else {
                 // The usual reason is a client that gave up meanwhile.
                 tracing::debug!(agent = %seat.leaf.principal, "an agent took up a session that nobody awaits");
             }

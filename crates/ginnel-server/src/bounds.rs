@@ -112,6 +112,13 @@ impl Bounds {
         None
     }
 
+    /// An agent's call was one that the server waits for, however many clients are behind it: it counts for their rates, not for the agent's.
+    pub(crate) fn was_awaited(&self, agent: &Principal) {
+        let mut rates = self.rates();
+        rates.calls.give_back(agent);
+        rates.patience.give_back(agent);
+    }
+
     /// What all sessions together may have under way beyond their first credit: a quarter of what may wait.
     pub(crate) fn credit(&self) -> Budget {
         Budget::new(CREDIT_IN_ALL.min(self.waiting.usage().most / 4))

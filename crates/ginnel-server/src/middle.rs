@@ -119,6 +119,12 @@ impl Middle {
         self.relay.end(hop, cause);
     }
 
+    /// Ends the session because a side has said what it may not.
+    pub(crate) fn blame(&mut self, side: Side) {
+        self.violator = Some(side);
+        self.relay.end(side.hop(), Cause::ProtocolError);
+    }
+
     /// The side that broke the protocol, if one did.
     pub(crate) fn violator(&self) -> Option<Side> {
         self.violator
@@ -178,10 +184,7 @@ impl Middle {
             }
             Ok(Some(
                 SessionFrame::Open(_) | SessionFrame::Opened(_) | SessionFrame::Refused(_) | SessionFrame::Take(_),
-            )) => {
-                self.violator = Some(from);
-                self.relay.end(from.hop(), Cause::ProtocolError);
-            }
+            )) => self.blame(from),
             Ok(None) => self.relay.handle_abort(from, lost(from)),
             Err(error) => {
                 tracing::debug!(side = ?from, error = %Chain(&error), "a side broke off");
@@ -273,6 +276,8 @@ impl Middle {
 
     /// Tells both sides what is left to tell and ends their calls.
     pub(crate) async fn end(&mut self) {
+        // An end throws away what waited, however long the last word takes.
+        let _ = self.put_down_waiting();
         let last_words = async {
             while self.client.wants_to_send(&self.relay)
                 || self.agent.as_ref().is_some_and(|agent| agent.wants_to_send(&self.relay))
@@ -281,6 +286,7 @@ impl Middle {
                 if matches!(self.step().await, Step::Overflow) {
                     return false;
                 }
+                let _ = self.put_down_waiting();
             }
             true
         };

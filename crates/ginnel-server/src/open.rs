@@ -88,11 +88,9 @@ impl Opening {
     pub(crate) async fn run(self) {
         let Self { seat, place, mut middle } = self;
         let Some((open, tracked)) = Box::pin(begin(&seat, &mut middle)).await else { return };
-        // From here on it counts as a session, or is refused.
-        drop(place);
         let client = &seat.client.principal;
         let span = tracing::info_span!("session", request = %open.request, client = %client.name);
-        carry(&seat, open, &mut middle, tracked).instrument(span).await;
+        carry(&seat, open, &mut middle, tracked, place).instrument(span).await;
     }
 }
 
@@ -116,9 +114,17 @@ async fn begin(seat: &ClientSeat, middle: &mut Middle) -> Option<(Box<Open>, Tra
     Some((Box::new(open), tracked))
 }
 
-async fn carry(seat: &Arc<ClientSeat>, open: Box<Open>, middle: &mut Middle, tracked: Tracked) {
-    let running = Box::pin(until_opened(seat, open, middle, tracked)).await;
-    if let Some(running) = &running {
+async fn carry(
+    seat: &Arc<ClientSeat>,
+    open: Box<Open>,
+    middle: &mut Middle,
+    tracked: Tracked,
+    place: Place<Principal>,
+) {
+    // It keeps its places until its last bytes have left: a side that takes none could otherwise have any number of such ends.
+    let outcome = Box::pin(until_opened(seat, open, middle, tracked, place)).await;
+    let running = outcome.as_ref().ok();
+    if let Some(running) = running {
         let ending = running.until_over(middle).await;
         running.record_end(middle, ending);
         running.tracked.ended(ending.hop, ending.cause);
@@ -126,38 +132,48 @@ async fn carry(seat: &Arc<ClientSeat>, open: Box<Open>, middle: &mut Middle, tra
     match middle.violator() {
         Some(Side::Client) => seat.broke_the_protocol(),
         Some(Side::Agent) => {
-            if let Some(running) = &running {
+            if let Some(running) = running {
                 running.link.broke_the_protocol();
             }
         }
         None => {}
     }
-    // It keeps its places until its last bytes have left: a side that takes none could otherwise have any number of such ends.
     Box::pin(middle.end()).await;
 }
 
-/// The session, once its client was told that it is open; nothing if it was refused.
+/// What a wish that was refused counts for until the refusal has left.
+enum Held {
+    /// As a call that nothing was decided about.
+    Undecided { _place: Place<Principal> },
+    /// As the session that it was to become.
+    Session { _places: Places },
+}
+
+/// The session, once its client was told that it is open, or what it counts for if it was refused. A session that is permitted has no more need of
+/// its `place` among the calls.
 async fn until_opened<'a>(
     seat: &'a Arc<ClientSeat>,
     open: Box<Open>,
     middle: &mut Middle,
     tracked: Tracked,
-) -> Option<Box<Running<'a>>> {
-    let (denied, tracked) = match permit(seat, &open, middle, &tracked) {
-        Err(denied) => (denied, tracked),
+    place: Place<Principal>,
+) -> Result<Box<Running<'a>>, Held> {
+    let (denied, tracked, held) = match permit(seat, &open, middle, &tracked) {
+        Err(denied) => (denied, tracked, Held::Undecided { _place: place }),
         Ok(permitted) => {
+            drop(place);
             let Permitted { record, link, occupied, awaited, allowed, since, places } = permitted;
             let running =
                 Box::new(Running { seat, record, link, since, tracked, _occupied: occupied, _places: places });
             match running.until_opened(middle, awaited, allowed).await {
-                Ok(()) => return Some(running),
+                Ok(()) => return Ok(running),
                 Err(refusal) => {
                     if middle.violator() == Some(Side::Agent) {
                         running.link.broke_the_protocol();
                     }
-                    let Running { record, tracked, .. } = *running;
+                    let Running { record, tracked, _places, .. } = *running;
                     let (target, agent, rule) = (Text::new(&record.target), Some(record.agent), Some(record.rule));
-                    (Box::new(Denied { refusal, target, agent, rule }), tracked)
+                    (Box::new(Denied { refusal, target, agent, rule }), tracked, Held::Session { _places })
                 }
             }
         }
@@ -166,7 +182,7 @@ async fn until_opened<'a>(
     tracked.refused(denied.refusal);
     middle.answer(SessionFrame::Refused(denied.refusal));
     middle.stop(denied.refusal.hop, denied.refusal.cause);
-    None
+    Err(held)
 }
 
 /// Whether the client may ask for anything at this moment.
@@ -348,6 +364,7 @@ impl Running<'_> {
             | SessionFrame::Open(_)
             | SessionFrame::Stream(_)
             | SessionFrame::Take(_) => {
+                middle.blame(Side::Agent);
                 return Err(Refusal::new(Hop::Agent, Cause::ProtocolError));
             }
         };
@@ -370,7 +387,7 @@ impl Running<'_> {
                 () = &mut late => return Err(Refusal::new(Hop::Server, Cause::AuditUnavailable)),
                 said = middle.next() => match said {
                     Said::Over(Ending { hop, cause }) => return Err(Refusal::new(hop, cause)),
-                    Said::Answer(_) => middle.stop(Hop::Agent, Cause::ProtocolError),
+                    Said::Answer(_) => middle.blame(Side::Agent),
                 },
             }
         }
@@ -405,7 +422,7 @@ impl Running<'_> {
                 }
                 said = middle.next() => match said {
                     Said::Over(ending) => return ending,
-                    Said::Answer(_) => middle.stop(Hop::Agent, Cause::ProtocolError),
+                    Said::Answer(_) => middle.blame(Side::Agent),
                 },
             }
         }

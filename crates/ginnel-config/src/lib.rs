@@ -38,10 +38,10 @@ pub mod tree;
 pub use finding::{Finding, Findings, LoadError, Place};
 pub use load::Source;
 pub use model::{
-    Address, Admin, AgentConfig, AgentTrust, CaPool, CasIssuer, CasTier, ClientConfig, ClientTrust, Credential,
-    EnrolmentConfig, EnrolmentSection, Forward, GoogleSection, Identity, IssuerKind, IssuerSection, Listen, OidcIssuer,
-    OidcSubject, PerRole, PublicKeys, RemoteIssuer, ServerConfig, ServerIssuer, ServerSection, TokenBinding, Upstream,
-    WorkloadIdentity, WorkloadMethod,
+    Address, Admin, AgentConfig, AgentTrust, CaPool, CasIssuer, CasTier, ClientConfig, ClientTrust, CloudLogging,
+    Credential, EnrolmentConfig, EnrolmentSection, Forward, GoogleSection, Identity, IssuerKind, IssuerSection, Listen,
+    OidcIssuer, OidcSubject, PerRole, PublicKeys, RemoteIssuer, ServerConfig, ServerIssuer, ServerSection,
+    TokenBinding, Upstream, WorkloadIdentity, WorkloadMethod,
 };
 pub use overrides::Overrides;
 

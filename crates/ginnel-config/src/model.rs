@@ -24,6 +24,7 @@ pub(crate) mod issuer;
 pub(crate) mod proof;
 pub(crate) mod proxy;
 pub(crate) mod server;
+mod sink;
 
 pub use agent::{AgentConfig, AgentTrust};
 pub use client::{ClientConfig, ClientTrust, Forward, Listen};
@@ -34,6 +35,7 @@ pub use issuer::{
 };
 pub use proof::{GoogleSection, OidcIssuer, OidcSubject, PublicKeys, TokenBinding};
 pub use server::{Identity, ServerConfig, ServerSection};
+pub use sink::CloudLogging;
 
 /// Gives a configuration its two ways in.
 macro_rules! loadable {

@@ -25,6 +25,8 @@
 //! | [`turns`] | who is served next where only so many are in a second |
 //! | [`cause`] | the closed vocabulary of refusals and endings |
 //! | [`audit`] | the records that are kept |
+//! | [`sink`] | what of them goes where beyond the disk, and in which order |
+//! | [`source`] | where connections come from, and whether that is new |
 //! | [`status`] | what a running process says of itself |
 //! | [`traffic`] | bytes carried so far |
 //! | [`report`] | how an error is written on one line |
@@ -49,6 +51,8 @@ pub mod relay;
 pub mod renewal;
 pub mod report;
 pub mod roster;
+pub mod sink;
+pub mod source;
 pub mod status;
 pub mod stream;
 pub mod target;

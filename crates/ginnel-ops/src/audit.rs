@@ -24,6 +24,9 @@ use self::queue::Queue;
 use self::writer::{Medium, Retry, Writer};
 
 mod file;
+mod files;
+mod follow;
+pub mod forward;
 mod queue;
 pub mod show;
 mod writer;

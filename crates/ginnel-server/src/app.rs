@@ -13,6 +13,7 @@ use ginnel_core::denial::Denials;
 use ginnel_core::id::InstanceId;
 use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
+use ginnel_core::sink::Sink;
 use ginnel_enrol::{Enroller, Issuer};
 use ginnel_identity::proof::Credential;
 use ginnel_identity::random::SystemRandom;
@@ -22,10 +23,12 @@ use ginnel_net::accept::{Stops, serve};
 use ginnel_net::congestion::choose;
 use ginnel_ops::admin::Admin;
 use ginnel_ops::audit::AuditLog;
+use ginnel_ops::audit::forward::Forwarding;
 use ginnel_ops::beside::beside;
 use ginnel_ops::denials::DenialFile;
 use ginnel_ops::ledger::Ledger;
 use ginnel_ops::reload::{Files, Seen};
+use ginnel_ops::sources::SourceBook;
 use ginnel_wire::hello::software_version;
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
@@ -119,7 +122,7 @@ pub struct Server {
 
 impl Server {
     /// Opens the audit log and the listeners, and lets the issuer sign the server's own certificate. Where another process enrols, the certificate
-    /// comes when that process answers. `source` is where `config` comes from and is read again on a reload;
+    /// comes when that process answers. `sink` is given what goes into the log, if there is one. `source` is where `config` comes from and is read again on a reload;
     /// without it there are none.
     ///
     /// # Errors
@@ -127,6 +130,7 @@ impl Server {
     pub async fn start(
         config: ServerConfig,
         certifier: Certifier,
+        sink: Option<Arc<dyn Sink>>,
         source: Option<(Source<ServerConfig>, Seen)>,
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
@@ -147,6 +151,8 @@ impl Server {
         let directory = config.audit_directory.as_path();
         let audit = AuditLog::open(directory, server_id)
             .map_err(while_doing(format!("opening the audit log in {}", directory.display())))?;
+        let sources = SourceBook::open(directory);
+        let forwarding = sink.map(|sink| Forwarding::start(directory, sink, SystemRandom));
         let address = config.server.listen;
         let ServerSection { admin, shutdown_grace: grace, congestion_control, .. } = config.server.clone();
         let tasks = TaskTracker::new();
@@ -182,6 +188,9 @@ impl Server {
             leases: Arc::default(),
             rosters: Rosters::default(),
             audit,
+            forwarding,
+            sources,
+            signals: Mutex::default(),
             enrolled: enrolment.enrolled(),
             own,
             enrolment,
@@ -221,6 +230,7 @@ impl Server {
             }
             Enrolment::Elsewhere(_) => None,
         };
+        let sources = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&broker.sources).keep()));
         let note = |event| broker.note(event);
         let renewals = own::keep(&certificates, &subject, &broker.own, renew_after, note, broker.cut.clone());
         // Connections go when sessions have left their records, so they hang on a token of their own.
@@ -240,11 +250,15 @@ impl Server {
             stops.connections.cancel();
         };
         tokio::join!(renewals, serving, stopping);
-        drop(watch);
+        drop((watch, sources));
         beside.abort();
         // What is waited for is its last word; that it was aborted is no news.
         let _ = beside.await;
+        broker.sources.write().await;
         close(broker.audit.clone()).await;
+        if let Some(forwarding) = &broker.forwarding {
+            forwarding.finish().await;
+        }
     }
 }
 

@@ -25,6 +25,7 @@ use crate::broker::Broker;
 use crate::connections::Registered;
 use crate::directory::{AgentLink, Carrier, Facts};
 use crate::lease::Share;
+use crate::signals::too_many_instances;
 
 /// How long a stream may take to say its first message.
 const FIRST_MESSAGE_WAIT: Duration = Duration::from_secs(5);
@@ -88,8 +89,8 @@ impl AgentSeat {
             let serial = first.map(|first| first.facts.serial.clone());
             self.broker.connections.may_be_further(&self.leaf, serial.as_deref())?;
         }
-        let too_many = |_| Status::resource_exhausted("too many processes of this principal");
-        let share = self.broker.leases.join(&self.leaf, hello.instance, &self.closed).map_err(too_many)?;
+        let joined = self.broker.leases.join(&self.leaf, hello.instance, &self.closed);
+        let share = joined.map_err(|_| too_many_instances(&self.broker, &self.leaf, hello.instance, self.peer))?;
         // Asked when the connection is in the lease already, so that who cuts off either comes before this or finds it there.
         self.broker.enrolled.expect(&self.leaf)?;
         let agent = audit::Agent {

@@ -13,12 +13,14 @@ use ginnel_core::audit::{Event, Text, Timestamp};
 use ginnel_core::id::InstanceId;
 use ginnel_core::limits::{ENROL_DEADLINE, HANDSHAKE_DEADLINE, ISSUE_ANSWER_WAIT, ISSUE_WAIT};
 use ginnel_core::report::Chain;
+use ginnel_core::sink::Sink;
 use ginnel_enrol::{Enroller, Issuer};
 use ginnel_identity::random::SystemRandom;
 use ginnel_identity::tls::outer_server_for_strangers;
 use ginnel_net::accept::{Admit, Peer, Stops, serve};
 use ginnel_ops::admin::Admin;
 use ginnel_ops::audit::AuditLog;
+use ginnel_ops::audit::forward::Forwarding;
 use ginnel_ops::beside::beside;
 use ginnel_ops::denials::DenialFile;
 use ginnel_ops::ledger::Ledger;
@@ -75,6 +77,8 @@ struct Office {
     denial_file: DenialFile,
     own: OwnCertificate,
     audit: AuditLog,
+    /// What takes the records of that log elsewhere as well.
+    forwarding: Option<Forwarding>,
     /// Empty: it carries no session.
     ledger: Ledger,
     /// Enrolments whose issuer was asked.
@@ -96,7 +100,7 @@ impl Office {
 }
 
 impl Enrolment {
-    /// Opens the audit log and the listeners, and lets the issuer sign the process's own certificate. `source` is where `config` comes from
+    /// Opens the audit log and the listeners, and lets the issuer sign the process's own certificate. `sink` is given what goes into the log, if there is one. `source` is where `config` comes from
     /// and is read again on a reload; without it there are none.
     ///
     /// # Errors
@@ -104,6 +108,7 @@ impl Enrolment {
     pub async fn start(
         config: EnrolmentConfig,
         issuer: Arc<dyn Issuer>,
+        sink: Option<Arc<dyn Sink>>,
         source: Option<(Source<EnrolmentConfig>, Seen)>,
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
@@ -126,6 +131,7 @@ impl Enrolment {
         let directory = config.audit_directory.as_path();
         let audit = AuditLog::open(directory, id)
             .map_err(while_doing(format!("opening the audit log in {}", directory.display())))?;
+        let forwarding = sink.map(|sink| Forwarding::start(directory, sink, SystemRandom));
         let (denial_file, denials) =
             DenialFile::open(&config.denials_file()).map_err(while_doing("reading what is denied"))?;
         let version = version(&config.identities);
@@ -150,6 +156,7 @@ impl Enrolment {
             tasks,
             own,
             audit,
+            forwarding,
             ledger: Ledger::new(ginnel_core::principal::Role::Server),
             shutdown,
             started: Timestamp::from(now),
@@ -200,6 +207,9 @@ impl Enrolment {
             tracing::warn!("not every enrolment ended in time");
         }
         close(office.audit.clone()).await;
+        if let Some(forwarding) = &office.forwarding {
+            forwarding.finish().await;
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! | `rules`, `reload`, `revoke` | what can change while it runs, and changing it |
 //! | `signers` | which key is behind a certificate |
 //! | `view` | what it shows of itself |
+//! | `signals` | what may be somebody with another's credentials |
 //! | `connections` | the open connections of known peers |
 //! | `admit` | what one connection may call |
 //! | `enrol` | tokens for certificates |
@@ -42,5 +43,6 @@ mod revoke;
 mod roster;
 mod rules;
 mod service;
+mod signals;
 mod signers;
 mod view;

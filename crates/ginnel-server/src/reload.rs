@@ -180,6 +180,7 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
         enrolment_audience,
         renewal,
         audit_directory,
+        cloud_logging,
         configured_denials,
     } = before;
     let restart = [
@@ -190,7 +191,7 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
         ("oidcIssuers", *oidc_issuers != after.oidc_issuers),
         ("enrolment", *enrolment_audience != after.enrolment_audience),
         ("renewal", *renewal != after.renewal),
-        ("audit", *audit_directory != after.audit_directory),
+        ("audit", *audit_directory != after.audit_directory || *cloud_logging != after.cloud_logging),
         ("denials", *configured_denials != after.configured_denials),
     ];
     takes_a_restart(&restart, &mut lines);

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
 use ginnel_core::audit::Timestamp;
@@ -12,6 +12,7 @@ use ginnel_core::policy::{matrix, verdict};
 use ginnel_core::principal::{Name, Principal, Role};
 use ginnel_core::status::{Audit, Certificate, Denied, Peer, Request, Revoked, Status, Verdict};
 use ginnel_ops::admin::{NotRevoked, Observed, Question, Revocation, Which};
+use ginnel_ops::audit::forward::Forwarding;
 use ginnel_ops::reload::Fault;
 use ginnel_wire::hello::software_version;
 
@@ -45,7 +46,12 @@ impl Observed for View {
             clients,
             enrolments: Some(broker.enrolment.counted()),
             denials: Some(broker.rules.now().denials.count()),
-            audit: Some(Audit { healthy: broker.audit.healthy(), waiting: broker.audit.waiting() }),
+            audit: Some(Audit {
+                healthy: broker.audit.healthy(),
+                waiting: broker.audit.waiting(),
+                sink: broker.forwarding.as_ref().map(Forwarding::status),
+            }),
+            signals: Some(broker.signals.lock().unwrap_or_else(PoisonError::into_inner).clone()),
             ..Status::default()
         };
         broker.ledger.fill(&mut status);

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// What is tried, by table: tokens (A), requests to enrol (B), certificates and roles (C), revocation (K), keys and host (M). Numbers that are
+/// What is tried, by table: tokens (A), requests to enrol (B), certificates and roles (C), revocation (K), audit (L), keys and host (M). Numbers that are
 /// not here were never given.
 const ROWS: &[(char, &[u8])] = &[
     (
@@ -22,6 +22,7 @@ const ROWS: &[(char, &[u8])] = &[
     ('B', &[1, 3, 30, 36, 40, 41, 42]),
     ('C', &[1, 2, 3, 4, 10, 11, 12, 13, 14, 15, 16, 17, 19, 20, 21, 22, 25, 26, 27, 28]),
     ('K', &[1, 3, 4, 6, 7, 8, 9]),
+    ('L', &[13]),
     ('M', &[1, 2, 3, 5, 7, 8]),
 ];
 

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::issuer::IssuerSection;
 use super::proof::{self, GoogleSection, OidcIssuer, OidcIssuerRead};
 use super::server::{self, Identity, IdentityRead};
-use super::{Admin, loadable};
+use super::{Admin, CloudLogging, loadable};
 use crate::finding::Collector;
 use crate::shape::{self, Fields, Located, Text, located, object};
 
@@ -36,6 +36,8 @@ pub struct EnrolmentConfig {
     pub enrolment_audience: String,
     /// Where the audit log is written.
     pub audit_directory: PathBuf,
+    /// What is given its records as well.
+    pub cloud_logging: Option<CloudLogging>,
     /// The file of denials, if it is not where [`Self::denials_file`] puts it.
     pub configured_denials: Option<PathBuf>,
 }
@@ -108,6 +110,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<EnrolmentConfig
         proof::check(issuers, subjects, findings);
     });
 
+    let (audit_directory, cloud_logging) = audit?;
     Some(EnrolmentConfig {
         trust_domain: trust_domain?,
         server: server?,
@@ -117,7 +120,8 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<EnrolmentConfig
         oidc_issuers: OidcIssuerRead::all_complete(oidc_issuers)?,
         renewal: renewal?,
         enrolment_audience: enrolment?,
-        audit_directory: audit?,
+        audit_directory,
+        cloud_logging,
         configured_denials: denials?,
     })
 }

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::issuer::ServerIssuer;
 use super::proof::{self, GoogleSection, OidcIssuer, OidcIssuerRead, OidcSubject, OidcSubjectRead, PublicKeys};
-use super::{Admin, loadable};
+use super::{Admin, CloudLogging, loadable};
 use crate::finding::{Collector, Place, suggestion};
 use crate::shape::{self, Fields, Located, Text, located, object};
 
@@ -42,6 +42,8 @@ pub struct ServerConfig {
     pub renewal: Renewal,
     /// Where the audit log is written.
     pub audit_directory: PathBuf,
+    /// What is given its records as well.
+    pub cloud_logging: Option<CloudLogging>,
     /// The file of denials, if it is not where [`Self::denials_file`] puts it.
     pub configured_denials: Option<PathBuf>,
 }
@@ -158,7 +160,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
         check_subjects(identities_read, oidc_issuers.as_ref(), findings);
     });
 
-    let (server, audience) = (server?, enrolment?);
+    let (server, audience, (audit_directory, cloud_logging)) = (server?, enrolment?, audit?);
     Some(ServerConfig {
         trust_domain: trust_domain?,
         enrolment_audience: super::audience_or_default(audience, &server.name),
@@ -169,7 +171,8 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
         issuer: issuer?.value,
         google: google?.value,
         oidc_issuers: OidcIssuerRead::all_complete(oidc_issuers)?,
-        audit_directory: audit?,
+        audit_directory,
+        cloud_logging,
         configured_denials: denials?,
     })
 }
@@ -223,8 +226,10 @@ fn server(fields: &mut Fields<'_, '_>) -> Option<ServerSection> {
     })
 }
 
-pub(super) fn audit(fields: &mut Fields<'_, '_>) -> Option<PathBuf> {
-    fields.field("file", "JSON lines in files.").required(object(directory_of_audit))
+pub(super) fn audit(fields: &mut Fields<'_, '_>) -> Option<(PathBuf, Option<CloudLogging>)> {
+    let directory = fields.field("file", "JSON lines in files.").required(object(directory_of_audit));
+    let cloud_logging = super::sink::cloud_logging(fields);
+    Some((directory?, cloud_logging?))
 }
 
 fn directory_of_audit(fields: &mut Fields<'_, '_>) -> Option<PathBuf> {

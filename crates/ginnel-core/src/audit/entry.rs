@@ -50,4 +50,8 @@ pub struct Entry {
     pub not_after: Option<String>,
     pub spki_sha256: Option<String>,
     pub records: Option<u64>,
+    pub instance: Option<String>,
+    pub source: Option<String>,
+    pub known: Option<u64>,
+    pub most: Option<u64>,
 }

@@ -123,6 +123,22 @@ fn examples() -> Vec<Event> {
             by: Text::new("uid 0, pid 4712"),
             reason: None,
         },
+        Event::NewSource {
+            principal: client().principal,
+            email: client().email,
+            peer,
+            source: Text::new("203.0.113.0/24"),
+            serial: Text::hex(&[0x0a, 0xff]),
+            known: 2,
+        },
+        Event::TooManyInstances {
+            principal: client().principal,
+            email: client().email,
+            instance: instance(0xc1),
+            peer,
+            serial: Text::hex(&[0x0a, 0xff]),
+            most: 256,
+        },
     ]
 }
 

@@ -4,10 +4,11 @@
 //! number costs others nothing; only where everybody speaks is the newcomer turned away.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ginnel_core::limits::{PENDING_MAX, PENDING_PER_SOURCE_MAX};
+use ginnel_core::source::Source;
 use tokio_util::sync::CancellationToken;
 
 /// Places for connections that have shown no certificate yet.
@@ -22,10 +23,6 @@ pub(super) struct Place {
     number: u64,
     gave_way: CancellationToken,
 }
-
-/// Where connections come from that count together: the network of an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Source(IpAddr);
 
 #[derive(Debug)]
 enum Standing {
@@ -70,15 +67,6 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.pending.table().leave(self.source, self.number);
-    }
-}
-
-impl Source {
-    fn of(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
-            IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() & (u32::MAX << 8)).into(),
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 72)).into(),
-        })
     }
 }
 

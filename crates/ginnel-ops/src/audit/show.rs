@@ -10,7 +10,7 @@ use ginnel_core::audit::{Entry, Text, Timestamp};
 use super::FILE_NAME;
 
 /// A longer line is no record: the longest has some 2 KiB, and a newer version may write longer ones.
-const LINE_MAX: usize = 64 * 1024;
+pub(super) const LINE_MAX: usize = 64 * 1024;
 
 /// Places of malformed lines that a summary names; beyond these it only counts, so that any file can be read in bounded memory.
 const PLACES_MAX: usize = 100;
@@ -198,7 +198,7 @@ fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> 
     }
 }
 
-fn parse(line: &[u8]) -> Option<Entry> {
+pub(super) fn parse(line: &[u8]) -> Option<Entry> {
     // The parser passes over fields that it does not know without looking whether they are UTF-8, which all JSON is.
     let text = str::from_utf8(line).ok().filter(|text| text.len() <= LINE_MAX)?;
     serde_json::from_str(text).ok()
@@ -290,6 +290,8 @@ impl fmt::Display for Shown<'_> {
             ("records", entry.records),
             ("connections", entry.connections),
             ("sessions", entry.sessions),
+            ("known", entry.known),
+            ("most", entry.most),
         ]
         .map(|(name, number)| (name, number.map(|number| number.to_string())));
         let words = [
@@ -303,6 +305,7 @@ impl fmt::Display for Shown<'_> {
             ("changed", &entry.changed),
             ("address", &entry.address),
             ("peer", &entry.peer),
+            ("source", &entry.source),
             ("forwardedFor", &entry.forwarded_for),
             ("email", &entry.email),
             ("rule", &entry.rule),

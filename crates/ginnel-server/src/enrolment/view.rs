@@ -10,6 +10,7 @@ use ginnel_core::id::RequestId;
 use ginnel_core::report::Chain;
 use ginnel_core::status::{Audit, Certificate, Denied, Request, Revoked, Status, Verdict};
 use ginnel_ops::admin::{NotRevoked, Observed, Question, Revocation, Which};
+use ginnel_ops::audit::forward::Forwarding;
 use ginnel_ops::reload::Fault;
 use ginnel_wire::hello::software_version;
 
@@ -43,7 +44,11 @@ impl Observed for View {
             renewals: office.own.renewals().0,
             enrolments: Some(office.desk.counted()),
             denials: Some(office.desk.denials().count()),
-            audit: Some(Audit { healthy: office.audit.healthy(), waiting: office.audit.waiting() }),
+            audit: Some(Audit {
+                healthy: office.audit.healthy(),
+                waiting: office.audit.waiting(),
+                sink: office.forwarding.as_ref().map(Forwarding::status),
+            }),
             ..Status::default()
         };
         office.ledger.fill(&mut status);
@@ -163,6 +168,7 @@ fn changes(before: &EnrolmentConfig, after: &EnrolmentConfig) -> Vec<String> {
         renewal,
         enrolment_audience,
         audit_directory,
+        cloud_logging,
         configured_denials,
     } = before;
     let restart = [
@@ -173,7 +179,7 @@ fn changes(before: &EnrolmentConfig, after: &EnrolmentConfig) -> Vec<String> {
         ("oidcIssuers", *oidc_issuers != after.oidc_issuers),
         ("enrolment", *enrolment_audience != after.enrolment_audience),
         ("renewal", *renewal != after.renewal),
-        ("audit", *audit_directory != after.audit_directory),
+        ("audit", *audit_directory != after.audit_directory || *cloud_logging != after.cloud_logging),
         ("denials", *configured_denials != after.configured_denials),
     ];
     takes_a_restart(&restart, &mut lines);

@@ -41,6 +41,7 @@ mod roles;
 mod roots;
 mod rotations;
 mod secrecy;
+mod sink;
 mod soak;
 mod transcript;
 mod wan;

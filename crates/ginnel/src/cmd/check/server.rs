@@ -1,5 +1,6 @@
 //! `ginnel check server` and `ginnel check enrolment`.
 
+use std::error::Error;
 use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
@@ -34,6 +35,7 @@ pub(super) async fn check(config: &ServerConfig, report: &mut Report) {
         ServerIssuer::Here(section) => {
             let roots = issuer(&config.trust_domain, section, report).await;
             audit(&config.audit_directory, report);
+            sink(crate::sink::try_server(config).await, report);
             keys(&config.identities, report);
             listen(config.server.listen, report);
             clock(&roots, SystemTime::now(), report);
@@ -41,6 +43,7 @@ pub(super) async fn check(config: &ServerConfig, report: &mut Report) {
         ServerIssuer::Elsewhere(remote) => {
             elsewhere(remote, config, report).await;
             audit(&config.audit_directory, report);
+            sink(crate::sink::try_server(config).await, report);
             listen(config.server.listen, report);
         }
     }
@@ -50,6 +53,7 @@ pub(super) async fn check(config: &ServerConfig, report: &mut Report) {
 pub(super) async fn check_enrolment(config: &EnrolmentConfig, report: &mut Report) {
     let roots = issuer(&config.trust_domain, &config.issuer, report).await;
     audit(&config.audit_directory, report);
+    sink(crate::sink::try_enrolment(config).await, report);
     keys(&config.identities, report);
     listen(config.server.listen, report);
     clock(&roots, SystemTime::now(), report);
@@ -174,6 +178,19 @@ fn audit(directory: &Path, report: &mut Report) {
         Err(error) => {
             let advice = "let the user that runs the server write it: without the log no session is opened";
             report.fail("audit", format!("{}: {error}", file.display()), advice);
+        }
+    }
+}
+
+/// What a sink said, if there is one. Without it the process works all the same.
+fn sink(tried: Option<Result<String, Box<dyn Error>>>, report: &mut Report) {
+    match tried {
+        None => {}
+        Some(Ok(place)) => report.pass("sink", format!("{place} takes records")),
+        Some(Err(error)) => {
+            let advice = "mend what it says; the account needs roles/logging.logWriter on the project. Until then records wait in the files, and \
+                 sessions do not";
+            report.fail("sink", Chain(&*error).to_string(), advice);
         }
     }
 }

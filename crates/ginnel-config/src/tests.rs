@@ -2,6 +2,7 @@ mod enrolment;
 mod findings;
 mod overrides;
 mod schema;
+mod sink;
 
 use std::path::Path;
 

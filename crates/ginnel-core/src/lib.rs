@@ -28,6 +28,8 @@
 //! | [`turns`] | who is served next where only so many are in a second |
 //! | [`cause`] | the closed vocabulary of refusals and endings |
 //! | [`audit`] | the records that are kept |
+//! | [`sink`] | what of them goes where beyond the disk, and in which order |
+//! | [`source`] | where connections come from, and whether that is new |
 //! | [`status`] | what a running process says of itself |
 //! | [`traffic`] | bytes carried so far |
 //! | [`report`] | how an error is written on one line |
@@ -46,6 +48,7 @@ pub mod evidence;
 pub mod id;
 pub mod lanes;
 pub mod limits;
+pub mod network;
 pub mod pattern;
 pub mod policy;
 pub mod principal;
@@ -55,6 +58,7 @@ pub mod relay;
 pub mod renewal;
 pub mod report;
 pub mod roster;
+pub mod sink;
 pub mod sources;
 pub mod status;
 pub mod stream;

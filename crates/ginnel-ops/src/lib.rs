@@ -9,4 +9,5 @@ pub mod ledger;
 pub mod notify;
 pub mod reload;
 pub mod signals;
+pub mod sources;
 pub mod telemetry;

@@ -20,6 +20,7 @@ use crate::reload::LAST_WORDS;
 use crate::remote::Enrolment;
 use crate::roster::ClientSeat;
 use crate::service::Calls;
+use crate::signals::note_source;
 
 /// Admits connections to the broker.
 #[derive(Clone)]
@@ -91,6 +92,7 @@ impl Admit for Admission {
             tracing::warn!(%principal, "certificate that was enrolled with a key that is gone at Google");
             return None;
         }
+        note_source(&broker, &certificate, peer.address);
         Some(calls)
     }
 }

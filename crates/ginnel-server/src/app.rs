@@ -13,6 +13,7 @@ use ginnel_core::denial::Denials;
 use ginnel_core::id::InstanceId;
 use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
+use ginnel_core::sink::Sink;
 use ginnel_enrol::{Enroller, Issuer};
 use ginnel_identity::proof::Credential;
 use ginnel_identity::random::SystemRandom;
@@ -22,9 +23,11 @@ use ginnel_net::accept::{Door, Stops, serve};
 use ginnel_net::congestion::choose;
 use ginnel_ops::admin::Admin;
 use ginnel_ops::audit::AuditLog;
+use ginnel_ops::audit::forward::Forwarding;
 use ginnel_ops::beside::beside;
 use ginnel_ops::denials::DenialFile;
 use ginnel_ops::ledger::Ledger;
+use ginnel_ops::networks::NetworkBook;
 use ginnel_ops::reload::{Files, Seen};
 use ginnel_wire::hello::software_version;
 use tokio::net::TcpListener;
@@ -121,7 +124,7 @@ pub struct Server {
 
 impl Server {
     /// Opens the audit log and the listeners, and lets the issuer sign the server's own certificate. Where another process enrols, the certificate
-    /// comes when that process answers. `source` is where `config` comes from and is read again on a reload;
+    /// comes when that process answers. `sink` is given what goes into the log, if there is one. `source` is where `config` comes from and is read again on a reload;
     /// without it there are none.
     ///
     /// # Errors
@@ -129,6 +132,7 @@ impl Server {
     pub async fn start(
         config: ServerConfig,
         certifier: Certifier,
+        sink: Option<Arc<dyn Sink>>,
         source: Option<(Source<ServerConfig>, Seen)>,
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
@@ -146,8 +150,11 @@ impl Server {
         let certificates = authority.certificates();
         let made = certificates.begin(&subject, &own).await;
         let (renew_after, issued) = made.map_err(while_doing("making the server's own certificate"))?;
+        let directory = config.audit.directory.as_path();
         let audit = AuditLog::open(config.audit.clone(), server_id)
-            .map_err(while_doing(format!("opening the audit log in {}", config.audit.directory.display())))?;
+            .map_err(while_doing(format!("opening the audit log in {}", directory.display())))?;
+        let networks = NetworkBook::open(directory);
+        let forwarding = sink.map(|sink| Forwarding::start(directory, sink, SystemRandom));
         let address = config.server.listen;
         let ServerSection { admin, shutdown_grace: grace, congestion_control, balancers, .. } = config.server.clone();
         let tasks = TaskTracker::new();
@@ -183,6 +190,9 @@ impl Server {
             leases: Arc::default(),
             rosters: Rosters::default(),
             audit,
+            forwarding,
+            networks,
+            signals: Mutex::default(),
             at_google: AtGoogle::default(),
             own,
             enrolment,
@@ -223,6 +233,7 @@ impl Server {
         let keys = broker.enrolment.keys();
         let watch = keys.map(|keys| tokio::spawn(keys::watch(Arc::clone(&broker), keys)));
         let watching = [roots, watch].map(|task| task.map(AbortOnDropHandle::new));
+        let networks = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&broker.networks).keep()));
         let note = |event| broker.note(event);
         let renewals = own::keep(&certificates, &subject, &broker.own, renew_after, note, broker.cut.clone());
         // Connections go when sessions have left their records, so they hang on a token of their own.
@@ -242,11 +253,15 @@ impl Server {
             stops.connections.cancel();
         };
         tokio::join!(renewals, serving, stopping);
-        drop((watching, expiry));
+        drop((watching, expiry, networks));
         beside.abort();
         // What is waited for is its last word; that it was aborted is no news.
         let _ = beside.await;
+        broker.networks.write().await;
         close(broker.audit.clone()).await;
+        if let Some(forwarding) = &broker.forwarding {
+            forwarding.finish().await;
+        }
     }
 }
 

@@ -192,6 +192,7 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
         enrolment_audience,
         renewal,
         audit,
+        cloud_logging,
         configured_denials,
     } = before;
     let allowed = &after.server.allowed_sources;
@@ -206,7 +207,7 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
         ("oidcIssuers", compare_issuers(oidc_issuers, &after.oidc_issuers, &mut lines)),
         ("enrolment", *enrolment_audience != after.enrolment_audience),
         ("renewal", *renewal != after.renewal),
-        ("audit", *audit != after.audit),
+        ("audit", *audit != after.audit || *cloud_logging != after.cloud_logging),
         ("denials", *configured_denials != after.configured_denials),
     ];
     takes_a_restart(&restart, &mut lines);

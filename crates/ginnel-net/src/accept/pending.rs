@@ -5,10 +5,11 @@
 //! number costs others nothing; only where everybody speaks is the newcomer turned away.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ginnel_core::limits::{PENDING_MAX, PENDING_PER_SOURCE_MAX};
+use ginnel_core::network::Network;
 use tokio_util::sync::CancellationToken;
 
 /// Places for connections that have shown no certificate yet.
@@ -28,7 +29,7 @@ pub(super) struct Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Source {
     /// The network of an address.
-    Network(IpAddr),
+    Network(Network),
     /// Balancers that have not said yet on whose behalf they come.
     Unannounced,
 }
@@ -50,7 +51,7 @@ struct Table {
 impl Pending {
     /// A place for a connection from `address`; `None` if every place is taken by somebody who speaks.
     pub(super) fn enter(&self, address: IpAddr) -> Option<Place> {
-        let source = Source::of(address);
+        let source = Source::Network(Network::of(address));
         let gave_way = CancellationToken::new();
         let number = self.table().enter(source, gave_way.clone())?;
         Some(Place { pending: self.clone(), source, number, gave_way })
@@ -87,13 +88,6 @@ impl Drop for Place {
 }
 
 impl Source {
-    fn of(address: IpAddr) -> Self {
-        Self::Network(match address.to_canonical() {
-            IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() & (u32::MAX << 8)).into(),
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 72)).into(),
-        })
-    }
-
     /// How many of all places it may have.
     fn most(self) -> usize {
         match self {

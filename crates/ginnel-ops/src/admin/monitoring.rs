@@ -39,7 +39,7 @@ fn exposed(role: &str) -> String {
         let mut status = observed.status.lock().unwrap();
         status.role = role.to_owned();
         if role != "server" {
-            status.enrolments = None;
+            (status.enrolments, status.signals) = (None, None);
             let (address, name) = ("192.0.2.1:443".to_owned(), "tunnel.acme.example".to_owned());
             let (connected, connections) = (true, 1);
             let upstream =

@@ -42,6 +42,7 @@ mod roles;
 mod roots;
 mod rotations;
 mod secrecy;
+mod sink;
 mod soak;
 mod sources;
 mod transcript;

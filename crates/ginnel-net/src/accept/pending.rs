@@ -179,7 +179,7 @@ mod tests {
             ("2001:db8:0:100::1", "2001:db8:0:200::1", false),
         ];
         for (one, other, same) in cases {
-            assert_eq!(Source::of(ip(one)) == Source::of(ip(other)), same, "{one} and {other}");
+            assert_eq!(Network::of(ip(one)) == Network::of(ip(other)), same, "{one} and {other}");
         }
     }
 

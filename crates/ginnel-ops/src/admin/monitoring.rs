@@ -40,6 +40,9 @@ fn exposed(role: &str) -> String {
         status.role = role.to_owned();
         if role != "server" {
             (status.enrolments, status.signals) = (None, None);
+            if let Some(audit) = &mut status.audit {
+                audit.sink = None;
+            }
             let (address, name) = ("192.0.2.1:443".to_owned(), "tunnel.acme.example".to_owned());
             let (connected, connections) = (true, 1);
             let upstream =

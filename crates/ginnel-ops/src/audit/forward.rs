@@ -246,7 +246,7 @@ impl Run {
             answer = sink.write(&batch) => answer,
             never = measure(&self.directory, self.list, &self.seen, self.reached) => match never {},
         };
-        let settled = self.queue.settle(sent, answer.as_ref().map(|()| ()));
+        let settled = self.queue.settle(sent, answer.as_ref().copied());
         self.seen.with(|view| {
             let status = &mut view.status;
             status.delivered += settled.delivered;

@@ -77,7 +77,7 @@ fn run(queue: &mut Queue, place: &mut Place) -> (Next, [u64; 3], Option<u64>) {
             return (Next::Again, counts, mark);
         }
         let (sent, answer) = (batch.len(), place.write(&batch));
-        let settled = queue.settle(sent, answer.as_ref().map(|()| ()));
+        let settled = queue.settle(sent, answer.as_ref().copied());
         let more = [settled.delivered, settled.replaced, settled.lost];
         counts = std::array::from_fn(|place| counts[place] + more[place]);
         if let Some(reached) = settled.mark {
@@ -129,7 +129,7 @@ fn what_is_refused_in_either_form_waits_alone_and_is_counted_beside_others() {
     let mut place_of_stub = |queue: &mut Queue| {
         let batch = queue.batch(now());
         let (sent, answer) = (batch.len(), place.write(&batch));
-        queue.settle(sent, answer.as_ref().map(|()| ()))
+        queue.settle(sent, answer.as_ref().copied())
     };
     let first = place_of_stub(&mut queue);
     assert_eq!((first.delivered, first.mark.map(|mark| mark.seq)), (2, Some(1)));
@@ -198,7 +198,7 @@ fn a_batch_that_is_too_large_is_sent_in_parts() {
         let sent = queue.batch(now()).len();
         sizes.push(sent);
         let answer = if sent > 3 { Err(all(FailureKind::TooLarge)) } else { Ok(()) };
-        queue.settle(sent, answer.as_ref().map(|()| ()));
+        queue.settle(sent, answer.as_ref().copied());
     }
     assert_eq!(sizes.iter().filter(|size| **size <= 3).sum::<usize>(), 8, "{sizes:?}");
     assert!(sizes.len() < 10, "{sizes:?}");

@@ -143,89 +143,93 @@ fn gives_what_comes_from_file_to_file() {
     assert_eq!(all(&mut follower), numbers(11..=11));
 }
 
+/// Something that happens to a log between two looks.
+type Change = fn(&mut Log);
+
+/// What happens, and what comes behind the mark then, which stands at record 5 of 8.
+const CHANGES: [(&str, Change, &[&str]); 9] = [
+    ("nothing happened", |_| {}, &["6", "7", "8"]),
+    (
+        "the file was rotated",
+        |log| {
+            log.rotate();
+            log.append(1)
+        },
+        &["6", "7", "8", "9"],
+    ),
+    (
+        "another process writes",
+        |log| {
+            log.restart("b1");
+            log.append(1)
+        },
+        &["6", "7", "8", "9"],
+    ),
+    (
+        "the files before it were removed",
+        |log| {
+            log.rotate();
+            log.remove_oldest()
+        },
+        &["6", "7", "8"],
+    ),
+    (
+        "its own file was removed",
+        |log| {
+            log.rotate();
+            log.append(2);
+            log.remove_oldest();
+            log.remove_oldest()
+        },
+        &["missing 3", "9", "10"],
+    ),
+    (
+        "its own file was removed, and nothing behind it",
+        |log| {
+            log.rotate();
+            log.remove_oldest();
+            log.remove_oldest();
+            log.append(1)
+        },
+        &["missing 3", "9"],
+    ),
+    (
+        "lines were put before it",
+        |log| {
+            let path = log.path().join(FILE_NAME);
+            let text = format!("#\n{}", fs::read_to_string(&path).expect("reads"));
+            fs::write(&path, text).expect("writes");
+        },
+        &["6", "7", "8"],
+    ),
+    (
+        "the log was put back to an earlier state",
+        |log| {
+            let path = log.path().join(FILE_NAME);
+            fs::write(&path, log.line(4)).expect("writes");
+            log.seq = 4;
+            log.restart("b1");
+            log.append(2);
+        },
+        &["5", "6"],
+    ),
+    (
+        "it is another log",
+        |log| {
+            for path in rotated(log.path()).expect("lists") {
+                fs::remove_file(path).expect("removes");
+            }
+            log.seq = 0;
+            log.restart("b1");
+            log.append(6);
+        },
+        &["1", "2", "3", "4", "5", "6"],
+    ),
+];
+
 #[test]
 fn goes_on_behind_its_mark_wherever_that_stands_by_then() {
-    type Change = fn(&mut Log);
-    let cases: [(&str, Change, &[&str]); 9] = [
-        ("nothing happened", |_| {}, &["6", "7", "8"]),
-        (
-            "the file was rotated",
-            |log| {
-                log.rotate();
-                log.append(1)
-            },
-            &["6", "7", "8", "9"],
-        ),
-        (
-            "another process writes",
-            |log| {
-                log.restart("b1");
-                log.append(1)
-            },
-            &["6", "7", "8", "9"],
-        ),
-        (
-            "the files before it were removed",
-            |log| {
-                log.rotate();
-                log.remove_oldest()
-            },
-            &["6", "7", "8"],
-        ),
-        (
-            "its own file was removed",
-            |log| {
-                log.rotate();
-                log.append(2);
-                log.remove_oldest();
-                log.remove_oldest()
-            },
-            &["missing 3", "9", "10"],
-        ),
-        (
-            "its own file was removed, and nothing behind it",
-            |log| {
-                log.rotate();
-                log.remove_oldest();
-                log.remove_oldest();
-                log.append(1)
-            },
-            &["missing 3", "9"],
-        ),
-        (
-            "lines were put before it",
-            |log| {
-                let path = log.path().join(FILE_NAME);
-                let text = format!("#\n{}", fs::read_to_string(&path).expect("reads"));
-                fs::write(&path, text).expect("writes");
-            },
-            &["6", "7", "8"],
-        ),
-        (
-            "the log was put back to an earlier state",
-            |log| {
-                let path = log.path().join(FILE_NAME);
-                fs::write(&path, log.line(4)).expect("writes");
-                log.seq = 4;
-                log.restart("b1");
-                log.append(2);
-            },
-            &["5", "6"],
-        ),
-        (
-            "it is another log",
-            |log| {
-                for path in rotated(log.path()).expect("lists") {
-                    fs::remove_file(path).expect("removes");
-                }
-                log.seq = 0;
-                log.restart("b1");
-                log.append(6);
-            },
-            &["1", "2", "3", "4", "5", "6"],
-        ),
-    ];
-    for (name, change, expected) in cases {
+    for (name, change, expected) in CHANGES {
         let mut log = Log::new();
         log.append(3);
         log.rotate();

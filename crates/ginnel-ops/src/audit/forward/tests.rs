@@ -76,7 +76,7 @@ impl Place {
 
     async fn until_asked(&self) {
         while self.state().batches.is_empty() {
-            tokio::time::sleep(LOOK).await;
+            sleep(LOOK).await;
         }
     }
 
@@ -214,7 +214,7 @@ async fn what_waits_is_counted_while_the_sink_hangs() {
     let forwarding = forward(&log, &place);
     place.until_asked().await;
     log.append(5);
-    tokio::time::sleep(MEASURE_EVERY * 2).await;
+    sleep(MEASURE_EVERY * 2).await;
     let status = forwarding.status();
     assert_eq!(status.behind_records, 15);
     assert!(status.behind_seconds > 0, "records are of another day");

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use ginnel_config::{GoogleSection, OidcIssuer, PerRole, ServerConfig, ServerIssuer, ServerSection, Source};
-use ginnel_core::audit::{Event, Text, Timestamp};
+use ginnel_core::audit::{Event, LogFiles, Text, Timestamp};
 use ginnel_core::budget::Budget;
 use ginnel_core::denial::Denials;
 use ginnel_core::id::InstanceId;
@@ -151,8 +151,7 @@ impl Server {
         let made = certificates.begin(&subject, &own).await;
         let (renew_after, issued) = made.map_err(while_doing("making the server's own certificate"))?;
         let directory = config.audit.directory.as_path();
-        let audit = AuditLog::open(config.audit.clone(), server_id)
-            .map_err(while_doing(format!("opening the audit log in {}", directory.display())))?;
+        let audit = open_log(&config.audit, server_id)?;
         let networks = NetworkBook::open(directory);
         let forwarding = sink.map(|sink| Forwarding::start(directory, sink, SystemRandom));
         let address = config.server.listen;
@@ -268,6 +267,12 @@ impl Server {
 /// Who is believed at the outer TLS, by the issuer's roots of the moment.
 pub(crate) fn outer_trust(issuer: &dyn Issuer) -> OuterTrust {
     OuterTrust { agent: issuer.roots(Role::Agent), client: issuer.roots(Role::Client), server: None }
+}
+
+/// Opens the log that a process writes.
+pub(crate) fn open_log(files: &LogFiles, process: InstanceId) -> Result<AuditLog, StartError> {
+    let doing = format!("opening the audit log in {}", files.directory.display());
+    AuditLog::open(files.clone(), process).map_err(while_doing(doing))
 }
 
 /// Closes the audit log, which waits for the disk.

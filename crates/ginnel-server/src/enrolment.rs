@@ -32,7 +32,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::app::{StartError, close, key_sets, while_doing};
+use crate::app::{StartError, close, key_sets, open_log, while_doing};
 use crate::enrol::{Admissible, Desk, Enrol};
 use crate::own::{self, OwnCertificate, Subject};
 use crate::rules::{enrol_identities, key_files, oidc_issuers};
@@ -130,8 +130,7 @@ impl Enrolment {
             .await
             .map_err(while_doing("making the process's own certificate"))?;
         let directory = config.audit.directory.as_path();
-        let audit = AuditLog::open(config.audit.clone(), id)
-            .map_err(while_doing(format!("opening the audit log in {}", directory.display())))?;
+        let audit = open_log(&config.audit, id)?;
         let forwarding = sink.map(|sink| Forwarding::start(directory, sink, SystemRandom));
         let (denial_file, denials) =
             DenialFile::open(&config.denials_file()).map_err(while_doing("reading what is denied"))?;

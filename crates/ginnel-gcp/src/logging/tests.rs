@@ -116,7 +116,8 @@ async fn every_failure_is_of_a_kind() {
 #[tokio::test]
 async fn what_is_configured_wrongly_is_said_and_blames_no_entry() {
     let service = Logging::start().await.unwrap();
-    let cases: [(fn(&mut Settings), FailureKind); 2] = [
+    type Change = fn(&mut Settings);
+    let cases: [(Change, FailureKind); 2] = [
         (|settings| "other".clone_into(&mut settings.project), FailureKind::Refused),
         (|settings| settings.endpoint = Some("http://127.0.0.1:1".to_owned()), FailureKind::Connection),
     ];

@@ -70,12 +70,15 @@ pub struct Logging {
     state: Arc<Mutex<State>>,
 }
 
+/// Which entries the service never takes.
+type Never = Box<dyn Fn(&Value) -> bool + Send>;
+
 #[derive(Default)]
 struct State {
     fault: Option<Fault>,
     next: VecDeque<Fault>,
     may_write: bool,
-    never: Option<Box<dyn Fn(&Value) -> bool + Send>>,
+    never: Option<Never>,
     stored: Vec<Value>,
     requests: Vec<usize>,
 }
@@ -108,10 +111,12 @@ impl Logging {
         std::fs::create_dir_all(&bad)?;
         let (good, bad) = (Authority::create(&good)?, Authority::create(&bad)?);
         let certificates = Certificates { good: certified(&good)?, bad: certified(&bad)?, state: Arc::clone(&state) };
-        let tls = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        let mut tls = ServerConfig::builder_with_provider(Arc::new(default_provider()))
             .with_protocol_versions(&[&version::TLS13])?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(certificates));
+        // Whoever resumed a session would not be shown the certificate of the moment.
+        tls.send_tls13_tickets = 0;
         let http = HttpServer::start_tls(Arc::new(tls), answer(Arc::clone(&state))).await?;
         Ok((Self { http, state }, good.root))
     }
@@ -303,10 +308,8 @@ impl State {
 }
 
 fn time(entry: &Value) -> Option<SystemTime> {
-    match &entry["timestamp"] {
-        Value::Null => Some(SystemTime::now()),
-        time => Some(time.as_str()?.parse::<Timestamp>().ok()?.into()),
-    }
+    let time = &entry["timestamp"];
+    if time.is_null() { Some(SystemTime::now()) } else { Some(time.as_str()?.parse::<Timestamp>().ok()?.into()) }
 }
 
 /// Whether a bucket keeps it. One that is too old is taken, and nobody hears of it again.

@@ -29,7 +29,7 @@
 //! | [`cause`] | the closed vocabulary of refusals and endings |
 //! | [`audit`] | the records that are kept |
 //! | [`sink`] | what of them goes where beyond the disk, and in which order |
-//! | [`source`] | where connections come from, and whether that is new |
+//! | [`network`] | from which networks principals come, and whether that is new |
 //! | [`status`] | what a running process says of itself |
 //! | [`traffic`] | bytes carried so far |
 //! | [`report`] | how an error is written on one line |

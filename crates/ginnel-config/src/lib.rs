@@ -41,9 +41,9 @@ pub use finding::{Finding, Findings, LoadError, Place};
 pub use load::Source;
 pub use model::{
     Address, Admin, AgentConfig, AgentTrust, AllowedSources, CaPool, CasIssuer, CasTier, ClientConfig, ClientTrust,
-    Credential, Dial, EnrolmentConfig, EnrolmentSection, Forward, GoogleSection, Identity, IssuerKind, IssuerSection,
-    Listen, OidcIssuer, OidcSubject, PerRole, PublicKeys, RemoteIssuer, ServerConfig, ServerIssuer, ServerSection,
-    TokenBinding, Upstream, WorkloadIdentity, WorkloadMethod,
+    CloudLogging, Credential, Dial, EnrolmentConfig, EnrolmentSection, Forward, GoogleSection, Identity, IssuerKind,
+    IssuerSection, Listen, OidcIssuer, OidcSubject, PerRole, PublicKeys, RemoteIssuer, ServerConfig, ServerIssuer,
+    ServerSection, TokenBinding, Upstream, WorkloadIdentity, WorkloadMethod,
 };
 pub use overrides::Overrides;
 

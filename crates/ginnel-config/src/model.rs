@@ -26,6 +26,7 @@ mod limits;
 pub(crate) mod proof;
 pub(crate) mod proxy;
 pub(crate) mod server;
+mod sink;
 mod sources;
 
 pub use agent::{AgentConfig, AgentTrust, Dial};
@@ -37,6 +38,7 @@ pub use issuer::{
 };
 pub use proof::{GoogleSection, OidcIssuer, OidcSubject, PublicKeys, TokenBinding};
 pub use server::{Identity, ServerConfig, ServerSection};
+pub use sink::CloudLogging;
 pub use sources::AllowedSources;
 
 /// Gives a configuration its two ways in.

@@ -3,6 +3,7 @@ mod findings;
 mod limits;
 mod overrides;
 mod schema;
+mod sink;
 
 use std::path::Path;
 

@@ -291,6 +291,36 @@ pub enum Event {
         /// Why.
         cause: Cause,
     },
+    /// A principal came from a network that it was not known to come from.
+    NewSource {
+        /// Who.
+        principal: Principal,
+        /// The service account that its certificate names.
+        email: Text,
+        /// Where its connection comes from.
+        peer: SocketAddr,
+        /// The network that counts.
+        network: Text,
+        /// The serial number of its certificate.
+        serial: Text,
+        /// Networks that it was known to come from; 0 if it was never seen before.
+        known: u64,
+    },
+    /// A process was turned away because its principal has as many as it may have.
+    TooManyInstances {
+        /// Whose.
+        principal: Principal,
+        /// The service account that its certificate names.
+        email: Text,
+        /// Which process.
+        instance: InstanceId,
+        /// Where its connection comes from.
+        peer: SocketAddr,
+        /// The serial number of its certificate.
+        serial: Text,
+        /// How many it may have.
+        most: u64,
+    },
     /// The policy allowed a session; written before the agent is asked to dial. At an agent: its owner's list allowed it to a client that has
     /// proved who it is; written before the target is dialled.
     Allowed {
@@ -447,6 +477,8 @@ impl Event {
         "linkDown",
         "clientUp",
         "clientDown",
+        "newSource",
+        "tooManyInstances",
         "allowed",
         "connected",
         "ended",
@@ -474,6 +506,8 @@ impl Event {
             Self::LinkDown { .. } => "linkDown",
             Self::ClientUp { .. } => "clientUp",
             Self::ClientDown { .. } => "clientDown",
+            Self::NewSource { .. } => "newSource",
+            Self::TooManyInstances { .. } => "tooManyInstances",
             Self::Allowed { .. } => "allowed",
             Self::Connected { .. } => "connected",
             Self::Ended { .. } => "ended",
@@ -494,6 +528,7 @@ impl Event {
             }
             Self::EnrolmentRefused { .. }
             | Self::Refused { .. }
+            | Self::TooManyInstances { .. }
             | Self::TurnedAway { .. }
             | Self::WouldRefuse { .. } => Kind::Refusal,
             Self::EnrolmentForwarded { outcome, .. } => match outcome {
@@ -504,6 +539,7 @@ impl Event {
             | Self::LinkDown { .. }
             | Self::ClientUp { .. }
             | Self::ClientDown { .. }
+            | Self::NewSource { .. }
             | Self::Connected { .. }
             | Self::Ended { .. }
             | Self::Reloaded { .. }

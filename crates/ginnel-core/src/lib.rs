@@ -32,6 +32,8 @@
 //! | [`turns`] | who is served next where only so many are in a second |
 //! | [`cause`] | the closed vocabulary of refusals and endings |
 //! | [`audit`] | the records that are kept |
+//! | [`sink`] | what of them goes where beyond the disk, and in which order |
+//! | [`network`] | from which networks principals come, and whether that is new |
 //! | [`status`] | what a running process says of itself |
 //! | [`traffic`] | bytes carried so far |
 //! | [`report`] | how an error is written on one line |
@@ -63,6 +65,7 @@ pub mod renewal;
 pub mod report;
 pub mod roster;
 pub mod route;
+pub mod sink;
 pub mod sources;
 pub mod status;
 pub mod store;

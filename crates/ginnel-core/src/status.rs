@@ -75,6 +75,18 @@ pub struct Status {
     pub observation: Option<Observation>,
     /// Servers, agents and processes that enrol: denials in force, as `ginnel revoke --list` has them.
     pub denials: Option<u64>,
+    /// Servers: what may be somebody who has no right to be here, since the start.
+    pub signals: Option<Signals>,
+}
+
+/// What may be somebody with another's credentials, by the role of the principal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Signals {
+    /// Connections from networks that their principal was not known to come from, while it was known from others.
+    pub new_sources: BTreeMap<String, u64>,
+    /// Processes that were turned away because their principal has as many as it may have.
+    pub too_many_instances: BTreeMap<String, u64>,
 }
 
 /// Renewals of a certificate.
@@ -324,6 +336,31 @@ pub struct Audit {
     pub waiting: u64,
     /// The newest signed record; kept elsewhere, it is an anchor that the log can be held to.
     pub checkpoint: Option<Checkpoint>,
+    /// What takes them beyond the disk, if anything does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sink: Option<Sink>,
+}
+
+/// What takes audit records beyond the disk, counted since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sink {
+    /// Where they go.
+    pub place: String,
+    /// Records on disk that it has not taken yet.
+    pub behind_records: u64,
+    /// The age of the oldest of them in seconds; 0 if there is none.
+    pub behind_seconds: u64,
+    /// Entries that it has taken.
+    pub delivered: u64,
+    /// Those among them that stand for records which it does not take.
+    pub replaced: u64,
+    /// Records that it will never have: they were gone from the disk before it took them, or it takes them in no form.
+    pub lost: u64,
+    /// Attempts that failed, by kind.
+    pub failures: BTreeMap<String, u64>,
+    /// Why the last attempt failed, if it did.
+    pub failure: Option<Failure>,
 }
 
 /// One request of an application as this process saw it: an item of `/sessions` while it is carried, and of `/requests/ID` afterwards.

@@ -4,6 +4,10 @@
 
 #[cfg(feature = "cas")]
 pub mod cas;
+#[cfg(any(feature = "cas", feature = "logging"))]
+mod error;
+#[cfg(feature = "logging")]
+pub mod logging;
 pub mod provider;
 #[cfg(feature = "workload")]
 pub mod workload;

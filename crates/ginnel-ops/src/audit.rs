@@ -31,6 +31,8 @@ use self::writer::{Medium, Retry, Writer};
 mod chain;
 pub mod compare;
 mod file;
+mod follow;
+pub mod forward;
 mod lines;
 mod queue;
 pub mod show;
@@ -152,7 +154,7 @@ impl AuditLog {
 
     /// What a process shows of its log.
     pub fn status(&self) -> status::Audit {
-        status::Audit { healthy: self.healthy(), waiting: self.waiting(), checkpoint: self.checkpoint() }
+        status::Audit { healthy: self.healthy(), waiting: self.waiting(), checkpoint: self.checkpoint(), sink: None }
     }
 
     /// Writes what is queued and ends the writer; blocks until both are done. Later records are refused.

@@ -7,6 +7,7 @@ pub mod beside;
 pub mod denials;
 pub mod host;
 pub mod ledger;
+pub mod networks;
 pub mod notify;
 pub mod reload;
 pub mod signals;

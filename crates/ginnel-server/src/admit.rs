@@ -22,6 +22,7 @@ use crate::reload::LAST_WORDS;
 use crate::remote::Enrolment;
 use crate::roster::ClientSeat;
 use crate::service::Calls;
+use crate::signals::note_source;
 
 /// Admits connections to the broker.
 #[derive(Clone)]
@@ -96,6 +97,7 @@ impl Admit for Admission {
             tracing::warn!(%principal, "certificate that was enrolled with a key that is gone at Google");
             return None;
         }
+        note_source(&broker, &certificate, peer.address);
         Some(calls)
     }
 }

@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use ginnel_config::{GoogleSection, OidcIssuer, PerRole, ServerConfig, ServerIssuer, ServerSection, Source};
-use ginnel_core::audit::{Event, Text, Timestamp};
+use ginnel_core::audit::{Event, LogFiles, Text, Timestamp};
 use ginnel_core::denial::Denials;
 use ginnel_core::id::InstanceId;
 use ginnel_core::limits::Limits;
 use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
+use ginnel_core::sink::Sink;
 use ginnel_enrol::{Enroller, Issuer};
 use ginnel_identity::proof::Credential;
 use ginnel_identity::random::SystemRandom;
@@ -22,10 +23,12 @@ use ginnel_net::accept::{Door, Stops, serve};
 use ginnel_net::congestion::choose;
 use ginnel_ops::admin::Admin;
 use ginnel_ops::audit::AuditLog;
+use ginnel_ops::audit::forward::Forwarding;
 use ginnel_ops::beside::beside;
 use ginnel_ops::denials::DenialFile;
 use ginnel_ops::host;
 use ginnel_ops::ledger::Ledger;
+use ginnel_ops::networks::NetworkBook;
 use ginnel_ops::reload::{Files, Seen};
 use ginnel_wire::hello::software_version;
 use tokio::net::TcpListener;
@@ -123,7 +126,7 @@ pub struct Server {
 
 impl Server {
     /// Opens the audit log and the listeners, and lets the issuer sign the server's own certificate. Where another process enrols, the certificate
-    /// comes when that process answers. `source` is where `config` comes from and is read again on a reload;
+    /// comes when that process answers. `sink` is given what goes into the log, if there is one. `source` is where `config` comes from and is read again on a reload;
     /// without it there are none.
     ///
     /// # Errors
@@ -131,6 +134,7 @@ impl Server {
     pub async fn start(
         config: ServerConfig,
         certifier: Certifier,
+        sink: Option<Arc<dyn Sink>>,
         source: Option<(Source<ServerConfig>, Seen)>,
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
@@ -148,8 +152,10 @@ impl Server {
         let certificates = authority.certificates();
         let made = certificates.begin(&subject, &own).await;
         let (renew_after, issued) = made.map_err(while_doing("making the server's own certificate"))?;
-        let audit = AuditLog::open(config.audit.clone(), server_id)
-            .map_err(while_doing(format!("opening the audit log in {}", config.audit.directory.display())))?;
+        let directory = config.audit.directory.as_path();
+        let audit = open_log(&config.audit, server_id)?;
+        let networks = NetworkBook::open(directory);
+        let forwarding = sink.map(|sink| Forwarding::start(directory, sink, SystemRandom));
         let address = config.server.listen;
         let ServerSection { admin, shutdown_grace: grace, congestion_control, balancers, .. } = config.server.clone();
         let bounds = Bounds::new(&on_this_machine(&config.limits), host::memory(), Door { tls, balancers });
@@ -187,6 +193,9 @@ impl Server {
             bounds,
             rosters: Rosters::default(),
             audit,
+            forwarding,
+            networks,
+            signals: Mutex::default(),
             at_google: AtGoogle::default(),
             own,
             enrolment,
@@ -226,6 +235,7 @@ impl Server {
         let keys = broker.enrolment.keys();
         let watch = keys.map(|keys| tokio::spawn(keys::watch(Arc::clone(&broker), keys)));
         let watching = [roots, watch].map(|task| task.map(AbortOnDropHandle::new));
+        let networks = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&broker.networks).keep()));
         let note = |event| broker.note(event);
         let renewals = own::keep(&certificates, &subject, &broker.own, renew_after, note, broker.cut.clone());
         // Connections go when sessions have left their records, so they hang on a token of their own.
@@ -246,11 +256,15 @@ impl Server {
             stops.connections.cancel();
         };
         tokio::join!(renewals, serving, stopping);
-        drop((watching, expiry));
+        drop((watching, expiry, networks));
         beside.abort();
         // What is waited for is its last word; that it was aborted is no news.
         let _ = beside.await;
+        broker.networks.write().await;
         close(broker.audit.clone()).await;
+        if let Some(forwarding) = &broker.forwarding {
+            forwarding.finish().await;
+        }
     }
 }
 
@@ -268,6 +282,12 @@ fn on_this_machine(limits: &Limits) -> Limits {
 /// Who is believed at the outer TLS, by the issuer's roots of the moment.
 pub(crate) fn outer_trust(issuer: &dyn Issuer) -> OuterTrust {
     OuterTrust { agent: issuer.roots(Role::Agent), client: issuer.roots(Role::Client), server: None }
+}
+
+/// Opens the log that a process writes.
+pub(crate) fn open_log(files: &LogFiles, process: InstanceId) -> Result<AuditLog, StartError> {
+    let doing = format!("opening the audit log in {}", files.directory.display());
+    AuditLog::open(files.clone(), process).map_err(while_doing(doing))
 }
 
 /// Closes the audit log, which waits for the disk.

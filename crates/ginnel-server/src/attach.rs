@@ -28,6 +28,7 @@ use crate::connections::Registered;
 use crate::directory::{AgentLink, Carrier, Facts};
 use crate::lease::Share;
 use crate::orders::Orders;
+use crate::signals::too_many_instances;
 
 /// How long a stream may take to say its first message.
 const FIRST_MESSAGE_WAIT: Duration = Duration::from_secs(5);
@@ -99,9 +100,8 @@ impl AgentSeat {
             let serial = first.map(|first| first.facts.serial.clone());
             self.broker.connections.may_be_further(&self.leaf, serial.as_deref())?;
         }
-        let too_many = |_| Status::resource_exhausted("too many processes of this principal");
-        let share = self.broker.leases.join(&self.leaf, &self.certificate, hello.instance, &self.closed);
-        let share = share.map_err(too_many)?;
+        let joined = self.broker.leases.join(&self.leaf, &self.certificate, hello.instance, &self.closed);
+        let share = joined.map_err(|_| too_many_instances(&self.broker, &self.leaf, hello.instance, self.peer))?;
         self.broker.expect_at_google(&self.certificate)?;
         let agent = audit::Agent {
             principal: self.leaf.principal.clone(),

@@ -9,10 +9,13 @@ use ginnel_core::budget::Budget;
 use ginnel_core::id::InstanceId;
 use ginnel_core::principal::Principal;
 use ginnel_core::report::Chain;
+use ginnel_core::status::Signals;
 use ginnel_identity::tls::CurrentTrust;
 use ginnel_ops::audit::AuditLog;
+use ginnel_ops::audit::forward::Forwarding;
 use ginnel_ops::denials::DenialFile;
 use ginnel_ops::ledger::Ledger;
+use ginnel_ops::networks::NetworkBook;
 use ginnel_wire::hello::{INNER_TLS, LANES, PROTOCOL_VERSION, software_version};
 use ginnel_wire::v1::Welcome;
 use tokio_util::sync::CancellationToken;
@@ -53,6 +56,12 @@ pub(crate) struct Broker {
     pub(crate) leases: Arc<Leases>,
     pub(crate) rosters: Rosters,
     pub(crate) audit: AuditLog,
+    /// What takes the records of that log elsewhere as well.
+    pub(crate) forwarding: Option<Forwarding>,
+    /// Where principals are known to come from.
+    pub(crate) networks: Arc<NetworkBook>,
+    /// What may be somebody who has no right to be here.
+    pub(crate) signals: Mutex<Signals>,
     /// What is known of the proofs that hang on Google.
     pub(crate) at_google: AtGoogle,
     pub(crate) own: OwnCertificate,

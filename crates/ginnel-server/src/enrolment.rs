@@ -13,6 +13,7 @@ use ginnel_core::audit::{Event, Text, Timestamp};
 use ginnel_core::id::InstanceId;
 use ginnel_core::limits::{ENROL_DEADLINE, HANDSHAKE_DEADLINE, ISSUE_ANSWER_WAIT, ISSUE_WAIT, Limits};
 use ginnel_core::report::Chain;
+use ginnel_core::sink::Sink;
 use ginnel_core::sources::Sources;
 use ginnel_enrol::{Enroller, Issuer};
 use ginnel_identity::random::SystemRandom;
@@ -20,6 +21,7 @@ use ginnel_identity::tls::outer_server_for_strangers;
 use ginnel_net::accept::{Admit, Door, Gate, NotAnnounced, Peer, Stops, serve};
 use ginnel_ops::admin::Admin;
 use ginnel_ops::audit::AuditLog;
+use ginnel_ops::audit::forward::Forwarding;
 use ginnel_ops::beside::beside;
 use ginnel_ops::denials::DenialFile;
 use ginnel_ops::host;
@@ -31,7 +33,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::app::{StartError, close, key_sets, while_doing};
+use crate::app::{StartError, close, key_sets, open_log, while_doing};
 use crate::enrol::{Admissible, Desk, Enrol};
 use crate::own::{self, OwnCertificate, Subject};
 use crate::rules::{enrol_identities, key_files, oidc_issuers};
@@ -77,6 +79,8 @@ struct Office {
     denial_file: DenialFile,
     own: OwnCertificate,
     audit: AuditLog,
+    /// What takes the records of that log elsewhere as well.
+    forwarding: Option<Forwarding>,
     /// Empty: it carries no session.
     ledger: Ledger,
     /// Enrolments whose issuer was asked.
@@ -98,7 +102,7 @@ impl Office {
 }
 
 impl Enrolment {
-    /// Opens the audit log and the listeners, and lets the issuer sign the process's own certificate. `source` is where `config` comes from
+    /// Opens the audit log and the listeners, and lets the issuer sign the process's own certificate. `sink` is given what goes into the log, if there is one. `source` is where `config` comes from
     /// and is read again on a reload; without it there are none.
     ///
     /// # Errors
@@ -106,6 +110,7 @@ impl Enrolment {
     pub async fn start(
         config: EnrolmentConfig,
         issuer: Arc<dyn Issuer>,
+        sink: Option<Arc<dyn Sink>>,
         source: Option<(Source<EnrolmentConfig>, Seen)>,
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
@@ -125,8 +130,9 @@ impl Enrolment {
             .renew(&subject(&config), &own)
             .await
             .map_err(while_doing("making the process's own certificate"))?;
-        let audit = AuditLog::open(config.audit.clone(), id)
-            .map_err(while_doing(format!("opening the audit log in {}", config.audit.directory.display())))?;
+        let directory = config.audit.directory.as_path();
+        let audit = open_log(&config.audit, id)?;
+        let forwarding = sink.map(|sink| Forwarding::start(directory, sink, SystemRandom));
         let (denial_file, denials) =
             DenialFile::open(&config.denials_file()).map_err(while_doing("reading what is denied"))?;
         let version = version(&config.identities);
@@ -151,6 +157,7 @@ impl Enrolment {
             tasks,
             own,
             audit,
+            forwarding,
             ledger: Ledger::new(ginnel_core::principal::Role::Server),
             shutdown,
             started: Timestamp::from(now),
@@ -203,6 +210,9 @@ impl Enrolment {
             tracing::warn!("not every enrolment ended in time");
         }
         close(office.audit.clone()).await;
+        if let Some(forwarding) = &office.forwarding {
+            forwarding.finish().await;
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! | `broker` | what every connection shares |
 //! | `rules`, `reload`, `revoke` | what can change while it runs, and changing it |
 //! | `view` | what it shows of itself |
+//! | `signals` | what may be somebody with another's credentials |
 //! | `connections` | the open connections of known peers |
 //! | `admit` | what one connection may call |
 //! | `enrol` | tokens for certificates |
@@ -49,4 +50,5 @@ mod revoke;
 mod roster;
 mod rules;
 mod service;
+mod signals;
 mod view;

@@ -192,6 +192,7 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
         enrolment_audience,
         renewal,
         audit,
+        cloud_logging,
         configured_denials,
         limits,
     } = before;
@@ -207,7 +208,7 @@ fn changes(before: &ServerConfig, after: &ServerConfig) -> Vec<String> {
         ("oidcIssuers", compare_issuers(oidc_issuers, &after.oidc_issuers, &mut lines)),
         ("enrolment", *enrolment_audience != after.enrolment_audience),
         ("renewal", *renewal != after.renewal),
-        ("audit", *audit != after.audit),
+        ("audit", *audit != after.audit || *cloud_logging != after.cloud_logging),
         ("denials", *configured_denials != after.configured_denials),
         ("limits", *limits != after.limits),
     ];

@@ -33,6 +33,7 @@ use crate::connections::Registered;
 use crate::directory::{Facts, Process as Listed};
 use crate::lease::Share;
 use crate::open::Opening;
+use crate::signals::too_many_instances;
 
 /// One client's connection.
 pub(crate) struct ClientSeat {
@@ -222,11 +223,8 @@ impl ClientLink for ClientCalls {
             let first = seat.broker.rosters.serial_of_first(&seat.client.principal, hello.instance);
             seat.broker.connections.may_be_further(&seat.leaf, first.as_deref())?;
         }
-        let share = seat
-            .broker
-            .leases
-            .join(&seat.leaf, &seat.certificate, hello.instance, &seat.closed)
-            .map_err(|_| Status::resource_exhausted("too many processes of this principal"))?;
+        let joined = seat.broker.leases.join(&seat.leaf, &seat.certificate, hello.instance, &seat.closed);
+        let share = joined.map_err(|_| too_many_instances(&seat.broker, &seat.leaf, hello.instance, seat.peer))?;
         seat.broker.expect_at_google(&seat.certificate)?;
         let process = Process { instance: hello.instance, is_first: hello.is_first(), share };
         if seat.process.set(process).is_err() {

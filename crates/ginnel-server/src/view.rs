@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
 use ginnel_core::audit::Timestamp;
@@ -10,9 +10,10 @@ use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::{InstanceId, RequestId};
 use ginnel_core::policy::{Ask, Source, matrix, verdict};
 use ginnel_core::principal::{Name, Principal, Role};
-use ginnel_core::status::{Certificate, Denied, Peer, Request, Revoked, Status, Verdict};
+use ginnel_core::status::{Audit, Certificate, Denied, Peer, Request, Revoked, Status, Verdict};
 use ginnel_identity::hex;
 use ginnel_ops::admin::{NotRevoked, Observed, Question, Revocation, Which};
+use ginnel_ops::audit::forward::Forwarding;
 use ginnel_ops::reload::{Fault, apart};
 use ginnel_wire::hello::software_version;
 
@@ -47,7 +48,8 @@ impl Observed for View {
             enrolments: Some(broker.enrolment.counted()),
             bounds: broker.bounds.shown(&broker.leases),
             denials: Some(broker.rules.now().denials.count()),
-            audit: Some(broker.audit.status()),
+            audit: Some(Audit { sink: broker.forwarding.as_ref().map(Forwarding::status), ..broker.audit.status() }),
+            signals: Some(broker.signals.lock().unwrap_or_else(PoisonError::into_inner).clone()),
             ..Status::default()
         };
         broker.ledger.fill(&mut status);

@@ -18,10 +18,11 @@ use tokio_rustls::rustls::ServerConfig;
 pub mod cas;
 pub mod iam;
 pub mod key_sets;
+pub mod logging;
 pub mod metadata;
 
-/// Most bytes of a request's body that a fake reads.
-const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Most bytes of a request's body that a fake reads: more than any interface takes.
+const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Most header lines of a request.
 const HEADERS_MAX: usize = 100;
@@ -66,6 +67,8 @@ pub enum Body {
     Whole(Vec<u8>),
     /// One byte at a time, with this time before each.
     Trickled(Vec<u8>, Duration),
+    /// Nothing, not even a status: the connection is closed.
+    Nothing,
     /// This many zero bytes, announced or not.
     Zeroes {
         /// How many.
@@ -202,6 +205,9 @@ async fn serve(
     lock(seen).push(request.clone());
     let reply = answer(&request);
     tokio::time::sleep(reply.delay).await;
+    if matches!(reply.body, Body::Nothing) {
+        return Ok(());
+    }
     write(&mut stream, reply).await?;
     stream.shutdown().await?;
     Ok(())
@@ -241,6 +247,7 @@ async fn write(stream: &mut (impl AsyncWrite + Unpin), reply: Reply) -> Result<(
     let length = match &reply.body {
         Body::Whole(body) | Body::Trickled(body, _) => Some(u64::try_from(body.len())?),
         Body::Zeroes { bytes, announced } => announced.then_some(*bytes),
+        Body::Nothing => None,
     };
     if let Some(length) = length {
         write!(head, "Content-Length: {length}\r\n")?;
@@ -248,6 +255,7 @@ async fn write(stream: &mut (impl AsyncWrite + Unpin), reply: Reply) -> Result<(
     head.push_str("\r\n");
     stream.write_all(head.as_bytes()).await?;
     match reply.body {
+        Body::Nothing => {}
         Body::Whole(body) => stream.write_all(&body).await?,
         Body::Trickled(body, pause) => {
             for byte in body {

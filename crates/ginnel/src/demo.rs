@@ -106,7 +106,7 @@ async fn start(
     let none = Overrides::none();
     let config = ServerConfig::parse(&configs::server(listed), "server.yaml", scratch, &none)?;
     let issuer = crate::issuer::of_server(&config).await?;
-    let server = Server::start(config, issuer, None, shutdown.clone()).await?;
+    let server = Server::start(config, issuer, None, None, shutdown.clone()).await?;
     let address = server.address();
     let admin = server.admin_address().ok_or("the server has no admin listener")?;
     tasks.spawn(server.run());

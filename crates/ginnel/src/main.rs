@@ -10,6 +10,8 @@ mod demo;
 #[cfg(feature = "server")]
 mod issuer;
 mod shield;
+#[cfg(feature = "server")]
+mod sink;
 
 use std::error::Error;
 use std::io::Write;

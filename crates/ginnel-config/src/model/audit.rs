@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ginnel_core::audit::LogFiles;
 
+use super::CloudLogging;
 use crate::shape::{self, Fields, object};
 
 /// Least and most bytes after which a log goes on in another file: some 1,500 records, and more than any tool likes to open.
@@ -18,6 +19,14 @@ const KEEP_SIZE: (u64, u64) = (1 << 20, 1 << 50);
 /// Shortest and longest time for which old files are kept. Twenty years are longer than anybody asks for.
 const KEEP_FOR: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(20 * 366 * 86_400));
 
+/// A log, and what is given its records as well.
+pub(super) fn log_and_sink(fields: &mut Fields<'_, '_>) -> Option<(LogFiles, Option<CloudLogging>)> {
+    let files = log(fields);
+    let cloud_logging = super::sink::cloud_logging(fields);
+    Some((files?, cloud_logging?))
+}
+
+/// A log without anything beyond the disk.
 pub(super) fn log(fields: &mut Fields<'_, '_>) -> Option<LogFiles> {
     fields.field("file", "JSON lines in files.").required(object(files))
 }

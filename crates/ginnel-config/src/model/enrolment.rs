@@ -12,7 +12,7 @@ use serde_json::json;
 use super::issuer::IssuerSection;
 use super::proof::{self, GoogleSection, OidcIssuer, OidcIssuerRead};
 use super::server::{self, Identity, IdentityRead};
-use super::{Admin, loadable};
+use super::{Admin, CloudLogging, loadable};
 use crate::finding::Collector;
 use crate::shape::{self, Fields, Located, Text, located, object};
 
@@ -37,6 +37,8 @@ pub struct EnrolmentConfig {
     pub enrolment_audience: String,
     /// Where the audit log is written, and how long its files are kept.
     pub audit: LogFiles,
+    /// What is given its records as well.
+    pub cloud_logging: Option<CloudLogging>,
     /// The file of denials, if it is not where [`Self::denials_file`] puts it.
     pub configured_denials: Option<PathBuf>,
 }
@@ -93,7 +95,9 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<EnrolmentConfig
     let enrolment = fields.field("enrolment", "How certificates are asked for.").required(object(enrolment));
     let renewal =
         fields.field("renewal", "When the certificate of this process is renewed.").required(object(super::renewal));
-    let audit = fields.field("audit", "The record of who was given a certificate.").required(object(super::audit::log));
+    let audit = fields
+        .field("audit", "The record of who was given a certificate.")
+        .required(object(super::audit::log_and_sink));
     let denials = fields
         .field("denials", "What `ginnel revoke` denied, so that it outlives a restart.")
         .required(object(server::denials));
@@ -109,6 +113,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<EnrolmentConfig
         proof::check(issuers, subjects, findings);
     });
 
+    let (audit, cloud_logging) = audit?;
     Some(EnrolmentConfig {
         trust_domain: trust_domain?,
         server: server?,
@@ -118,7 +123,8 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<EnrolmentConfig
         oidc_issuers: OidcIssuerRead::all_complete(oidc_issuers)?,
         renewal: renewal?,
         enrolment_audience: enrolment?,
-        audit: audit?,
+        audit,
+        cloud_logging,
         configured_denials: denials?,
     })
 }

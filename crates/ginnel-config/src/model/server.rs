@@ -21,7 +21,7 @@ use super::proof::{
     self, GoogleRead, GoogleSection, OidcIssuer, OidcIssuerRead, OidcSubject, OidcSubjectRead, PublicKeys,
 };
 use super::sources::{self, AllowedSources};
-use super::{Admin, loadable};
+use super::{Admin, CloudLogging, loadable};
 use crate::finding::{Collector, Place, suggestion};
 use crate::shape::{self, Fields, Located, Text, located, object};
 
@@ -50,6 +50,8 @@ pub struct ServerConfig {
     pub renewal: Renewal,
     /// Where the audit log is written, and how long its files are kept.
     pub audit: LogFiles,
+    /// What is given its records as well.
+    pub cloud_logging: Option<CloudLogging>,
     /// The file of denials, if it is not where [`Self::denials_file`] puts it.
     pub configured_denials: Option<PathBuf>,
     /// How much of everything there may be.
@@ -147,7 +149,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
     let enrolment = fields.field("enrolment", "How certificates are asked for.").required(object(super::enrolment));
     let renewal =
         fields.field("renewal", "When the server's own certificate is renewed.").required(object(super::renewal));
-    let audit = fields.field("audit", "The record of who reached what.").required(object(super::audit::log));
+    let audit = fields.field("audit", "The record of who reached what.").required(object(super::audit::log_and_sink));
     let denials = fields
         .field("denials", "What `ginnel revoke` denied, so that it outlives a restart.")
         .required(object(denials));
@@ -178,7 +180,7 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
         check_subjects(identities_read, oidc_issuers.as_ref(), findings);
     });
 
-    let (server, audience, google) = (server?, enrolment?, google?);
+    let (server, audience, google, (audit, cloud_logging)) = (server?, enrolment?, google?, audit?);
     Some(ServerConfig {
         trust_domain: trust_domain?,
         enrolment_audience: super::audience_or_default(audience, &server.name),
@@ -190,7 +192,8 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
         google: google.section?,
         watch_keys: google.watch_keys?.value,
         oidc_issuers: OidcIssuerRead::all_complete(oidc_issuers)?,
-        audit: audit?,
+        audit,
+        cloud_logging,
         configured_denials: denials?,
         limits: limits?,
     })

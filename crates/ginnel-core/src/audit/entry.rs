@@ -65,4 +65,8 @@ pub struct Entry {
     pub first_seq: Option<u64>,
     pub last_seq: Option<u64>,
     pub bytes: Option<u64>,
+    pub instance: Option<String>,
+    pub network: Option<String>,
+    pub known: Option<u64>,
+    pub most: Option<u64>,
 }

@@ -117,6 +117,7 @@ fn examples() -> Vec<Event> {
     examples.extend([turned_away(None, Some(17)), turned_away(Some(agent().principal), None)]);
     examples.extend(of_the_chain());
     examples.extend(of_an_agent());
+    examples.extend(signals());
     examples
 }
 
@@ -204,6 +205,29 @@ fn of_orders() -> Vec<Event> {
             subject: Text::new("0aff"),
             by: Text::new("uid 0, pid 4712"),
             reason: None,
+        },
+    ]
+}
+
+/// What may be somebody with another's credentials.
+fn signals() -> Vec<Event> {
+    let peer = address("203.0.113.20:51000");
+    vec![
+        Event::NewSource {
+            principal: client().principal,
+            email: client().email,
+            peer,
+            network: Text::new("203.0.113.0/24"),
+            serial: Text::hex(&[0x0a, 0xff]),
+            known: 2,
+        },
+        Event::TooManyInstances {
+            principal: client().principal,
+            email: client().email,
+            instance: instance(0xc1),
+            peer,
+            serial: Text::hex(&[0x0a, 0xff]),
+            most: 256,
         },
     ]
 }

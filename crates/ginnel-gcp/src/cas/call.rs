@@ -8,7 +8,7 @@ use ginnel_core::principal::Role;
 use ginnel_enrol::{CertificateRequest, IssueError};
 use ginnel_identity::oid::{EVIDENCE, INNER_INITIATOR, INNER_RESPONDER};
 use ginnel_identity::{Roots, SystemRandom, hex, pem};
-use google_cloud_gax::error::rpc::{Code, StatusDetails};
+use google_cloud_gax::error::rpc::Code;
 use google_cloud_gax::options::RequestOptionsBuilder as _;
 use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_security_privateca_v1::client::CertificateAuthorityService;
@@ -24,6 +24,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::SectionKind;
 
 use super::Tier;
+use crate::error::{is_transient_authentication, retry_after};
 
 /// One try. The service signs within a second; a try that takes longer is lost, and the next one gets what it signed.
 const ATTEMPT_WAIT: Duration = Duration::from_secs(5);
@@ -149,21 +150,6 @@ impl From<google_cloud_gax::error::Error> for CallError {
         let source = error.into();
         if is_refused { Self::Refused(source) } else { Self::Unavailable { retry_after, source } }
     }
-}
-
-/// Whether the credentials may be had later; otherwise they are wrong.
-fn is_transient_authentication(error: &google_cloud_gax::error::Error) -> bool {
-    let source = error.source().and_then(|source| source.downcast_ref::<google_cloud_gax::error::CredentialsError>());
-    source.is_none_or(google_cloud_gax::error::CredentialsError::is_transient)
-}
-
-fn retry_after(error: &google_cloud_gax::error::Error) -> Option<Duration> {
-    let delay = error
-        .status()?
-        .details
-        .iter()
-        .find_map(|detail| if let StatusDetails::RetryInfo(info) = detail { info.retry_delay } else { None })?;
-    Duration::try_from(delay).ok()
 }
 
 /// Asks for a certificate, once.

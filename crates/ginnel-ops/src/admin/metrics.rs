@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ginnel_core::audit::Timestamp;
-use ginnel_core::status::{Bound, Latency, Peer, Status};
+use ginnel_core::sink::FailureKind;
+use ginnel_core::status::{Bound, Latency, Peer, Sink, Status};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet, prometheus_text};
 use prometheus_client::metrics::MetricType;
@@ -274,6 +275,18 @@ fn server(families: &mut Families<'_>, status: &Status) -> Result<(), Error> {
             count(audit.waiting),
         )?;
     }
+    if let Some(sink) = status.audit.as_ref().and_then(|audit| audit.sink.as_ref()) {
+        audit_sink(families, sink)?;
+    }
+    if let Some(signals) = &status.signals {
+        let by_role = |counts: &BTreeMap<String, u64>| {
+            counts.iter().map(|(role, count)| ([("role", role.clone())], *count)).collect::<Vec<(Labels<1>, u64)>>()
+        };
+        let help = "Connections from networks that their principal was not known to come from, while it was known from others, by role";
+        families.counters("ginnel_new_sources", help, &by_role(&signals.new_sources))?;
+        let help = "Processes that were turned away because their principal has as many as it may have, by role";
+        families.counters("ginnel_too_many_instances", help, &by_role(&signals.too_many_instances))?;
+    }
     Ok(())
 }
 
@@ -288,6 +301,34 @@ fn bounds(families: &mut Families<'_>, bounds: &[Bound]) -> Result<(), Error> {
     let turned_away: Vec<(Labels<1>, u64)> = bounds.iter().map(|bound| (label(bound), bound.turned_away)).collect();
     let help = "How often somebody was turned away, or a session ended, at a bound";
     families.counters("ginnel_turned_away", help, &turned_away)
+}
+
+fn audit_sink(families: &mut Families<'_>, sink: &Sink) -> Result<(), Error> {
+    let help = "Audit records on disk that the sink has not taken yet";
+    families.gauge("ginnel_audit_sink_behind_records", help, count(sink.behind_records))?;
+    let help = "Age of the oldest audit record that the sink has not taken yet, in seconds; 0 if there is none";
+    families.gauge("ginnel_audit_sink_behind_seconds", help, count(sink.behind_seconds))?;
+    let counters = [
+        ("ginnel_audit_sink_delivered", "Entries that the audit sink has taken", sink.delivered),
+        (
+            "ginnel_audit_sink_replaced",
+            "Stubs among them, for records that the sink does not take as they are",
+            sink.replaced,
+        ),
+        ("ginnel_audit_sink_lost", "Audit records that the sink will never have", sink.lost),
+    ];
+    for (name, help, value) in counters {
+        families.counter(name, help, count(value))?;
+    }
+    let kinds = FailureKind::ALL.map(FailureKind::as_str);
+    let failures =
+        kinds.map(|kind| ([("kind", kind.to_owned())], sink.failures.get(kind).copied().unwrap_or_default()));
+    let failures: [(Labels<1>, u64); FailureKind::ALL.len()] = failures;
+    families.counters(
+        "ginnel_audit_sink_failures",
+        "Attempts to give records to the audit sink that failed, by kind",
+        &failures,
+    )
 }
 
 /// Prometheus' own names for what every process has.

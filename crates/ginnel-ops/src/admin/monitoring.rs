@@ -39,8 +39,11 @@ fn exposed(role: &str) -> String {
         let mut status = observed.status.lock().unwrap();
         status.role = role.to_owned();
         if role != "server" {
-            status.enrolments = None;
+            (status.enrolments, status.signals) = (None, None);
             status.bounds.clear();
+            if let Some(audit) = &mut status.audit {
+                audit.sink = None;
+            }
             let (address, name) = ("192.0.2.1:443".to_owned(), "tunnel.acme.example".to_owned());
             let (connected, connections) = (true, 1);
             let upstream =

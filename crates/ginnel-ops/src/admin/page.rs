@@ -106,7 +106,10 @@ impl Page<'_> {
             status.config.failure.as_ref(),
         )?;
         failure(f, "The last attempt to reach the server failed", server)?;
-        failure(f, "The certificate could not be renewed; it stays in use", renewal)
+        failure(f, "The certificate could not be renewed; it stays in use", renewal)?;
+        let sink = status.audit.as_ref().and_then(|audit| audit.sink.as_ref());
+        let sink = sink.and_then(|sink| sink.failure.as_ref());
+        failure(f, "The audit sink does not take records; they wait on the disk", sink)
     }
 
     fn numbers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -154,6 +157,10 @@ impl Page<'_> {
         if let Some(audit) = &status.audit {
             let state = if audit.healthy { "written" } else { "CANNOT BE WRITTEN" };
             fact(f, "Audit log", format!("{state}, {} waiting", audit.waiting))?;
+            if let Some(sink) = &audit.sink {
+                let lost = if sink.lost > 0 { format!(", {} LOST", sink.lost) } else { String::new() };
+                fact(f, "Audit sink", format!("{} behind{lost}", sink.behind_records))?;
+            }
         }
         writeln!(f, "</dl>")
     }

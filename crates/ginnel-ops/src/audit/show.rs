@@ -171,7 +171,7 @@ pub fn each_line(path: &Path, mut each: impl FnMut(&[u8])) -> Result<(), ShowErr
     Ok(())
 }
 
-fn parse(line: &[u8]) -> Option<Entry> {
+pub(super) fn parse(line: &[u8]) -> Option<Entry> {
     // The parser passes over fields that it does not know without looking whether they are UTF-8, which all JSON is.
     let text = str::from_utf8(line).ok().filter(|text| text.len() <= LINE_MAX)?;
     serde_json::from_str(text).ok()
@@ -272,6 +272,8 @@ impl fmt::Display for Shown<'_> {
             ("bytes", entry.bytes),
             ("connections", entry.connections),
             ("sessions", entry.sessions),
+            ("known", entry.known),
+            ("most", entry.most),
         ]
         .map(|(name, number)| (name, number.map(|number| number.to_string())));
         let words = [
@@ -287,6 +289,7 @@ impl fmt::Display for Shown<'_> {
             ("file", &entry.file),
             ("address", &entry.address),
             ("peer", &entry.peer),
+            ("network", &entry.network),
             ("forwardedFor", &entry.forwarded_for),
             ("email", &entry.email),
             ("rule", &entry.rule),

@@ -8,8 +8,9 @@ use ginnel_config::EnrolmentConfig;
 use ginnel_core::audit::{Event, Text, Timestamp};
 use ginnel_core::id::RequestId;
 use ginnel_core::report::Chain;
-use ginnel_core::status::{Certificate, Denied, Request, Revoked, Status, Verdict};
+use ginnel_core::status::{Audit, Certificate, Denied, Request, Revoked, Status, Verdict};
 use ginnel_ops::admin::{NotRevoked, Observed, Question, Revocation, Which};
+use ginnel_ops::audit::forward::Forwarding;
 use ginnel_ops::reload::{Fault, apart};
 use ginnel_wire::hello::software_version;
 
@@ -43,7 +44,7 @@ impl Observed for View {
             renewals: office.own.renewals().0,
             enrolments: Some(office.desk.counted()),
             denials: Some(office.desk.denials().count()),
-            audit: Some(office.audit.status()),
+            audit: Some(Audit { sink: office.forwarding.as_ref().map(Forwarding::status), ..office.audit.status() }),
             ..Status::default()
         };
         office.ledger.fill(&mut status);
@@ -164,6 +165,7 @@ fn changes(before: &EnrolmentConfig, after: &EnrolmentConfig) -> Vec<String> {
         renewal,
         enrolment_audience,
         audit,
+        cloud_logging,
         configured_denials,
     } = before;
     let restart = [
@@ -174,7 +176,7 @@ fn changes(before: &EnrolmentConfig, after: &EnrolmentConfig) -> Vec<String> {
         ("oidcIssuers", compare_issuers(oidc_issuers, &after.oidc_issuers, &mut lines)),
         ("enrolment", *enrolment_audience != after.enrolment_audience),
         ("renewal", *renewal != after.renewal),
-        ("audit", *audit != after.audit),
+        ("audit", *audit != after.audit || *cloud_logging != after.cloud_logging),
         ("denials", *configured_denials != after.configured_denials),
     ];
     takes_a_restart(&restart, &mut lines);

@@ -39,7 +39,8 @@ pub(super) async fn server(daemon: Daemon) -> Result<Outcome, Failure> {
     let seen = Seen::now([daemon.config]);
     let config = source.load()?;
     let issuer = crate::issuer::of_server(&config).await.map_err(Failure::failed)?;
-    let started = ginnel_server::app::Server::start(config, issuer, Some((source, seen)), shutdown()).await;
+    let sink = crate::sink::of_server(&config).map_err(Failure::failed)?;
+    let started = ginnel_server::app::Server::start(config, issuer, sink, Some((source, seen)), shutdown()).await;
     let server = started.map_err(Failure::failed)?;
     server.run().await;
     Ok(Outcome::Yes)
@@ -52,7 +53,9 @@ pub(super) async fn enrolment(daemon: Daemon) -> Result<Outcome, Failure> {
     let seen = Seen::now([daemon.config]);
     let config = source.load()?;
     let issuer = crate::issuer::open(&config.trust_domain, &config.issuer).await.map_err(Failure::failed)?;
-    let started = ginnel_server::enrolment::Enrolment::start(config, issuer, Some((source, seen)), shutdown()).await;
+    let sink = crate::sink::of_enrolment(&config).map_err(Failure::failed)?;
+    let started =
+        ginnel_server::enrolment::Enrolment::start(config, issuer, sink, Some((source, seen)), shutdown()).await;
     started.map_err(Failure::failed)?.run().await;
     Ok(Outcome::Yes)
 }

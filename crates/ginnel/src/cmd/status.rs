@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use ginnel_core::audit::{Checkpoint, Text};
-use ginnel_core::status::{Bound, Certificate, Failure as Failed, Observation, Peer, Route, Status};
+use ginnel_core::status::{Bound, Certificate, Failure as Failed, Observation, Peer, Route, Sink, Status};
 
 use super::ask::{read, read_text};
 use super::table::{NONE, Table, between, bytes, moment, name_of, short, span};
@@ -77,6 +77,9 @@ pub(crate) fn render(status: &Status) -> String {
         if let Some(Checkpoint { seq, hash, time }) = audit.checkpoint {
             let _ = writeln!(text, "    checkpoint {} ago: record {seq}, hash {hash}", between(time, status.time));
         }
+        if let Some(sink) = &audit.sink {
+            audit_sink(&mut text, sink);
+        }
     }
     bounds(&mut text, &status.bounds);
     let totals = &status.sessions;
@@ -98,6 +101,23 @@ pub(crate) fn render(status: &Status) -> String {
     causes(&mut text, status);
     refusals(&mut text, status);
     text
+}
+
+fn audit_sink(text: &mut String, sink: &Sink) {
+    let behind = match sink.behind_records {
+        0 => "nothing waits".to_owned(),
+        records => {
+            format!("{records} records wait on the disk, for {}", span(Duration::from_secs(sink.behind_seconds)))
+        }
+    };
+    let _ = writeln!(text, "  audit sink {}: {behind}", Text::new(&sink.place));
+    if sink.replaced > 0 {
+        let _ = writeln!(text, "    {} records were not taken as they are; stubs stand for them", sink.replaced);
+    }
+    if sink.lost > 0 {
+        let _ = writeln!(text, "    {} RECORDS ARE LOST to it; those that are still on the disk are whole", sink.lost);
+    }
+    failure(text, "the last attempt failed", sink.failure.as_ref());
 }
 
 fn configuration(text: &mut String, status: &Status) {

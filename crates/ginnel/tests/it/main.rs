@@ -50,6 +50,7 @@ mod roles;
 mod roots;
 mod rotations;
 mod secrecy;
+mod sink;
 mod soak;
 mod sources;
 mod tls;

@@ -1,5 +1,6 @@
 //! `ginnel check server` and `ginnel check enrolment`.
 
+use std::error::Error;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
@@ -36,6 +37,7 @@ pub(super) async fn check(config: &ServerConfig, report: &mut Report) {
             let roots = issuer(&config.trust_domain, section, report).await;
             audit::check(&config.audit.directory, report);
             kept_denials(&config.denials_file(), &config.audit.directory, report);
+            sink(crate::sink::try_server(config).await, report);
             keys(&config.identities, report);
             listen(config.server.listen, report);
             clock(&roots, SystemTime::now(), report);
@@ -44,6 +46,7 @@ pub(super) async fn check(config: &ServerConfig, report: &mut Report) {
             elsewhere(remote, config, report).await;
             audit::check(&config.audit.directory, report);
             kept_denials(&config.denials_file(), &config.audit.directory, report);
+            sink(crate::sink::try_server(config).await, report);
             listen(config.server.listen, report);
         }
     }
@@ -54,6 +57,7 @@ pub(super) async fn check_enrolment(config: &EnrolmentConfig, report: &mut Repor
     let roots = issuer(&config.trust_domain, &config.issuer, report).await;
     audit::check(&config.audit.directory, report);
     kept_denials(&config.denials_file(), &config.audit.directory, report);
+    sink(crate::sink::try_enrolment(config).await, report);
     keys(&config.identities, report);
     listen(config.server.listen, report);
     clock(&roots, SystemTime::now(), report);
@@ -162,6 +166,19 @@ fn kept_denials(file: &Path, audit_directory: &Path, report: &mut Report) {
         report.skip("denials", format!("{} is made at first start", audit_directory.display()));
     } else {
         denials::check(file, report);
+    }
+}
+
+/// What a sink said, if there is one. Without it the process works all the same.
+fn sink(tried: Option<Result<String, Box<dyn Error>>>, report: &mut Report) {
+    match tried {
+        None => {}
+        Some(Ok(place)) => report.pass("sink", format!("{place} takes records")),
+        Some(Err(error)) => {
+            let advice = "mend what it says; the account needs roles/logging.logWriter on the project. Until then records wait in the files, and \
+                 sessions do not";
+            report.fail("sink", Chain(&*error).to_string(), advice);
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use ginnel_config::{GoogleSection, OidcIssuer, PerRole, ServerConfig, ServerIssuer, ServerSection, Source};
 use ginnel_core::audit::{Event, LogFiles, Text, Timestamp};
+use ginnel_core::congestion::CongestionControl;
 use ginnel_core::denial::Denials;
 use ginnel_core::id::InstanceId;
 use ginnel_core::limits::Limits;
@@ -172,11 +173,7 @@ impl Server {
         }
         let admin =
             Admin::open(admin.listen, admin.socket).await.map_err(while_doing("opening the admin listeners"))?;
-        let listener = TcpListener::bind(address).await.map_err(while_doing(format!("listening on {address}")))?;
-        if let Some(control) = &congestion_control {
-            choose(&listener, control).map_err(while_doing("choosing the congestion control"))?;
-        }
-        let address = listener.local_addr().map_err(while_doing("asking for the address"))?;
+        let (listener, address) = listen(address, congestion_control.as_ref()).await?;
         let broker = Broker {
             server_id,
             epoch: epoch(now),
@@ -266,6 +263,19 @@ impl Server {
             forwarding.finish().await;
         }
     }
+}
+
+/// A listener whose connections have this congestion control, and where it is.
+async fn listen(
+    address: SocketAddr,
+    control: Option<&CongestionControl>,
+) -> Result<(TcpListener, SocketAddr), StartError> {
+    let listener = TcpListener::bind(address).await.map_err(while_doing(format!("listening on {address}")))?;
+    if let Some(control) = control {
+        choose(&listener, control).map_err(while_doing("choosing the congestion control"))?;
+    }
+    let address = listener.local_addr().map_err(while_doing("asking for the address"))?;
+    Ok((listener, address))
 }
 
 /// The limits as far as the machine lets them hold.

@@ -123,13 +123,7 @@ impl Identity {
 loadable!(ServerConfig);
 
 pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
-    let trust_domain = fields
-        .field(
-            "trustDomain",
-            "The domain in every certificate: spiffe://<trustDomain>/<role>/<name>. A lower-case DNS name.",
-        )
-        .example("acme.example")
-        .required(shape::parsed());
+    let trust_domain = trust_domain(fields);
     let server = fields.field("server", "The server itself.").required(object(server));
     let identities = fields
         .field("identities", "Who may enrol, and as what. Whoever is not listed here gets no certificate.")
@@ -197,6 +191,16 @@ pub(crate) fn declaration(fields: &mut Fields<'_, '_>) -> Option<ServerConfig> {
         configured_denials: denials?,
         limits: limits?,
     })
+}
+
+fn trust_domain(fields: &mut Fields<'_, '_>) -> Option<TrustDomain> {
+    fields
+        .field(
+            "trustDomain",
+            "The domain in every certificate: spiffe://<trustDomain>/<role>/<name>. A lower-case DNS name.",
+        )
+        .example("acme.example")
+        .required(shape::parsed())
 }
 
 fn example_identities() -> serde_json::Value {

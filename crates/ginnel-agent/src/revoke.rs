@@ -11,6 +11,7 @@ use ginnel_core::audit::{Event, Text, Timestamp};
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::denial::{Denial, Shown, Subject};
 use ginnel_core::principal::Role;
+use ginnel_core::report::Chain;
 use ginnel_core::status::{Denied, Revoked};
 use ginnel_core::target::Target;
 use ginnel_identity::certificate::Leaf;
@@ -35,7 +36,7 @@ impl Owner {
     }
 
     /// Denies something, or undoes that. What is answered is in force, and on disk if there is a place for it; a note says if a crash of the
-    /// machine may undo it.
+    /// machine may undo it. To stop everything does not wait for the disk: a note says if it could not be written.
     ///
     /// # Errors
     /// [`NotRevoked`]; then nothing has changed.
@@ -48,10 +49,15 @@ impl Owner {
             can_deny(&subject, &before).map_err(NotRevoked::Question)?;
         }
         let changed = before.denials.has(&subject) == *undo;
+        // Everything is stopped at once, whatever becomes of the disk.
+        let comes_first = matches!(subject, Subject::All) && !undo;
         let mut notes = Vec::new();
+        let mut written_later = None;
         if changed {
-            let denials = revised(&before.denials, &subject, order, self.denial_file.as_ref(), &mut notes)?;
-            self.deny(Arc::new(denials));
+            let file = self.denial_file.as_ref().filter(|_| !comes_first);
+            let denials = Arc::new(revised(&before.denials, &subject, order, file, &mut notes)?);
+            written_later = self.denial_file.as_ref().filter(|_| comes_first).map(|file| (file, Arc::clone(&denials)));
+            self.deny(denials);
         }
         let effective = Timestamp::from(SystemTime::now());
         let lists = self.lists();
@@ -60,6 +66,16 @@ impl Owner {
             self.note(revoked(&subject, order, self.ledger.count_where(objects)));
         }
         let sessions = self.ledger.end_where(objects);
+        let mut lasting = self.denial_file.is_some();
+        if let Some((file, denials)) = written_later {
+            match file.write(&denials) {
+                Ok(replaced) => notes.extend(replaced.note()),
+                Err(error) => {
+                    lasting = false;
+                    notes.push(format!("This is in force, and a restart of the agent undoes it: {}.", Chain(&error)));
+                }
+            }
+        }
         if self.denial_file.is_none() {
             notes.push(
                 "This lasts until the agent is restarted: denials.file is not set in its configuration.".to_owned(),
@@ -79,7 +95,7 @@ impl Owner {
             effective,
             connections: 0,
             sessions,
-            lasting: self.denial_file.is_some(),
+            lasting,
             notes,
         })
     }

@@ -349,7 +349,8 @@ mod tests {
                 let mut words = words(line);
                 assert_eq!(words[0], "ginnel", "{line}");
                 // What the variable of the block before gives.
-                if ["revoke", "reload"].contains(&words[1].as_str()) || words[1..3] == ["sessions", "end"] {
+                let ends_sessions = words[1..].iter().take(2).eq(["sessions", "end"]);
+                if ["revoke", "reload"].contains(&words[1].as_str()) || ends_sessions {
                     words.extend(["--socket".to_owned(), "admin.sock".to_owned()]);
                 }
                 let parsed = Args::try_parse_from(&words);

@@ -71,7 +71,12 @@ impl Follower {
         let mut read = Read::default();
         let mut bytes = 0;
         while read.entries.len() < most && bytes < BATCH_BYTES_MAX {
-            let Some(line) = self.next_line()? else { break };
+            let line = match self.next_line() {
+                Ok(Some(line)) => line,
+                // Whatever was read is given, and not read again. What went wrong goes wrong with the next call as well.
+                Err(error) if read.entries.is_empty() => return Err(error),
+                Ok(None) | Err(_) => break,
+            };
             bytes += line.text.len();
             self.give(line, &mut read);
         }

@@ -295,6 +295,23 @@ async fn a_list_under_observation_says_what_it_would_refuse_and_decides_nothing(
 const LIVE: usize = 60;
 
 #[tokio::test(flavor = "multi_thread")]
+async fn to_stop_everything_waits_for_no_disk() -> Result<()> {
+    let host = TcpListener::bind("127.0.0.1:0").await?;
+    let target = host.local_addr()?.to_string();
+    let disk = tempfile::tempdir()?;
+    let file = disk.path().join("denials.jsonl");
+    let world = world().target(&target).agent_setting("/denials", json!({"file": file})).start().await?;
+    let mut pair = Pair::open(&world, &host).await?;
+    disk.close()?;
+    let said = ginnel(&world, &["revoke", "--all"], AGENT).await?;
+    is_cut(&mut pair).await?;
+    ensure!(said.contains("a restart of the agent undoes it"), "{said}");
+    let refused = proxy::connect(world.proxy_addr(), &target).await?.refused()?;
+    ensure!(refused.cause == "notOnAllowList" && refused.hop == "agent", "{refused:?}");
+    world.finish(&[])
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_owner_stops_everything_at_once_and_for_as_long_as_it_takes() -> Result<()> {
     let host = TcpListener::bind("127.0.0.1:0").await?;
     let target = host.local_addr()?.to_string();

@@ -38,6 +38,11 @@ pub(super) fn may_be_unheard(attempt: &Attempt) -> bool {
     let Some(end) = attempt.end.as_ref().filter(|end| end.is_refusal && attempt.address.is_none()) else {
         return false;
     };
+    !says_for_the_agent(end)
+}
+
+/// Whether an end is put down as the word of an agent, or of a target, that an agent cannot but have on record itself.
+fn says_for_the_agent(end: &End) -> bool {
     let is_agents_word = match end.cause {
         Some(
             Cause::NotOnAllowList
@@ -75,7 +80,7 @@ pub(super) fn may_be_unheard(attempt: &Attempt) -> bool {
         )
         | None => false,
     };
-    !(is_agents_word && end.hop.is_some_and(is_customers))
+    is_agents_word && end.hop.is_some_and(is_customers)
 }
 
 /// What differs between two records of one session, and whether one side's process ended before it could put the end down.
@@ -165,8 +170,9 @@ fn outcome(vendor: &End, customer: &End, differences: &mut Vec<Difference>) {
             let is_customers_word = vendor.hop.is_some_and(is_customers);
             vendor.word != customer.word && is_customers_word && !lost_each_other(vendor, customer)
         }
-        // An application may leave while the agent's word is on its way, but it says nothing before it has heard that word.
-        (true, false) => customer.bytes.0 > 0,
+        // An application may leave while the agent's word is on its way, but it says nothing before it has heard that word, takes no more than
+        // the first credit, and no word of the agent's can have been another.
+        (true, false) => customer.bytes.0 > 0 || customer.bytes.1 > CREDIT_MAX || says_for_the_agent(vendor),
         // An agent that said yes has nothing more to refuse.
         (false, true) => true,
         (false, false) => contradict(vendor, customer),

@@ -246,6 +246,29 @@ fn a_session_that_one_log_lacks_is_told_from_one_that_it_cannot_have() {
 }
 
 #[test]
+fn a_session_that_the_agent_carried_was_not_refused_by_it_nor_before_it_gave_much() {
+    let vendor = |hop: &str, cause: &str| refused(by_vendor(100, REQUEST, INSTANCE, FINISHED), hop, cause);
+    let customer = |up: u64, down: u64| {
+        let end = format!(
+            r#""bytesUp":{up},"bytesDown":{down},"carriedUp":{up},"carriedDown":{down},"durationMs":1,"hop":"application","cause":"reset""#
+        );
+        by_customer(101, REQUEST, INSTANCE, &end)
+    };
+    let much = crate::limits::CREDIT_MAX;
+    for (word, bytes, can_be) in [
+        (("application", "reset"), (0, 0), true),
+        (("application", "reset"), (0, much), true),
+        (("application", "reset"), (0, much + 1), false),
+        (("application", "reset"), (1, 0), false),
+        (("agent", "notOnAllowList"), (0, 0), false),
+        (("agent", "timedOut"), (0, 0), true),
+    ] {
+        let found = differing(vendor(word.0, word.1), customer(bytes.0, bytes.1));
+        assert_eq!(found.is_empty(), can_be, "{word:?} {bytes:?}: {found:?}");
+    }
+}
+
+#[test]
 fn what_the_server_refused_alone_is_not_missed_in_the_agents_log() {
     let vendor = |hop: &str, cause: &str| refused(by_vendor(100, REQUEST, INSTANCE, FINISHED), hop, cause);
     let anchor = by_customer(300, OTHER, INSTANCE, FINISHED_HERE);

@@ -241,6 +241,29 @@ fn goes_on_behind_its_mark_wherever_that_stands_by_then() {
     }
 }
 
+thread_local! {
+    static CANNOT_LIST: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+fn listed_if_possible(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    if CANNOT_LIST.get() { Err(io::Error::other("no descriptors")) } else { rotated(directory) }
+}
+
+#[test]
+fn what_was_read_before_something_went_wrong_is_given() {
+    let mut log = Log::new();
+    let mut follower = Follower::new(log.path().to_owned(), listed_if_possible, None);
+    log.append(2);
+    assert_eq!(all(&mut follower), numbers(1..=2));
+    log.append(3);
+    CANNOT_LIST.set(true);
+    assert_eq!(said(&follower.read(100).expect("what there is")), numbers(3..=5));
+    assert!(follower.read(100).is_err(), "that is said as well");
+    CANNOT_LIST.set(false);
+    log.append(1);
+    assert_eq!(all(&mut follower), numbers(6..=6));
+}
+
 #[test]
 fn says_what_is_missing_and_what_is_no_record() {
     let mut log = Log::new();

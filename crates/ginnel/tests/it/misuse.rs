@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::{InstanceId, SessionId};
+use ginnel_core::limits::VIOLATIONS_MAX;
 use ginnel_core::stream::Frame;
 use ginnel_testkit::command::succeed;
 use ginnel_testkit::peer::{Call, Peer, enrol};
@@ -198,7 +199,14 @@ async fn agent_that_answers_for_another_place_than_it_was_asked_for_opens_nothin
         ("a session of its own", vec![opens]),
         ("bytes that nobody granted", vec![beyond]),
     ];
-    for (name, words) in cases {
+    for (number, (name, words)) in cases.into_iter().enumerate() {
+        // That was the last of many.
+        if number == usize::try_from(VIOLATIONS_MAX)? {
+            within("the end of its connection", PROMPT, rival.peer.closed()).await?;
+            let mark = stage.world.client.mark();
+            rival = Rival::attach(&stage.world, Peer::hello(Peer::instance())).await?;
+            stage.world.roster(mark, 2).await?;
+        }
         let asking = tokio::spawn({
             let proxy = stage.world.proxy_addr();
             async move { proxy::connect(proxy, ITS_OWN).await }

@@ -63,6 +63,11 @@ impl Sessions {
         self.ledger.end_where(|parties| objection(&routes, parties))
     }
 
+    /// Whether agents prove who they are. That is decided once: sessions that are open could not change it.
+    pub(crate) fn has_inner_tls(&self) -> bool {
+        self.inner_tls
+    }
+
     /// The inner handshakes so far.
     pub(crate) fn handshakes(&self) -> &Handshakes {
         &self.handshakes

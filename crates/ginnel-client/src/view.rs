@@ -130,6 +130,14 @@ impl Reloadable {
     fn try_reload(&self) -> Result<String, Fault> {
         let source = self.source.as_ref().ok_or("this client was started without a configuration file")?;
         let config = source.load().map_err(|error| Fault { whole: error.whole(), logged: error.without_quotes() })?;
+        // The file is sound by itself, because it has no dangerDisableInnerTls any more; this process still has.
+        if config.routes.entries().is_some() && !self.sessions.has_inner_tls() {
+            return Err(
+                "the routes are not in force: this client runs without inner TLS, which proves which agent serves; \
+                        switching it on takes a restart"
+                    .into(),
+            );
+        }
         let read = |path: &Path| Roots::read(path).map_err(|error| Chain(&error).to_string());
         let trust = &config.trust;
         let (server_roots, agent_roots) = (read(&trust.server)?, read(&trust.agent)?);

@@ -112,6 +112,28 @@ async fn what_no_route_names_is_refused_and_a_reload_ends_what_it_takes_off() ->
     world.finish(&[])
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn reload_puts_no_routes_into_force_that_nothing_would_prove() -> Result<()> {
+    let host = TcpListener::bind("127.0.0.1:0").await?;
+    let at = host.local_addr()?;
+    let mut world = world().danger_disable_inner_tls().target(at).start().await?;
+    world.edit("client", |config| {
+        config["routes"] = routes_of(&[(at, "acme")]);
+        drop(config.as_object_mut().map(|config| config.remove("dangerDisableInnerTls")));
+    })?;
+    let mut command = world.ginnel();
+    command.args(["reload", "--socket"]).arg(world.socket(Part::Client));
+    let said = output(command).await?;
+    let text = String::from_utf8_lossy(&said.stdout);
+    ensure!(!said.status.success() && text.contains("takes a restart"), "{said:?}");
+    // Nothing of the file counts, and nobody is told that it does.
+    let admin = world.admin(Part::Client).await?.to_string();
+    let status: Value = serde_json::from_str(&get(&admin, "/status").await?.1)?;
+    ensure!(status["routes"].is_null() && status["config"]["failure"].is_object(), "{status}");
+    Pair::open(&world, &host).await?.exchange().await?;
+    world.finish(&[])
+}
+
 /// A roster on which `agent` has this process and serves this target.
 fn offer(agent: &str, target: SocketAddr, instance: InstanceId) -> Result<RosterEntry> {
     Ok(RosterEntry { agent: agent.parse()?, ..entry(target, instance)? })

@@ -170,17 +170,17 @@ impl Sessions {
             // Judged before the server is waited for: what is on no route waits for nothing, and the server does not hear of it.
             self.routes().permits_target(&target).map_err(not_on_route)?;
             let live = self.live(newer_than).await.map_err(|refusal| last.or(lost).unwrap_or(refusal))?;
-            let entry = match live.roster.choose(&target, &self.routes(), &tried, &mut SystemRandom) {
-                Ok(entry) => entry.cloned(),
+            let chosen = match live.roster.choose(&target, &self.routes(), &tried, &mut SystemRandom) {
+                Ok(chosen) => chosen,
                 // A server that has just come back may hear of the right agent a moment after the others.
                 Err(_) if self.agent_comes(&live, &target).await => continue,
                 Err(cause) => return Err(last.unwrap_or(not_on_route(cause))),
             };
-            if let (None, Some(refusal)) = (&entry, last) {
+            if let (None, Some(refusal)) = (chosen, last) {
                 return Err(refusal);
             }
             // Without a fitting entry the server is asked all the same: its word, and its record, say why there is none.
-            let choice = entry.map(|entry| Choice { principal: live.agent(&entry.agent), instance: entry.instance });
+            let choice = chosen.map(|(agent, instance)| Choice { principal: live.agent(agent), instance });
             let instance = choice.as_ref().map(|choice| choice.instance);
             if let Some(choice) = &choice {
                 tracked.through(&choice.principal, instance, None);
@@ -233,7 +233,7 @@ impl Sessions {
         let serves = |live: &Option<Live>| {
             live.as_ref().is_some_and(|live| {
                 let chosen = live.roster.choose(target, &self.routes(), &BTreeSet::new(), &mut SystemRandom);
-                chosen.is_ok_and(|entry| entry.is_some())
+                chosen.is_ok_and(|chosen| chosen.is_some())
             })
         };
         timeout(left, changing.wait_for(serves)).await.is_ok_and(|found| found.is_ok())

@@ -26,25 +26,25 @@ use crate::world;
 const OTHER: &str = "spiffe://acme.example/agent/other";
 
 /// How soon a session is over that the routes do not permit any more.
-const CUT_WITHIN: Duration = Duration::from_secs(1);
+pub(super) const CUT_WITHIN: Duration = Duration::from_secs(1);
 
 /// A world whose client leaves each of these targets to these agents.
-fn routed(routes: &[(SocketAddr, &str)]) -> WorldBuilder {
+pub(super) fn routed(routes: &[(SocketAddr, &str)]) -> WorldBuilder {
     world().client_setting("routes", routes_of(routes))
 }
 
-fn routes_of(routes: &[(SocketAddr, &str)]) -> Value {
+pub(super) fn routes_of(routes: &[(SocketAddr, &str)]) -> Value {
     routes.iter().map(|(target, agent)| json!({"targets": [target], "agents": [agent]})).collect()
 }
 
-async fn reload(world: &World) -> Result<String> {
+pub(super) async fn reload(world: &World) -> Result<String> {
     let mut command = world.ginnel();
     command.args(["reload", "--socket"]).arg(world.socket(Part::Client));
     succeed(command).await
 }
 
 /// What the application is told, which must be that no route permits this.
-async fn refused(world: &World, target: SocketAddr) -> Result<Refused> {
+pub(super) async fn refused(world: &World, target: SocketAddr) -> Result<Refused> {
     let refused = proxy::connect(world.proxy_addr(), &target.to_string()).await?.refused()?;
     let said = (refused.status, refused.hop.as_str(), refused.cause.as_str());
     ensure!(said == (403, "client", "notOnRoute"), "{target}: {refused:?}");

@@ -234,9 +234,7 @@ impl ClientLink {
             tracing::error!("the server did not say who it is");
             return false;
         };
-        let (version, spoken) = (welcome.protocol_version, PROTOCOL_VERSIONS);
-        if !is_spoken(version) {
-            tracing::error!(version, ?spoken, "the server speaks another version of the protocol");
+        if !speaks(welcome) {
             return false;
         }
         // The server's own word, which may hold anything.
@@ -256,6 +254,10 @@ impl ClientLink {
         let Ok(Some(RosterMessage { welcome: Some(welcome), .. })) = heard.message().await else {
             return Cause::ProtocolError;
         };
+        // Nothing ties it to the first connection but the server's word, which may be another server's or have changed.
+        if !speaks(&welcome) {
+            return Cause::ProtocolError;
+        }
         if up.send(()).is_err() {
             return Cause::Internal;
         }
@@ -290,6 +292,16 @@ impl Link for ClientLink {
     fn is_stopping(&self) -> bool {
         self.draining.is_cancelled()
     }
+}
+
+/// Whether the server's version of the protocol is one that this software carries on with.
+fn speaks(welcome: &Welcome) -> bool {
+    let (version, spoken) = (welcome.protocol_version, PROTOCOL_VERSIONS);
+    let is_one = is_spoken(version);
+    if !is_one {
+        tracing::error!(version, ?spoken, "the server speaks another version of the protocol");
+    }
+    is_one
 }
 
 /// Reads a roster.

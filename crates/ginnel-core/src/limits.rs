@@ -63,6 +63,10 @@ pub const ROSTER_MESSAGE_MAX: usize = 16 * 1024 * 1024;
 /// checks before it sends, and a client takes no more from one that does not.
 pub const ROSTER_PROCESSES_MAX: usize = 100_000;
 
+/// Targets and agents in all routes of a client together. Every session is held against each of them, and every reload each session: so many
+/// take some tenths of a millisecond.
+pub const ROUTE_PATTERNS_MAX: usize = 10_000;
+
 /// Most bytes of an enrolment request, which anybody may send: an 8 KiB token and a 4 KiB request with room to spare.
 pub const ENROL_MESSAGE_MAX: usize = 16 * 1024;
 

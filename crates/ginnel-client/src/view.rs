@@ -58,6 +58,7 @@ impl Observed for View {
         let draining = self.draining.is_cancelled();
         let connected = self.upstream.progress.is_connected();
         let agents = self.agents();
+        // An agent counts that a route names for any target: which target is meant is only known once a session asks for it.
         let nobody_is_on_a_route = agents.iter().all(|agent| agent.on_route == Some(false));
         let reasons = [
             (draining, "the client is draining: it takes no more sessions"),

@@ -34,7 +34,8 @@ pub(crate) struct Live {
     pub(crate) identity: Identity,
     /// What begins inner handshakes with that certificate.
     pub(crate) initiators: Arc<Initiators>,
-    pub(crate) roster: Roster,
+    /// Shared, because every session looks at it and a long one is not to be copied for each.
+    pub(crate) roster: Arc<Roster>,
     /// How the connection is used.
     pub(crate) lane: Lane,
     /// The id of the server at its other end.
@@ -112,6 +113,7 @@ impl ClientLink {
         let initiators = self.initiators(&identity)?;
         let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
         let since = Instant::now();
+        let roster = Arc::new(roster);
         let live = Live { connection, identity, initiators, roster, lane, server, number, since };
         self.live.send_replace(Some(live));
         Ok(number)
@@ -200,7 +202,7 @@ impl ClientLink {
                     break Cause::ProtocolError;
                 }
             };
-            tracing::info!(agents = roster.entries().len(), "roster received");
+            tracing::info!(agents = roster.processes(), "roster received");
             match up.take() {
                 Some(up) => {
                     let server = welcome.map(|welcome| welcome.server_id).unwrap_or_default();
@@ -217,7 +219,7 @@ impl ClientLink {
                 }
                 None => self.change(number, |live| {
                     if let Some(live) = live {
-                        live.roster = roster;
+                        live.roster = Arc::new(roster);
                     }
                 }),
             }
@@ -232,9 +234,7 @@ impl ClientLink {
             tracing::error!("the server did not say who it is");
             return false;
         };
-        let (version, spoken) = (welcome.protocol_version, PROTOCOL_VERSIONS);
-        if !is_spoken(version) {
-            tracing::error!(version, ?spoken, "the server speaks another version of the protocol");
+        if !speaks(welcome) {
             return false;
         }
         // The server's own word, which may hold anything.
@@ -254,6 +254,10 @@ impl ClientLink {
         let Ok(Some(RosterMessage { welcome: Some(welcome), .. })) = heard.message().await else {
             return Cause::ProtocolError;
         };
+        // Nothing ties it to the first connection but the server's word, which may be another server's or have changed.
+        if !speaks(&welcome) {
+            return Cause::ProtocolError;
+        }
         if up.send(()).is_err() {
             return Cause::Internal;
         }
@@ -290,8 +294,19 @@ impl Link for ClientLink {
     }
 }
 
+/// Whether the server's version of the protocol is one that this software carries on with.
+fn speaks(welcome: &Welcome) -> bool {
+    let (version, spoken) = (welcome.protocol_version, PROTOCOL_VERSIONS);
+    let is_one = is_spoken(version);
+    if !is_one {
+        tracing::error!(version, ?spoken, "the server speaks another version of the protocol");
+    }
+    is_one
+}
+
 /// Reads a roster.
 pub(crate) fn roster(message: RosterMessage) -> Result<Roster, WireError> {
     let entries: Result<Vec<_>, _> = message.entries.into_iter().map(RosterEntry::try_from).collect();
-    entries.map(|entries| Roster::new(entries.into_iter().flat_map(RosterEntry::into_entries).collect()))
+    let entries = entries?.into_iter().map(RosterEntry::into_entry).collect();
+    Roster::new(entries).map_err(|_| WireError::Field("roster.entries"))
 }

@@ -63,6 +63,11 @@ impl Sessions {
         self.ledger.end_where(|parties| objection(&routes, parties))
     }
 
+    /// Whether agents prove who they are. That is decided once: sessions that are open could not change it.
+    pub(crate) fn has_inner_tls(&self) -> bool {
+        self.inner_tls
+    }
+
     /// The inner handshakes so far.
     pub(crate) fn handshakes(&self) -> &Handshakes {
         &self.handshakes
@@ -165,22 +170,15 @@ impl Sessions {
             // Judged before the server is waited for: what is on no route waits for nothing, and the server does not hear of it.
             self.routes().permits_target(&target).map_err(not_on_route)?;
             let live = self.live(newer_than).await.map_err(|refusal| last.or(lost).unwrap_or(refusal))?;
-            let entry = match live.roster.choose(&target, &self.routes(), &tried, &mut SystemRandom) {
-                Ok(entry) => entry.cloned(),
-                // A server that has just come back may hear of the right agent a moment after the others.
-                Err(_) if self.agent_comes(&live, &target).await => continue,
-                Err(cause) => return Err(last.unwrap_or(not_on_route(cause))),
-            };
-            if let (None, Some(refusal)) = (&entry, last) {
+            let chosen = self.choose(live, &target, &tried).await;
+            let (live, choice) = chosen.map_err(|refusal| last.unwrap_or(refusal))?;
+            if let (None, Some(refusal)) = (&choice, last) {
                 return Err(refusal);
             }
             // Without a fitting entry the server is asked all the same: its word, and its record, say why there is none.
-            let choice = entry.map(|entry| Choice { principal: live.agent(&entry.agent), instance: entry.instance });
             let instance = choice.as_ref().map(|choice| choice.instance);
             if let Some(choice) = &choice {
-                tracked.through(&choice.principal, instance, None);
-                // The choice is in the book: routes that come later find it there, those that came before it are asked here.
-                self.routes().permits(&target, &choice.principal.name).map_err(not_on_route)?;
+                self.enter(tracked, &target, choice)?;
             }
             let (connection, place) = self.lanes.place(&live);
             let attempting = self.attempt(&live, &connection, request, &target, choice);
@@ -197,7 +195,9 @@ impl Sessions {
                     (last, lost) = (None, Some(refusal));
                 }
                 // A server that has just come back hears of its agents within seconds.
-                Err(refusal) if refusal.cause == Cause::NoLiveAgent && self.agent_comes(&live, &target).await => {
+                Err(refusal)
+                    if refusal.cause == Cause::NoLiveAgent && self.agent_comes(&live, &target).await.is_some() =>
+                {
                     tracked.attempt_failed(refusal);
                     last = None;
                 }
@@ -218,20 +218,51 @@ impl Sessions {
         Err(last.or(lost).unwrap_or(Refusal::new(Hop::Client, Cause::Internal)))
     }
 
-    /// Waits for an agent for this target on a connection that is still young; whether one came.
-    async fn agent_comes(&self, live: &Live, target: &Target) -> bool {
+    /// Picks who is to serve, and gives the connection whose roster that is from; nobody if nobody is offered, which the server is to explain.
+    async fn choose(
+        &self,
+        live: Live,
+        target: &Target,
+        tried: &BTreeSet<InstanceId>,
+    ) -> Result<(Live, Option<Choice>), Refusal> {
+        let choose = |live: &Live| {
+            let chosen = live.roster.choose(target, &self.routes(), tried, &mut SystemRandom);
+            let choice = |(agent, instance)| Choice { principal: live.agent(agent), instance };
+            chosen.map(|chosen| chosen.map(choice)).map_err(not_on_route)
+        };
+        let refusal = match choose(&live) {
+            Ok(choice) => return Ok((live, choice)),
+            Err(refusal) => refusal,
+        };
+        // A server that has just come back may hear of the right agent a moment after the others. The choice is made from the very roster that was
+        // waited for: the next one may be without that agent again.
+        let live = self.agent_comes(&live, target).await.ok_or(refusal)?;
+        let choice = choose(&live)?;
+        Ok((live, choice))
+    }
+
+    /// Puts the choice into the book, unless the routes have come to object to it: routes that come later find it there, those that came before
+    /// are asked here.
+    fn enter(&self, tracked: &Tracked, target: &Target, choice: &Choice) -> Result<(), Refusal> {
+        tracked.through(&choice.principal, Some(choice.instance), None);
+        self.routes().permits(target, &choice.principal.name).map_err(not_on_route)
+    }
+
+    /// Waits for an agent for this target on a connection that is still young; what is live once one has come.
+    async fn agent_comes(&self, live: &Live, target: &Target) -> Option<Live> {
         let left = SERVER_WAIT.saturating_sub(live.age());
         if left.is_zero() {
-            return false;
+            return None;
         }
         let mut changing = self.live.clone();
         let serves = |live: &Option<Live>| {
             live.as_ref().is_some_and(|live| {
                 let chosen = live.roster.choose(target, &self.routes(), &BTreeSet::new(), &mut SystemRandom);
-                chosen.is_ok_and(|entry| entry.is_some())
+                chosen.is_ok_and(|chosen| chosen.is_some())
             })
         };
-        timeout(left, changing.wait_for(serves)).await.is_ok_and(|found| found.is_ok())
+        let found = timeout(left, changing.wait_for(serves)).await.ok()?.ok()?;
+        found.clone()
     }
 }
 
@@ -248,3 +279,6 @@ fn objection(routes: &Routes, parties: &Parties) -> Option<Refusal> {
 fn not_on_route(cause: Cause) -> Refusal {
     Refusal::new(Hop::Client, cause)
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ use ginnel_core::cause::{Cause, Hop, Refusal};
 use ginnel_core::id::{InstanceId, RequestId};
 use ginnel_core::principal::Role;
 use ginnel_core::report::Chain;
+use ginnel_core::roster::{Entry, Process};
 use ginnel_core::status::{Denied, Peer, Request, Revoked, Status, Verdict};
 use ginnel_identity::trust::{Roots, RootsFile};
 use ginnel_net::upstream::Upstream;
@@ -25,6 +26,10 @@ use crate::link::Live;
 use crate::open::Opener;
 use crate::routes;
 use crate::sessions::Sessions;
+
+/// Targets that a status gives in all. Each process of an agent has the same ones: without a bound a small roster of many processes and many
+/// targets would become a status that no memory holds.
+const TARGETS_SHOWN_MAX: usize = 100_000;
 
 /// The client, as its admin listeners see it.
 pub(crate) struct View {
@@ -53,6 +58,7 @@ impl Observed for View {
         let draining = self.draining.is_cancelled();
         let connected = self.upstream.progress.is_connected();
         let agents = self.agents();
+        // An agent counts that a route names for any target: which target is meant is only known once a session asks for it.
         let nobody_is_on_a_route = agents.iter().all(|agent| agent.on_route == Some(false));
         let reasons = [
             (draining, "the client is draining: it takes no more sessions"),
@@ -130,6 +136,14 @@ impl Reloadable {
     fn try_reload(&self) -> Result<String, Fault> {
         let source = self.source.as_ref().ok_or("this client was started without a configuration file")?;
         let config = source.load().map_err(|error| Fault { whole: error.whole(), logged: error.without_quotes() })?;
+        // The file is sound by itself, because it has no dangerDisableInnerTls any more; this process still has.
+        if config.routes.entries().is_some() && !self.sessions.has_inner_tls() {
+            return Err(
+                "the routes are not in force: this client runs without inner TLS, which proves which agent serves; \
+                        switching it on takes a restart"
+                    .into(),
+            );
+        }
         let read = |path: &Path| Roots::read(path).map_err(|error| Chain(&error).to_string());
         let trust = &config.trust;
         let (server_roots, agent_roots) = (read(&trust.server)?, read(&trust.agent)?);
@@ -151,25 +165,50 @@ impl Reloadable {
 }
 
 impl View {
-    /// The agents on the roster.
+    /// The processes of the agents on the roster.
     fn agents(&self) -> Vec<Peer> {
         let routes = self.sessions.routes();
         let live = self.live.borrow();
         let Some(live) = live.as_ref() else { return Vec::new() };
-        let entries = live.roster.entries().iter();
-        let peer = |entry: &ginnel_core::roster::Entry| Peer {
+        let mut shown = 0;
+        let mut peer = |entry: &Entry, process: &Process| Peer {
             principal: live.agent(&entry.agent).to_string(),
-            instance: entry.instance.to_string(),
+            instance: process.instance.to_string(),
             version: None,
             peer: None,
             connections: None,
             since: None,
             certificate: None,
-            sessions: Some(self.sessions.ledger().of_agent(entry.instance)),
-            draining: entry.draining,
+            sessions: Some(self.sessions.ledger().of_agent(process.instance)),
+            draining: process.draining,
             on_route: routes.entries().map(|_| routes.names(&entry.agent)),
-            targets: entry.targets.iter().map(ToString::to_string).collect(),
+            targets: targets_within(TARGETS_SHOWN_MAX, &mut shown, entry),
         };
-        entries.map(peer).collect()
+        let mut peers = Vec::new();
+        for entry in live.roster.entries() {
+            peers.extend(entry.processes.iter().map(|process| peer(entry, process)));
+        }
+        peers
+    }
+}
+
+/// The targets of an agent, as far as there is room for them beside those that were shown before.
+fn targets_within(max: usize, shown: &mut usize, entry: &Entry) -> Vec<String> {
+    let targets: Vec<_> = entry.targets.iter().take(max - *shown).map(ToString::to_string).collect();
+    *shown += targets.len();
+    targets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_shown_up_to_the_bound_whatever_a_roster_repeats() {
+        let targets = ["git", "npm", "pip"].map(|host| format!("{host}.acme.internal:443").parse().unwrap()).to_vec();
+        let entry = Entry { agent: "acme".parse().unwrap(), targets, processes: Vec::new() };
+        let mut shown = 0;
+        let lengths: Vec<_> = (0..4).map(|_| targets_within(7, &mut shown, &entry).len()).collect();
+        assert_eq!((lengths, shown), (vec![3, 3, 1, 0], 7));
     }
 }

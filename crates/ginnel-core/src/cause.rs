@@ -262,6 +262,18 @@ impl Refusal {
         Self { hop, cause }
     }
 
+    /// What a client makes of a server's word: one that only the client itself can say breaks the protocol.
+    ///
+    /// Of the client a server knows what it sees of its connection: when the certificate expires, and that it broke the protocol or broke
+    /// off. Anything else in the client's own name would be a lie in its log and in the answer to the application: a refusal by a route that
+    /// permits this sends its operator to the wrong place.
+    #[must_use]
+    pub fn as_the_servers_word(self) -> Self {
+        let sees = matches!(self.cause, Cause::CertificateExpired | Cause::ProtocolError | Cause::Aborted);
+        let is_the_clients_own = self.cause == Cause::NotOnRoute || (self.hop == Hop::Client && !sees);
+        if is_the_clients_own { Self::new(Hop::Server, Cause::ProtocolError) } else { self }
+    }
+
     /// Whether another live agent may do better, so that a dial that failed this way moves on.
     ///
     /// A verdict of the server holds whichever agent is asked; everything that happened at or behind one agent, to its certificate, its own audit
@@ -298,5 +310,20 @@ mod tests {
             assert!(cause.sentence().ends_with('.'), "{cause}");
         }
         assert_eq!(Cause::from_number(u32::MAX), Cause::Unknown);
+    }
+
+    #[test]
+    fn what_a_client_says_of_itself_is_no_word_of_the_servers() {
+        let lie = Refusal::new(Hop::Server, Cause::ProtocolError);
+        for hop in [Hop::Application, Hop::Client, Hop::Server, Hop::Agent, Hop::Target] {
+            assert_eq!(Refusal::new(hop, Cause::NotOnRoute).as_the_servers_word(), lie, "{hop}");
+        }
+        for &cause in Cause::ALL {
+            let sees = [Cause::CertificateExpired, Cause::ProtocolError, Cause::Aborted].contains(&cause);
+            let said = Refusal::new(Hop::Client, cause);
+            assert_eq!(said.as_the_servers_word(), if sees { said } else { lie }, "{cause}");
+            let of_agent = Refusal::new(Hop::Agent, cause);
+            assert_eq!(of_agent.as_the_servers_word() == of_agent, cause != Cause::NotOnRoute, "{cause}");
+        }
     }
 }

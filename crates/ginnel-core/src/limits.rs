@@ -59,6 +59,14 @@ pub const EARLY_MAX: usize = 4096;
 /// Most bytes of a roster: 100,000 targets of 80 characters, or as many agent processes. The server checks before it sends.
 pub const ROSTER_MESSAGE_MAX: usize = 16 * 1024 * 1024;
 
+/// Most agent processes on a roster, each of which costs a client some fifty bytes; their targets are kept once for each agent. The server
+/// checks before it sends, and a client takes no more from one that does not.
+pub const ROSTER_PROCESSES_MAX: usize = 100_000;
+
+/// Targets and agents in all routes of a client together. Every session is held against each of them, and every reload each session: so many
+/// take some tenths of a millisecond.
+pub const ROUTE_PATTERNS_MAX: usize = 10_000;
+
 /// Most bytes of an enrolment request, which anybody may send: an 8 KiB token and a 4 KiB request with room to spare.
 pub const ENROL_MESSAGE_MAX: usize = 16 * 1024;
 

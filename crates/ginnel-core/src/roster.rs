@@ -7,22 +7,39 @@ use rand_core::Rng;
 use crate::backoff::draw_up_to;
 use crate::cause::Cause;
 use crate::id::InstanceId;
+use crate::limits::ROSTER_PROCESSES_MAX;
 use crate::pattern::TargetPattern;
 use crate::principal::Name;
 use crate::route::Routes;
 use crate::target::Target;
 
-/// A live agent, as far as one client may use it.
+/// A live agent, as far as one client may use it. What it serves is kept once, however many processes it has: a roster comes from the server,
+/// and must not grow when it is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Who it is.
     pub agent: Name,
-    /// Which process of that agent.
-    pub instance: InstanceId,
     /// What the client may reach through it.
     pub targets: Vec<TargetPattern>,
+    /// Its live processes.
+    pub processes: Vec<Process>,
+}
+
+/// A live process of an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Which one.
+    pub instance: InstanceId,
     /// Whether it is about to go, and takes sessions only if nobody else can.
     pub draining: bool,
+}
+
+/// There are more than [`ROSTER_PROCESSES_MAX`] processes (the server is to blame).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there are {processes} agent processes, more than {ROSTER_PROCESSES_MAX}")]
+pub struct TooMany {
+    /// How many there are.
+    pub processes: usize,
 }
 
 /// The live agents that a client may use.
@@ -32,9 +49,18 @@ pub struct Roster {
 }
 
 impl Roster {
-    /// A roster of these agents.
-    pub fn new(entries: Vec<Entry>) -> Self {
-        Self { entries }
+    /// A roster of these agents. The same agent may stand in it several times, with other targets.
+    ///
+    /// # Errors
+    /// [`TooMany`].
+    pub fn new(entries: Vec<Entry>) -> Result<Self, TooMany> {
+        let processes = entries.iter().map(|entry| entry.processes.len()).sum();
+        if processes > ROSTER_PROCESSES_MAX { Err(TooMany { processes }) } else { Ok(Self { entries }) }
+    }
+
+    /// How many processes the agents have.
+    pub fn processes(&self) -> usize {
+        self.entries.iter().map(|entry| entry.processes.len()).sum()
     }
 
     /// The agents, in the order in which they were given.
@@ -42,13 +68,13 @@ impl Roster {
         &self.entries
     }
 
-    /// The agents that are offered for `target`, on a route or not.
+    /// The entries of agents that are offered for `target`, on a route or not.
     pub fn offered(&self, target: &Target) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(|entry| entry.targets.iter().any(|pattern| pattern.matches(target)))
     }
 
-    /// Picks one of the agents that are offered for `target`, are on its routes and were not tried, each as likely as any other; draining
-    /// ones only if there are no others. `None` if there is none at all.
+    /// Picks one of the processes whose agents are offered for `target` and are on its routes, and which were not tried, each as likely as any
+    /// other; draining ones only if there are no others. `None` if there is none at all.
     ///
     /// # Errors
     /// [`Cause::NotOnRoute`] if no route names the target, or there are agents for it and none of them is on its routes.
@@ -58,7 +84,7 @@ impl Roster {
         routes: &Routes,
         tried: &BTreeSet<InstanceId>,
         rng: &mut impl Rng,
-    ) -> Result<Option<&Entry>, Cause> {
+    ) -> Result<Option<(&Name, InstanceId)>, Cause> {
         let agents = routes.agents_for(target);
         let offered: Vec<_> = self.offered(target).collect();
         let is_on_route = |entry: &&Entry| agents.as_ref().is_none_or(|agents| agents.contains(&entry.agent));
@@ -66,12 +92,19 @@ impl Roster {
         if agents.as_ref().is_some_and(BTreeSet::is_empty) || (on_route.is_empty() && !offered.is_empty()) {
             return Err(Cause::NotOnRoute);
         }
-        let (draining, staying): (Vec<_>, Vec<_>) =
-            on_route.into_iter().filter(|entry| !tried.contains(&entry.instance)).partition(|entry| entry.draining);
-        let candidates = if staying.is_empty() { draining } else { staying };
-        let Some(last) = candidates.len().checked_sub(1) else { return Ok(None) };
-        let at = draw_up_to(last as u64, rng);
-        Ok(usize::try_from(at).ok().and_then(|at| candidates.get(at).copied()))
+        let untried = |draining: bool| {
+            let is_one = move |process: &&Process| process.draining == draining && !tried.contains(&process.instance);
+            on_route.iter().flat_map(move |entry| {
+                entry.processes.iter().filter(is_one).map(|process| (&entry.agent, process.instance))
+            })
+        };
+        for draining in [false, true] {
+            if let Some(last) = untried(draining).count().checked_sub(1) {
+                let at = draw_up_to(last as u64, rng);
+                return Ok(usize::try_from(at).ok().and_then(|at| untried(draining).nth(at)));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -87,7 +120,8 @@ mod tests {
 
     fn entry(number: u8, target: &str, draining: bool) -> Entry {
         let targets = vec![target.parse().unwrap()];
-        Entry { agent: "acme".parse().unwrap(), instance: instance(number), targets, draining }
+        let processes = vec![Process { instance: instance(number), draining }];
+        Entry { agent: "acme".parse().unwrap(), targets, processes }
     }
 
     fn of(agent: &str, entry: Entry) -> Entry {
@@ -107,6 +141,7 @@ mod tests {
             entry(4, "git.acme.internal:22", false),
             entry(5, "*.acme.internal:443", false),
         ])
+        .unwrap()
     }
 
     /// How often each instance is chosen in 3,000 draws.
@@ -116,8 +151,8 @@ mod tests {
         let mut counts = [0; 6];
         for _ in 0..3_000 {
             let target = target.parse().unwrap();
-            if let Some(entry) = roster.choose(&target, &Routes::default(), &tried, &mut rng).unwrap() {
-                counts[usize::from(entry.instance.to_bytes()[0])] += 1;
+            if let Some((_, instance)) = roster.choose(&target, &Routes::default(), &tried, &mut rng).unwrap() {
+                counts[usize::from(instance.to_bytes()[0])] += 1;
             }
         }
         counts
@@ -130,6 +165,36 @@ mod tests {
             assert!((900..1_100).contains(&counts[number]), "{counts:?}");
         }
         assert_eq!(counts[1] + counts[2] + counts[5], 3_000, "{counts:?}");
+    }
+
+    #[test]
+    fn every_process_of_an_agent_is_as_likely_as_one_of_another() {
+        let mut several = entry(1, "git.acme.internal:443", false);
+        several.processes.extend([2, 3].map(|number| Process { instance: instance(number), draining: number == 3 }));
+        let roster = Roster::new(vec![several, of("other", entry(4, "git.acme.internal:443", false))]).unwrap();
+        let (mut counts, mut rng) = ([0; 5], SplitMix(7));
+        for _ in 0..3_000 {
+            let target = "git.acme.internal:443".parse().unwrap();
+            let chosen = roster.choose(&target, &Routes::default(), &BTreeSet::new(), &mut rng);
+            let (agent, instance) = chosen.unwrap().unwrap();
+            let number = instance.to_bytes()[0];
+            assert_eq!(agent.as_str() == "other", number == 4);
+            counts[usize::from(number)] += 1;
+        }
+        assert!([1, 2, 4].iter().all(|number| (900..1_100).contains(&counts[*number])), "{counts:?}");
+        assert_eq!(counts[3], 0, "{counts:?}");
+    }
+
+    #[test]
+    fn there_are_no_more_processes_than_the_bound_however_they_are_given() {
+        let of = |processes: usize| {
+            let process = Process { instance: instance(1), draining: false };
+            Entry { processes: vec![process; processes], ..entry(1, "git.acme.internal:443", false) }
+        };
+        let most = Roster::new(vec![of(ROSTER_PROCESSES_MAX - 1), of(1)]).unwrap();
+        assert_eq!(most.processes(), ROSTER_PROCESSES_MAX);
+        let processes = ROSTER_PROCESSES_MAX + 1;
+        assert_eq!(Roster::new(vec![of(ROSTER_PROCESSES_MAX), of(1)]), Err(TooMany { processes }));
     }
 
     #[test]
@@ -159,7 +224,8 @@ mod tests {
             of("other", entry(3, "git.acme.internal:443", false)),
             of("acme-2", entry(4, "git.acme.internal:443", true)),
             of("other", entry(5, "npm.acme.internal:443", false)),
-        ]);
+        ])
+        .unwrap();
         let routes = Routes::pinned(vec![
             route(&["git.acme.internal:443"], &["acme", "acme-2"]),
             route(&["npm.acme.internal:443"], &["acme"]),
@@ -180,7 +246,7 @@ mod tests {
             let tried = tried.iter().copied().map(instance).collect();
             for _ in 0..200 {
                 let chosen = roster.choose(&target.parse().unwrap(), &routes, &tried, &mut rng);
-                let chosen = chosen.map(|entry| entry.map(|entry| entry.instance.to_bytes()[0]));
+                let chosen = chosen.map(|chosen| chosen.map(|(_, instance)| instance.to_bytes()[0]));
                 assert_eq!(chosen, expected, "{target} {tried:?}");
             }
         }

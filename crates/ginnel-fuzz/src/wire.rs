@@ -73,7 +73,7 @@ pub fn control_messages(data: &[u8]) {
     reads_back::<v1::Dial, Dial>(data);
     if let Some(entry) = reads_back::<v1::RosterEntry, RosterEntry>(data) {
         let count = entry.instances.len();
-        assert_eq!(entry.into_entries().count(), count);
+        assert_eq!(entry.into_entry().processes.len(), count);
     }
 }
 

@@ -25,9 +25,20 @@ pub use metadata::bound_audience;
 use metadata::Metadata;
 use sign_jwt::Access;
 
-/// Signing takes two round trips to Google and at most two repetitions. An enrolment as a whole has 15 s, of which the metadata server may
-/// take 2 s more and the tunnel's server needs some.
-const SIGN_WAIT: Duration = Duration::from_secs(8);
+/// How long signing may take.
+#[derive(Clone, Copy, Debug)]
+struct Waits {
+    /// One attempt of the call.
+    attempt: Duration,
+    /// All of it, with what is waited between attempts.
+    sign: Duration,
+}
+
+impl Waits {
+    /// Google answers an attempt within a tenth of that. Signing takes two round trips and at most two repetitions, before which up to 3 s are
+    /// drawn. An enrolment as a whole has 15 s, of which the metadata server may take 2 s more and the tunnel's server needs some.
+    const USUAL: Self = Self { attempt: Duration::from_secs(3), sign: Duration::from_secs(8) };
+}
 
 /// How to ask Google.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,6 +75,7 @@ pub struct Google {
     settings: Settings,
     metadata: Metadata,
     access: Access,
+    waits: Waits,
     worked: Mutex<Option<Worked>>,
 }
 
@@ -85,7 +97,7 @@ impl Google {
     pub fn new(settings: Settings) -> Result<Self, SetUpError> {
         crate::provider::install();
         let metadata = Metadata::of_this_machine()?;
-        Ok(Self { settings, metadata, access: Access::Default, worked: Mutex::default() })
+        Ok(Self { settings, metadata, access: Access::Default, waits: Waits::USUAL, worked: Mutex::default() })
     }
 
     async fn ask(&self, audience: &str, spki_sha256: [u8; 32], now: SystemTime) -> Result<SecretString, AskError> {
@@ -121,7 +133,8 @@ impl Google {
         let (token, email) = match method {
             Method::SignJwt => {
                 let signing = self.sign(audience, spki_sha256, now);
-                let (token, email) = tokio::time::timeout(SIGN_WAIT, signing).await.map_err(|_| AskError::Slow)??;
+                let (token, email) =
+                    tokio::time::timeout(self.waits.sign, signing).await.map_err(|_| AskError::Slow)??;
                 (token, Some(email))
             }
             Method::IdToken => {
@@ -148,7 +161,8 @@ impl Google {
         };
         let claims = ginnel_identity::credential::token_claims(&email, audience, spki_sha256, now)
             .map_err(|source| AskError::Claims { source })?;
-        let token = sign_jwt::sign(&self.access, &email, claims, self.settings.endpoint.as_deref()).await?;
+        let token =
+            sign_jwt::sign(&self.access, &email, claims, self.settings.endpoint.as_deref(), self.waits.attempt).await?;
         Ok((token, email))
     }
 }

@@ -9,7 +9,7 @@ use ginnel_core::budget::Budget;
 use ginnel_core::cause::Cause;
 use ginnel_core::denial::Shown;
 use ginnel_core::id::InstanceId;
-use ginnel_core::limits::ROSTER_MESSAGE_MAX;
+use ginnel_core::limits::{ROSTER_MESSAGE_MAX, ROSTER_PROCESSES_MAX};
 use ginnel_core::policy::Source;
 use ginnel_core::principal::Principal;
 use ginnel_core::quota::Place;
@@ -191,6 +191,15 @@ impl ClientSeat {
 
 /// A roster that the client would not take must not cut it off without a word.
 fn bounded(message: RosterMessage) -> Result<RosterMessage, Status> {
+    let processes: usize = message.entries.iter().map(|entry| entry.instances.len()).sum();
+    if processes > ROSTER_PROCESSES_MAX {
+        tracing::error!(
+            processes,
+            allowed = ROSTER_PROCESSES_MAX,
+            "there are more agent processes than a roster can hold"
+        );
+        return Err(Status::resource_exhausted("there are more agent processes than a roster can hold"));
+    }
     let length = message.encoded_len();
     if length <= ROSTER_MESSAGE_MAX {
         return Ok(message);

@@ -5,7 +5,7 @@ use ginnel_core::id::{InstanceId, RequestId, SessionId};
 use ginnel_core::limits::{EARLY_MAX, LANES_MAX};
 use ginnel_core::pattern::TargetPattern;
 use ginnel_core::principal::Principal;
-use ginnel_core::roster::Entry;
+use ginnel_core::roster::{Entry, Process};
 use ginnel_core::target::Target;
 
 use crate::frame::WireError;
@@ -166,15 +166,11 @@ pub struct RosterEntry {
 }
 
 impl RosterEntry {
-    /// The entries as a roster keeps them, one for each process.
-    pub fn into_entries(self) -> impl Iterator<Item = Entry> {
+    /// The entry as a roster keeps it.
+    pub fn into_entry(self) -> Entry {
         let Self { agent, targets, instances } = self;
-        instances.into_iter().map(move |(instance, draining)| Entry {
-            agent: agent.name.clone(),
-            instance,
-            targets: targets.clone(),
-            draining,
-        })
+        let processes = instances.into_iter().map(|(instance, draining)| Process { instance, draining }).collect();
+        Entry { agent: agent.name, targets, processes }
     }
 }
 
@@ -236,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn roster_reads_back_with_an_entry_for_each_process() {
+    fn roster_reads_back_with_its_targets_once() {
         let id = |n| InstanceId::from_bytes(&[n; 16]).unwrap();
         let entry = RosterEntry {
             agent: "spiffe://acme.example/agent/acme".parse().unwrap(),
@@ -244,9 +240,9 @@ mod tests {
             instances: vec![(id(1), false), (id(2), true)],
         };
         assert_eq!(RosterEntry::try_from(v1::RosterEntry::from(entry.clone())), Ok(entry.clone()));
-        let entries: Vec<_> =
-            entry.into_entries().map(|entry| (entry.instance, entry.draining, entry.targets.len())).collect();
-        assert_eq!(entries, [(id(1), false, 2), (id(2), true, 2)]);
+        let kept = entry.into_entry();
+        let process = |n, draining| Process { instance: id(n), draining };
+        assert_eq!((kept.targets.len(), kept.processes), (2, vec![process(1, false), process(2, true)]));
     }
 
     #[test]

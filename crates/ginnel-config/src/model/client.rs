@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ginnel_core::lanes::Bounds;
+use ginnel_core::limits::ROUTE_PATTERNS_MAX;
 use ginnel_core::pattern::TargetPattern;
 use ginnel_core::principal::Name;
 use ginnel_core::renewal::Renewal;
@@ -187,6 +188,16 @@ fn must_be_sound(
     if danger_disable_inner_tls == Some(true) {
         let hint = "remove dangerDisableInnerTls, or the routes".to_owned();
         read.routes.report(findings, "mean nothing without inner TLS: it proves which agent serves", hint);
+    }
+    let length = |route: &Route| route.targets.len() + route.agents.len();
+    let patterns: usize = read.routes.value.iter().map(length).sum();
+    if patterns > ROUTE_PATTERNS_MAX {
+        let message = format!("name {patterns} targets and agents in all, and {ROUTE_PATTERNS_MAX} is the most");
+        read.routes.report(
+            findings,
+            message,
+            "name networks, ranges of ports or *.name in place of single targets".to_owned(),
+        );
     }
     // Of routes that cannot be read whole nobody knows what they were to name.
     if !read.is_whole {

@@ -466,8 +466,21 @@ fn reads_routes_and_finds_all_that_is_wrong_with_them() {
                  dangerDisableInnerTls, or the routes",
             ),
             ("listen:", "routes: acme\nlisten:", "f.yaml:4:9: routes: expected a list, found text"),
+            (
+                "{proxy: 127.0.0.1:3128}",
+                leaked(&format!("{{proxy: 127.0.0.1:3128}}\nroutes: {}", many(10_000))),
+                "f.yaml:5:9: routes: name 10001 targets and agents in all, and 10000 is the most\n  hint: name networks, ranges of ports \
+                 or *.name in place of single targets",
+            ),
         ],
     );
+    assert_eq!(read(&format!("routes: {}", many(9_999))).map(|routes| routes.len()), Some(1));
+}
+
+/// One route of so many targets through one agent.
+fn many(targets: usize) -> String {
+    let targets: Vec<_> = (0..targets).map(|number| format!("'h{number}.acme.internal:443'")).collect();
+    format!("[{{targets: [{}], agents: [acme]}}]", targets.join(", "))
 }
 
 #[test]

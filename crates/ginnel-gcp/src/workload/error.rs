@@ -84,7 +84,7 @@ pub enum AskError {
     #[error("the access scopes of this machine do not reach to the IAM Credentials API")]
     Scope(#[source] Boxed),
     /// Nothing came in time (environment).
-    #[error("Google did not sign within {} s", super::SIGN_WAIT.as_secs())]
+    #[error("Google did not sign within {} s", super::Waits::USUAL.sign.as_secs())]
     Slow,
     /// The metadata server answers with an error (environment).
     #[error("the metadata server answers with HTTP status {status}")]

@@ -16,9 +16,6 @@ use super::AskError;
 /// What an access token must be good for.
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 
-/// One attempt; Google answers within a tenth of that.
-const ATTEMPT_WAIT: Duration = Duration::from_secs(3);
-
 /// Attempts of one call, for a connection that breaks or a server that is being replaced. Longer outages are for whoever asks.
 const ATTEMPTS_MAX: u32 = 3;
 
@@ -52,11 +49,12 @@ pub(super) async fn sign(
     email: &str,
     claims: String,
     endpoint: Option<&str>,
+    attempt_wait: Duration,
 ) -> Result<SecretString, AskError> {
     let access = access.credentials()?;
     let mut builder = IAMCredentials::builder()
         .with_credentials(access)
-        .with_attempt_timeout(ATTEMPT_WAIT)
+        .with_attempt_timeout(attempt_wait)
         .with_retry_policy(Aip194Strict.with_attempt_limit(ATTEMPTS_MAX));
     if let Some(endpoint) = endpoint {
         builder = builder.with_endpoint(endpoint);

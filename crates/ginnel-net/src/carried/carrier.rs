@@ -289,6 +289,7 @@ impl Carrier {
     /// How the session was cut off, if it was: by the peer's word, or by the loss of the way to the server.
     fn over(&self) -> Option<Refusal> {
         self.stream.over().map(|cause| {
+            let is_said = self.stream.reset_by().is_some();
             let hop = if let Some(said) = self.stream.reset_by() {
                 said
             } else if cause == Cause::ServerLost || self.reset_here {
@@ -301,8 +302,16 @@ impl Carrier {
             } else {
                 Hop::Server
             };
-            Refusal::new(hop, cause)
+            let refusal = Refusal::new(hop, cause);
+            // What this end found out itself, and what it was reset for, needs no believing.
+            if is_said || (hop == Hop::Server && !self.reset_here) { self.heard(refusal) } else { refusal }
         })
+    }
+
+    /// A refusal that came from the peer, as far as it is believed.
+    fn heard(&self, refusal: Refusal) -> Refusal {
+        // Towards an agent the server is not alone: there the hop is the client that the session is for.
+        if self.own == Hop::Client { refusal.as_the_servers_word() } else { refusal }
     }
 
     /// The same as far as whoever does not write is told: a clean end that came before a peer's reset comes first.
@@ -348,6 +357,7 @@ impl Carrier {
     fn take_answer(&mut self, answer: Result<SocketAddr, Refusal>) -> bool {
         match self.answer {
             Answer::Awaited => {
+                let answer = answer.map_err(|refusal| self.heard(refusal));
                 self.answer = Answer::Given(answer);
                 if let Err(refusal) = answer {
                     self.stream.handle_abort(refusal.cause);

@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 use crate::pair::Pair;
 use crate::world;
 
+mod fronts;
 mod played;
 mod records;
 mod routes;

@@ -128,24 +128,52 @@ async fn a_reset_frame_keeps_its_cause_whatever_follows_it() {
 
 #[tokio::test]
 async fn a_reset_comes_from_the_hop_that_the_server_names() {
+    let of = Refusal::new;
+    let lie = of(Hop::Server, Cause::ProtocolError);
     let cases = [
-        (Cause::EndedByOperator, Some(Hop::Agent), Hop::Agent),
-        (Cause::CertificateExpired, Some(Hop::Client), Hop::Client),
-        (Cause::Reset, Some(Hop::Application), Hop::Application),
+        (Cause::EndedByOperator, Some(Hop::Agent), of(Hop::Agent, Cause::EndedByOperator)),
+        (Cause::CertificateExpired, Some(Hop::Client), of(Hop::Client, Cause::CertificateExpired)),
+        (Cause::Reset, Some(Hop::Application), of(Hop::Application, Cause::Reset)),
+        // Words that only this end can say, from a server that is not honest.
+        (Cause::NotOnRoute, Some(Hop::Client), lie),
+        (Cause::NotOnRoute, Some(Hop::Agent), lie),
+        (Cause::NotOnRoute, None, lie),
+        (Cause::PeerNotVerified, Some(Hop::Client), lie),
         // A server that knows no hop in a reset.
-        (Cause::EndedByOperator, None, Hop::Server),
-        (Cause::AgentLost, None, Hop::Agent),
-        (Cause::Reset, None, Hop::Target),
+        (Cause::EndedByOperator, None, of(Hop::Server, Cause::EndedByOperator)),
+        (Cause::AgentLost, None, of(Hop::Agent, Cause::AgentLost)),
+        (Cause::Reset, None, of(Hop::Target, Cause::Reset)),
     ];
-    for (cause, said, hop) in cases {
+    for (cause, hop, heard) in cases {
         let (_caller, (reader, writer), mut raw) = before_raw_server(Response::new(())).await;
         let mut near = Carried::opening(open(), reader, writer, Budget::default());
-        raw.send([SessionFrame::Opened(address()), SessionFrame::Stream(Frame::Reset { cause, hop: said })]);
-        assert_eq!(soon(poll_fn(|cx| near.poll_broken(cx))).await, Refusal::new(hop, cause));
+        raw.send([SessionFrame::Opened(address()), SessionFrame::Stream(Frame::Reset { cause, hop })]);
+        assert_eq!(soon(poll_fn(|cx| near.poll_broken(cx))).await, heard);
         // Neither the loss that follows nor this end's own reset is to blame.
         raw.cut();
         near.abort(Cause::Aborted);
-        assert_eq!(rest(&mut near).await, Err(Refusal::new(hop, cause)));
+        assert_eq!(rest(&mut near).await, Err(heard));
+    }
+}
+
+#[tokio::test]
+async fn what_this_end_resets_a_session_for_is_its_own_word() {
+    let (_caller, (reader, writer), _raw) = before_raw_server(Response::new(())).await;
+    let mut near = Carried::opening(open(), reader, writer, Budget::default());
+    near.abort(Cause::NotOnRoute);
+    assert_eq!(rest(&mut near).await, Err(Refusal::new(Hop::Client, Cause::NotOnRoute)));
+}
+
+#[tokio::test]
+async fn a_refusal_in_this_ends_own_name_is_a_lie_of_the_servers() {
+    for hop in [Hop::Client, Hop::Server] {
+        let (_caller, (reader, writer), mut raw) = before_raw_server(Response::new(())).await;
+        let mut near = Carried::opening(open(), reader, writer, Budget::default());
+        let answers = near.answers();
+        raw.send([SessionFrame::Refused(Refusal::new(hop, Cause::NotOnRoute))]);
+        let lie = Refusal::new(Hop::Server, Cause::ProtocolError);
+        assert_eq!(soon(answers.answer()).await, Err(lie), "{hop}");
+        assert_eq!(rest(&mut near).await, Err(lie), "{hop}");
     }
 }
 

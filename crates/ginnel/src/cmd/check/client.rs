@@ -67,7 +67,7 @@ fn routes(routes: &Routes, target: Option<&Target>, report: &mut Report) -> bool
 
 /// The server's word, as far as the client's own permits it.
 fn policy(roster: &Roster, routes: &Routes, target: Option<&Target>, report: &mut Report) {
-    let agents = roster.entries().len();
+    let agents = roster.processes();
     if agents == 0 {
         report.fail("policy", "no live agent is there for this client", NO_AGENT);
         return;

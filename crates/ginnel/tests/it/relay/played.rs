@@ -11,9 +11,9 @@ use ginnel_testkit::relay::{CLIENT, Call, Direction};
 use ginnel_testkit::stream::bytes;
 use ginnel_testkit::{Part, Relay, World, within};
 use ginnel_wire::frame::{Open, SessionFrame};
-use ginnel_wire::hello::Dial;
+use ginnel_wire::hello::{Dial, LANES};
 use ginnel_wire::v1;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -116,8 +116,8 @@ async fn session_that_is_played_back_to_the_agent_reaches_nobody() -> Result<()>
 
 /// Ways to say that the server is newer than it is, or nobody. A client that is turned away three times in a row would enrol first.
 fn welcomes() -> Vec<(&'static str, Option<v1::Welcome>)> {
-    let welcome = Relay::welcome;
-    vec![("no welcome", None), ("the greatest version", Some(v1::Welcome { protocol_version: u32::MAX, ..welcome() }))]
+    let of = |protocol_version| Some(v1::Welcome { protocol_version, ..Relay::welcome() });
+    vec![("no welcome", None), ("the greatest version", of(u32::MAX))]
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,9 +129,11 @@ async fn relay_that_claims_another_version_is_left_and_one_that_claims_to_know_n
     let entries = |instance| -> Result<Vec<v1::RosterEntry>> { Ok(vec![entry(at, instance)?.into()]) };
     let instance = InstanceId::random(&mut SystemRandom);
     let mark = world.agents[0].mark();
-    let welcome = v1::Welcome { protocol_version: 0, ..Relay::welcome() };
-    let _refused = relay.answer_agent(welcome).await?;
-    world.agents[0].wait_for_after(mark, OTHER_VERSION, |_| true).await?;
+    for protocol_version in OTHERS {
+        let _refused = relay.answer_agent(v1::Welcome { protocol_version, ..Relay::welcome() }).await?;
+        let is_it = |line: &Value| line["version"] == protocol_version;
+        world.agents[0].wait_for_after(mark, OTHER_VERSION, is_it).await?;
+    }
     for (name, welcome) in welcomes() {
         let mark = world.client.mark();
         let words = if welcome.is_none() { "the server did not say who it is" } else { OTHER_VERSION };
@@ -145,7 +147,7 @@ async fn relay_that_claims_another_version_is_left_and_one_that_claims_to_know_n
     let welcome = v1::Welcome { capabilities: vec!["plaintext".to_owned(), String::new()], ..Relay::welcome() };
     let mark = world.client.mark();
     let answer = v1::RosterMessage { welcome: Some(welcome), entries: entries(instance)? };
-    let _link = relay.answer_client(&answer).await?;
+    let link = relay.answer_client(&answer).await?;
     world.roster(mark, 1).await?;
     let app = hasty_application(&world, at);
     let (mut call, open) = relay.opening().await?;
@@ -156,8 +158,41 @@ async fn relay_that_claims_another_version_is_left_and_one_that_claims_to_know_n
     let said = refusal(app).await?;
     ensure!((said.hop.as_str(), said.cause.as_str()) == ("client", "peerNotVerified"), "{said:?}");
     ensure!(witness.heard().await?.is_empty(), "the target heard something");
+
+    // The least version, to a client that was content with the one before.
+    let mark = world.client.mark();
+    drop(link);
+    let welcome = v1::Welcome { protocol_version: 0, ..Relay::welcome() };
+    let answer = v1::RosterMessage { welcome: Some(welcome), entries: entries(instance)? };
+    let _link = relay.answer_client(&answer).await?;
+    world.client.wait_for_after(mark, OTHER_VERSION, |line| line["version"] == 0).await?;
     world.finish(&[Part::Server])
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn further_connection_of_another_version_carries_nothing() -> Result<()> {
+    let at = TcpListener::bind("127.0.0.1:0").await?;
+    let at = at.local_addr()?;
+    let mut world = world().client_setting("connections", json!({"min": 2})).target(at).start().await?;
+    let mut relay = Relay::take_over(&mut world).await?;
+    let mut welcome = Relay::welcome();
+    welcome.capabilities.push(LANES.to_owned());
+    let mark = world.client.mark();
+    let first = v1::RosterMessage { welcome: Some(welcome.clone()), entries: Vec::new() };
+    let _link = relay.answer_client(&first).await?;
+    world.roster(mark, 0).await?;
+    for protocol_version in OTHERS {
+        let welcome = v1::Welcome { protocol_version, ..welcome.clone() };
+        // The second round shows as well that the connection of the first one was left.
+        let _link = relay.answer_client(&v1::RosterMessage { welcome: Some(welcome), entries: Vec::new() }).await?;
+        let is_it = |line: &Value| line["version"] == protocol_version;
+        world.client.wait_for_after(mark, OTHER_VERSION, is_it).await?;
+    }
+    world.finish(&[Part::Server])
+}
+
+/// Versions that nobody speaks.
+const OTHERS: [u32; 2] = [0, u32::MAX];
 
 const OTHER_VERSION: &str = "the server speaks another version of the protocol";
 

@@ -26,25 +26,25 @@ use crate::world;
 const OTHER: &str = "spiffe://acme.example/agent/other";
 
 /// How soon a session is over that the routes do not permit any more.
-const CUT_WITHIN: Duration = Duration::from_secs(1);
+pub(super) const CUT_WITHIN: Duration = Duration::from_secs(1);
 
 /// A world whose client leaves each of these targets to these agents.
-fn routed(routes: &[(SocketAddr, &str)]) -> WorldBuilder {
+pub(super) fn routed(routes: &[(SocketAddr, &str)]) -> WorldBuilder {
     world().client_setting("routes", routes_of(routes))
 }
 
-fn routes_of(routes: &[(SocketAddr, &str)]) -> Value {
+pub(super) fn routes_of(routes: &[(SocketAddr, &str)]) -> Value {
     routes.iter().map(|(target, agent)| json!({"targets": [target], "agents": [agent]})).collect()
 }
 
-async fn reload(world: &World) -> Result<String> {
+pub(super) async fn reload(world: &World) -> Result<String> {
     let mut command = world.ginnel();
     command.args(["reload", "--socket"]).arg(world.socket(Part::Client));
     succeed(command).await
 }
 
 /// What the application is told, which must be that no route permits this.
-async fn refused(world: &World, target: SocketAddr) -> Result<Refused> {
+pub(super) async fn refused(world: &World, target: SocketAddr) -> Result<Refused> {
     let refused = proxy::connect(world.proxy_addr(), &target.to_string()).await?.refused()?;
     let said = (refused.status, refused.hop.as_str(), refused.cause.as_str());
     ensure!(said == (403, "client", "notOnRoute"), "{target}: {refused:?}");
@@ -109,6 +109,28 @@ async fn what_no_route_names_is_refused_and_a_reload_ends_what_it_takes_off() ->
     let said = reload(&world).await?;
     ensure!(said.contains("there are no routes any more"), "{said}");
     Pair::open(&world, &on).await?.exchange().await?;
+    world.finish(&[])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reload_puts_no_routes_into_force_that_nothing_would_prove() -> Result<()> {
+    let host = TcpListener::bind("127.0.0.1:0").await?;
+    let at = host.local_addr()?;
+    let mut world = world().danger_disable_inner_tls().target(at).start().await?;
+    world.edit("client", |config| {
+        config["routes"] = routes_of(&[(at, "acme")]);
+        drop(config.as_object_mut().map(|config| config.remove("dangerDisableInnerTls")));
+    })?;
+    let mut command = world.ginnel();
+    command.args(["reload", "--socket"]).arg(world.socket(Part::Client));
+    let said = output(command).await?;
+    let text = String::from_utf8_lossy(&said.stdout);
+    ensure!(!said.status.success() && text.contains("takes a restart"), "{said:?}");
+    // Nothing of the file counts, and nobody is told that it does.
+    let admin = world.admin(Part::Client).await?.to_string();
+    let status: Value = serde_json::from_str(&get(&admin, "/status").await?.1)?;
+    ensure!(status["routes"].is_null() && status["config"]["failure"].is_object(), "{status}");
+    Pair::open(&world, &host).await?.exchange().await?;
     world.finish(&[])
 }
 

@@ -74,7 +74,7 @@ impl Chain {
         let mut chain = Self { log, boot, chapter, from, last, macs, signer: Arc::new(signer), next_key, unsigned: 0 };
         let mut line = Vec::new();
         chain.seal(time, event, &mut line)?;
-        let next = State { log, from, chapter: chapter + 1, seed: next, seq: chain.last.seq };
+        let next = State { log, from, chapter: chapter + 1, seed: next, seq: chain.last.seq, closed: false };
         Ok((chain, line, next))
     }
 
@@ -134,7 +134,7 @@ mod tests {
     fn every_line_is_a_record_with_a_seal_that_runs_on() {
         let seed = Seed::random().expect("random");
         let key = seed.chapter().signer.public();
-        let state = State { log: id(1), from: 8, chapter: 0, seed, seq: 7 };
+        let state = State { log: id(1), from: 8, chapter: 0, seed, seq: 7, closed: false };
         let time = "2026-11-22".parse().expect("a time");
         let (mut chain, mut lines, next) =
             Chain::begin(&state, Position::before_all(7), 3, id(2), time).expect("writable");

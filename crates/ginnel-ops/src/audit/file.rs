@@ -6,13 +6,13 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use ginnel_core::audit::{Entry, Event, LogFiles, NO_HASH, OldFile, Text};
+use ginnel_core::audit::{Entry, Event, Hash, LogFiles, NO_HASH, OldFile, Seal, Text};
 use ginnel_core::id::InstanceId;
 use tracing::{info, warn};
 
 use self::end::{Changed, End};
 use super::chain::Position;
-use super::chain::keys::Seed;
+use super::chain::keys::{Seed, is_signed};
 use super::chain::state::{CHAPTERS_NAME, KEY_NAME, STATE_NAME, State, read_secret};
 use super::lines::{LINE_MAX, next_line, old_files, old_name, reader};
 use super::writer::{Medium, Old};
@@ -254,6 +254,7 @@ fn find_end(log: &mut LogFile) -> Result<Found, AuditError> {
 const CHANGED: &str = "there are records near its end that do not follow from those before them";
 const CUT_OFF: &str =
     "it ends before a record that it is known to have had, so its end was cut off, or an older copy was put back";
+const CLOSED: &str = "it was closed, and there are records after that";
 const NO_STATE: &str = "its chain has begun, and chain.state, from which it goes on, is not there";
 const OTHER_STATE: &str =
     "chain.state does not belong to the end of this log: one of the two was put back from an older copy";
@@ -284,9 +285,19 @@ fn state(log: &mut LogFile, end: &End, last: Position) -> Result<State, AuditErr
             verifiers(directory, &state)?;
             Ok(state)
         }
-        Some(chapter) if chapter.checked_add(1) == Some(state.chapter) => Ok(state),
+        Some(chapter) if chapter.checked_add(1) == Some(state.chapter) => {
+            if state.closed && last.seq != state.seq {
+                return Err(not_whole(&path, CLOSED));
+            }
+            Ok(state)
+        }
         // A crash came between the first line of the chapter and the next state: what follows is the next chapter.
         Some(chapter) if chapter == state.chapter => {
+            let begun = end.beginning.as_deref().and_then(|line| begun(line, &state));
+            if begun.is_none() || (state.closed && begun != Some(last.hash)) {
+                return Err(not_whole(&path, OTHER_STATE));
+            }
+            state.closed = false;
             state.seed = state.seed.next();
             state.chapter += 1;
             // Both at once: the line may have been lost with the state, and after another crash in the same place the state would be two
@@ -296,6 +307,14 @@ fn state(log: &mut LogFile, end: &End, last: Position) -> Result<State, AuditErr
         }
         None | Some(_) => Err(not_whole(&path, OTHER_STATE)),
     }
+}
+
+/// The hash of a line that begins the chapter of a state, if whoever wrote it had the keys.
+fn begun(line: &[u8], state: &State) -> Option<Hash> {
+    let (_, seal) = Seal::split(line.strip_suffix(b"\n")?)?;
+    let mut keys = state.seed.chapter();
+    let is_signed = is_signed(&keys.signer.public(), &seal.hash, &seal.signature?);
+    (is_signed && keys.macs.mac(&seal.hash) == seal.mac).then_some(seal.hash)
 }
 
 /// Begins a chain after the record `last`.
@@ -308,7 +327,7 @@ fn begin(directory: &Path, last: Position) -> Result<State, AuditError> {
     let seed = Seed::random().map_err(failed)?;
     aws_lc_rs::rand::fill(&mut log).map_err(|_| failed(io::Error::other("the system gives no random bytes")))?;
     let log = InstanceId::from_bytes(&log).map_err(|error| failed(io::Error::other(error)))?;
-    let state = State { log, from: last.seq + 1, chapter: 0, seed, seq: last.seq };
+    let state = State { log, from: last.seq + 1, chapter: 0, seed, seq: last.seq, closed: false };
     state.write(directory).map_err(failed)?;
     verifiers(directory, &state)?;
     let key = directory.join(KEY_NAME);

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use ginnel_core::audit::{Hash, Seal};
 use serde::Deserialize;
 
-pub use self::report::{Finding, Note, Proof, Report, Wrong};
+pub use self::report::{Finding, Note, Proof, Report, Run, Wrong};
 use self::walk::{Line, Trust, Walk};
 use super::chain::keys::{Seed, is_signed, running};
 use super::chain::state::{CHAPTERS_NAME, KEY_NAME, PUBLIC_NAME, State, read_public, read_secret};

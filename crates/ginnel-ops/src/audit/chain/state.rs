@@ -49,6 +49,8 @@ pub(in crate::audit) struct State {
     pub(in crate::audit) seed: Seed,
     /// Number of a record that the log has got to at least.
     pub(in crate::audit) seq: u64,
+    /// The log was closed with that record.
+    pub(in crate::audit) closed: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -59,6 +61,8 @@ struct StateFile {
     from: u64,
     chapter: u64,
     seq: u64,
+    #[serde(default)]
+    closed: bool,
     seed: String,
 }
 
@@ -123,14 +127,14 @@ impl State {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let StateFile { v, log, from, chapter, seq, seed: digits } = read;
-        Ok(Some(Self { log, from, chapter, seq, seed: seed(v, digits)? }))
+        let StateFile { v, log, from, chapter, seq, closed, seed: digits } = read;
+        Ok(Some(Self { log, from, chapter, seq, closed, seed: seed(v, digits)? }))
     }
 
     /// Puts it in the place of the one before, of which nothing stays; a crash leaves the one or the other.
     pub(in crate::audit) fn write(&self, directory: &Path) -> io::Result<()> {
-        let Self { log, from, chapter, seq, .. } = *self;
-        let mut file = StateFile { v: VERSION, log, from, chapter, seq, seed: String::clone(&self.seed.to_hex()) };
+        let Self { log, from, chapter, seq, closed, .. } = *self;
+        let mut file = StateFile { v: VERSION, log, from, chapter, seq, closed, seed: String::clone(&self.seed.to_hex()) };
         let line = line(&file);
         file.seed.zeroize();
         let (path, next) = (directory.join(STATE_NAME), directory.join("chain.state.next"));
@@ -202,7 +206,7 @@ mod tests {
 
     fn state() -> State {
         let log = InstanceId::from_bytes(&[3; 16]).expect("16 bytes");
-        State { log, from: 1, chapter: 0, seed: Seed::random().expect("random"), seq: 0 }
+        State { log, from: 1, chapter: 0, seed: Seed::random().expect("random"), seq: 0, closed: false }
     }
 
     #[test]

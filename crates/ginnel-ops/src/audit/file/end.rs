@@ -14,6 +14,7 @@ struct Header {
     event: String,
     chapter: Option<u64>,
     after_hash: Option<Hash>,
+    closing: Option<bool>,
 }
 
 /// The end of a file.
@@ -31,6 +32,8 @@ pub(super) struct End {
     pub(super) length: usize,
     /// The last record has no end of line.
     pub(super) is_unended: bool,
+    /// The last record closes its chapter.
+    is_closed: bool,
     /// After the last record there are zeros.
     is_holed: bool,
 }
@@ -85,7 +88,8 @@ impl End {
                     // A line that is there twice was written again after a failed sync.
                     return if header.seq <= last.seq || self.is_holed { Ok(false) } else { Err(Changed) };
                 }
-                true
+                // Nothing is written after the end of a chapter but the beginning of another.
+                !self.is_closed
             }
             _ => true,
         };
@@ -98,6 +102,7 @@ impl End {
         (self.is_sealed, self.is_holed) = (true, false);
         self.last = Some(Position { seq: header.seq, hash: seal.hash });
         self.chapter = header.chapter.or(self.chapter);
+        self.is_closed = header.closing == Some(true);
         Ok(true)
     }
 }
@@ -115,7 +120,7 @@ mod tests {
     /// Lines 1 to 5, the first of which begins a chapter, each with its end.
     fn lines() -> Vec<Vec<u8>> {
         let id = InstanceId::from_bytes(&[1; 16]).expect("16 bytes");
-        let state = State { log: id, from: 1, chapter: 3, seed: Seed::random().expect("random"), seq: 0 };
+        let state = State { log: id, from: 1, chapter: 3, seed: Seed::random().expect("random"), seq: 0, closed: false };
         let time = Timestamp::default();
         let (mut chain, first, _) = Chain::begin(&state, Position::before_all(0), 0, id, time).expect("writable");
         let mut lines = vec![first];

@@ -44,7 +44,7 @@ pub(super) struct DiskState {
 /// Where a new log goes on.
 pub(super) fn new_log() -> Start {
     let seed = Seed::from_hex(&"5e".repeat(32)).expect("digits");
-    let state = State { log: boot(), from: 1, chapter: 0, seed, seq: 0 };
+    let state = State { log: boot(), from: 1, chapter: 0, seed, seq: 0, closed: false };
     Start { state, last: Position::before_all(0), void: 0, whole: 0, is_unended: false, first: None }
 }
 

@@ -117,7 +117,23 @@ impl fmt::Display for Note {
     }
 }
 
-/// Notes that a report has at most; each start after a crash may leave one.
+/// Records from one to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Run {
+    /// The number of the first.
+    pub first_seq: u64,
+    /// The number of the last.
+    pub last_seq: u64,
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "records {}-{}", self.first_seq, self.last_seq)
+    }
+}
+
+/// Notes that a report has at most, and runs; each start after a crash may leave one.
 const NOTES_MAX: usize = 100;
 
 /// What verifying a log has found.
@@ -142,6 +158,8 @@ pub struct Report {
     pub checkpoint: Option<Checkpoint>,
     /// Whether the log says that it was closed there.
     pub closed: bool,
+    /// Records that their chapter did not sign before the next one began, the first hundred runs of them; none with the secret key.
+    pub unsigned: Vec<Run>,
     /// What is worth knowing.
     pub notes: Vec<Note>,
     /// The first thing that is wrong.
@@ -152,6 +170,12 @@ impl Report {
     /// Whether nothing is wrong.
     pub fn is_whole(&self) -> bool {
         self.finding.is_none()
+    }
+
+    pub(super) fn unsigned(&mut self, run: Run) {
+        if self.unsigned.len() < NOTES_MAX {
+            self.unsigned.push(run);
+        }
     }
 
     pub(super) fn note(&mut self, text: impl Into<String>) {

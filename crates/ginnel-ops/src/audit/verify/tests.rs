@@ -12,6 +12,8 @@ use super::super::chain::{Chain, Position};
 use super::super::{AuditLog, FILE_NAME};
 use super::*;
 
+mod boundaries;
+
 /// Records in each chapter of [`Sample`], beside what the chain says of itself.
 const RECORDS: usize = 6;
 

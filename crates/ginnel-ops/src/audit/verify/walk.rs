@@ -16,7 +16,7 @@ use super::super::chain::Position;
 use super::super::chain::keys::{MacKey, Seed, is_signed, running};
 use super::super::lines::Extent;
 use super::super::show::Place;
-use super::report::{Finding, Proof, Report, Wrong};
+use super::report::{Finding, Proof, Report, Run, Wrong};
 
 mod doubt;
 mod line;
@@ -58,6 +58,16 @@ struct Past {
     /// Bytes up to its end.
     end: u64,
     chapter: Rc<Chapter>,
+    signing: Signing,
+}
+
+/// How far a chapter has vouched for itself.
+#[derive(Clone, Copy)]
+struct Signing {
+    /// The last signed record.
+    seq: u64,
+    /// It says that nothing follows in its chapter.
+    is_closing: bool,
 }
 
 /// Where the log at hand begins.
@@ -79,6 +89,8 @@ pub(super) struct Walk {
     past: VecDeque<Past>,
     macs: Option<MacKey>,
     doubt: Option<Doubt>,
+    /// The last record of the chapter before.
+    left: Option<u64>,
     report: Report,
 }
 
@@ -91,7 +103,7 @@ impl Walk {
         };
         let report = Report { proof, log: trust.log, ..Report::default() };
         let (head, past) = (None, VecDeque::with_capacity(PAST_MAX));
-        Self { trust, anchors, read: 0, unsealed: 0, head, past, macs: None, doubt: None, report }
+        Self { trust, anchors, read: 0, unsealed: 0, head, past, macs: None, doubt: None, left: None, report }
     }
 
     /// Takes the next line of the log; `is_newest` if it is in the last file.
@@ -157,8 +169,10 @@ impl Walk {
         (record, seal): (&[u8], &Seal),
         line: &[u8],
     ) -> Result<(), Suspect> {
-        let Some(Past { at, chapter, .. }) = self.past.back() else { return Err(Suspect::Headless(header.seq)) };
-        let chapter = Rc::clone(chapter);
+        let Some(Past { at, chapter, signing, .. }) = self.past.back() else {
+            return Err(Suspect::Headless(header.seq));
+        };
+        let (chapter, mut signing) = (Rc::clone(chapter), *signing);
         if at.seq.checked_add(1) != Some(header.seq) {
             return Err(Suspect::Elsewhere(header.seq));
         }
@@ -170,6 +184,10 @@ impl Walk {
         if macs.as_mut().is_some_and(|macs| macs.mac(&hash) != seal.mac) {
             return Err(Suspect::Sealed(header.seq));
         }
+        if signing.is_closing {
+            // No process writes on in a chapter that it has closed; without the secret key nothing else tells who did.
+            return Err(Suspect::Closed(header.seq));
+        }
         let is_checkpoint = header.event == "checkpoint";
         match &seal.signature {
             Some(signature) if is_checkpoint && is_signed(&chapter.key, &hash, signature) => {}
@@ -178,6 +196,7 @@ impl Walk {
         }
         if is_checkpoint {
             self.checkpoint(header, &chapter, hash, line)?;
+            signing = Signing { seq: header.seq, is_closing: self.report.closed };
         } else {
             self.report.closed = false;
         }
@@ -185,7 +204,7 @@ impl Walk {
             self.removal(line);
         }
         self.macs = macs;
-        self.good(place, Position { seq: header.seq, hash }, chapter);
+        self.good(place, Position { seq: header.seq, hash }, chapter, signing);
         Ok(())
     }
 
@@ -221,6 +240,7 @@ impl Walk {
             return Err(Suspect::Changed(header.seq));
         }
         let from = self.past.iter().rev().find(|past| past.at.seq == said.after);
+        let left = from.map(|from| (from.at.seq, from.signing));
         let seed = match from {
             None if self.past.is_empty() => {
                 self.may_be_first(said)?;
@@ -249,6 +269,9 @@ impl Walk {
             self.report.log = Some(said.log);
             self.anchored(place, after);
         }
+        if let Some((last, signing)) = left {
+            self.leave(last, signing);
+        }
         // What counts for nothing is not gone back to.
         while self.past.back().is_some_and(|past| past.at.seq > said.after) {
             self.past.pop_back();
@@ -260,8 +283,23 @@ impl Walk {
         self.macs = macs;
         let Beginning { chapter: number, key, next_key, .. } = *said;
         let chapter = Rc::new(Chapter { number, key, next_key, next_seed });
-        self.good(place, Position { seq: header.seq, hash }, chapter);
+        let signing = Signing { seq: header.seq, is_closing: false };
+        self.good(place, Position { seq: header.seq, hash }, chapter, signing);
         Ok(())
+    }
+
+    /// Says what the signature of the next chapter does not make up for. It covers what lay there when that began, and a process that starts has
+    /// no key of the records before: between the two anybody could have written those that their own chapter did not sign.
+    fn leave(&mut self, last: u64, signing: Signing) {
+        // A chapter whose beginning is written again after a failure leaves the same one.
+        if self.left.replace(last) == Some(last) {
+            return;
+        }
+        if last > signing.seq && self.report.proof != Proof::SecretKey {
+            let run = Run { first_seq: signing.seq.saturating_add(1), last_seq: last };
+            self.report.unsigned(run);
+            self.report.note(format!("{run} were never signed by their chapter: only the secret key proves them"));
+        }
     }
 
     /// Whether the first chapter at hand is one of the log that is to be verified.
@@ -276,13 +314,13 @@ impl Walk {
         if self.unsealed > said.after { Err(Suspect::Elsewhere(said.after.saturating_add(1))) } else { Ok(()) }
     }
 
-    fn good(&mut self, place: &Place, at: Position, chapter: Rc<Chapter>) {
+    fn good(&mut self, place: &Place, at: Position, chapter: Rc<Chapter>, signing: Signing) {
         self.report.last_seq = at.seq;
         self.report.records = at.seq - self.report.first_seq + 1;
         if self.past.len() == PAST_MAX {
             self.past.pop_front();
         }
-        self.past.push_back(Past { at, end: self.read, chapter });
+        self.past.push_back(Past { at, end: self.read, chapter, signing });
         self.anchored(place, at);
     }
 

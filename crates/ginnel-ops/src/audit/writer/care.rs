@@ -53,7 +53,11 @@ impl<M: Medium> Writer<M> {
     fn rotate(&mut self) -> io::Result<()> {
         let Some(first_seq) = self.first_seq else { return Ok(()) };
         self.attempt(&mut Group::checkpoint(true))?;
-        self.medium.rotate(first_seq)?;
+        if let Err(error) = self.medium.rotate(first_seq) {
+            // The chapter says that nothing follows in it.
+            self.chain = None;
+            return Err(error);
+        }
         (self.whole, self.torn) = (0, false);
         self.leave_file();
         self.attempt(&mut Group::default())
@@ -96,7 +100,7 @@ impl<M: Medium> Writer<M> {
             return;
         }
         let closed = self.attempt(&mut Group::checkpoint(true)).and_then(|()| {
-            self.next.seq = self.last.seq;
+            (self.next.seq, self.next.closed) = (self.last.seq, true);
             self.medium.keep(&self.next, None)
         });
         if let Err(error) = closed {

@@ -13,6 +13,8 @@ pub(super) enum Suspect {
     Changed(u64),
     /// Its number is not the next.
     Elsewhere(u64),
+    /// It follows the checkpoint that closed its chapter.
+    Closed(u64),
     /// It begins a chapter with other keys than were announced.
     Foreign(u64),
     /// It belongs to a chapter whose first record is not there.
@@ -116,6 +118,10 @@ impl Doubt {
                 (seq, Wrong::Edited, format!("record {seq} was edited, and its hash made anew without the key"))
             }
             Suspect::Elsewhere(seq) => self.elsewhere(seq, next),
+            Suspect::Closed(seq) => {
+                let text = format!("record {seq} was appended after the checkpoint that closed its chapter");
+                (seq, Wrong::Inserted, text)
+            }
             Suspect::Foreign(seq) => {
                 let text = format!(
                     "record {seq} begins a chapter with a key that does not follow from the one before: from here on somebody else has written, or what leads there is missing"
@@ -169,6 +175,7 @@ impl Suspect {
     fn seq(self) -> Option<u64> {
         match self {
             Self::Changed(seq)
+            | Self::Closed(seq)
             | Self::Elsewhere(seq)
             | Self::Foreign(seq)
             | Self::Headless(seq)

@@ -1,0 +1,118 @@
+//! What is done to a log between one process and the next, which then begins its chapter after it.
+
+use super::super::super::AuditError;
+use super::super::super::chain::state::{CHAPTERS_NAME, STATE_NAME};
+use super::*;
+
+/// What a process that was killed has left: a chapter of records 1 to 7, of which only the first is signed.
+async fn killed() -> Sample {
+    let directory = tempfile::tempdir().expect("a directory");
+    let log = AuditLog::open(directory.path(), boot()).expect("opens");
+    for number in 0..RECORDS {
+        log.record(permit(number)).expect("accepted").await.expect("durable");
+    }
+    let left = tempfile::tempdir().expect("a directory");
+    for name in [FILE_NAME, STATE_NAME, KEY_NAME, PUBLIC_NAME, CHAPTERS_NAME] {
+        fs::copy(directory.path().join(name), left.path().join(name)).expect("copies");
+    }
+    Sample(left)
+}
+
+fn boot() -> InstanceId {
+    InstanceId::from_bytes(&[7; 16]).expect("16 bytes")
+}
+
+/// A record after `lines` with the hash that it should have; nobody without the key knows its MAC.
+fn append_forged(lines: &mut Vec<String>) {
+    let last = lines.len();
+    let (seq, next) = (format!("\"seq\":{last},"), format!("\"seq\":{},", last + 1));
+    let model = lines.iter().rfind(|line| line.contains("\"started\"")).expect("a record").clone();
+    let (record, seal) = Seal::split(model.trim_end().as_bytes()).expect("a seal");
+    let number: Entry = serde_json::from_str(&model).expect("a record");
+    let text = String::from_utf8(record.to_vec()).expect("text");
+    let text = text.replace(&format!("\"seq\":{},", number.seq), &seq).replace(&seq, &next);
+    let mut line = text.into_bytes();
+    let before = Seal::split(lines[last - 1].trim_end().as_bytes()).expect("a seal").1.hash;
+    Seal { hash: running(&before, &line), ..seal }.append_to(&mut line);
+    lines.push(String::from_utf8(line).expect("text") + "\n");
+}
+
+fn refused(sample: &Sample) -> String {
+    match AuditLog::open(sample.0.path(), boot()) {
+        Err(error @ AuditError::NotWhole { .. }) => error.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn no_process_goes_on_after_what_was_appended_to_a_closed_log() {
+    let sample = Sample::new();
+    let mut lines = sample.lines();
+    append_forged(&mut lines);
+    sample.put(&lines);
+    assert!(refused(&sample).contains("do not follow"));
+    // The beginning of a chapter may follow, and one that the state is past needs no key; but the log is known to have been closed.
+    lines.truncate(24);
+    let state = State::read(sample.0.path()).expect("reads").expect("is there");
+    let forged = State { chapter: state.chapter - 1, seed: Seed::random().expect("random"), ..state };
+    let hash = Seal::split(lines[23].trim_end().as_bytes()).expect("a seal").1.hash;
+    let time = "2026-11-22".parse().expect("a time");
+    let (_, line, _) = Chain::begin(&forged, Position { seq: 24, hash }, 0, boot(), time).expect("writable");
+    lines.push(String::from_utf8(line).expect("text"));
+    sample.put(&lines);
+    assert!(refused(&sample).contains("was closed"));
+}
+
+#[test]
+fn what_was_appended_to_a_closed_log_is_found_also_when_the_next_chapter_signs_it() {
+    let sample = Sample::new();
+    let state = State::read(sample.0.path()).expect("reads").expect("is there");
+    let mut lines = sample.lines();
+    append_forged(&mut lines);
+    let hash = Seal::split(lines[24].trim_end().as_bytes()).expect("a seal").1.hash;
+    let time = "2026-11-22".parse().expect("a time");
+    let (mut chain, mut next, _) =
+        Chain::begin(&state, Position { seq: 25, hash }, 0, boot(), time).expect("writable");
+    chain.seal(time, chain.checkpoint(true), &mut next).expect("writable");
+    lines.push(String::from_utf8(next).expect("text"));
+    sample.put(&lines);
+    let public = sample.with_public_key().finding.expect("is found");
+    assert_eq!((public.seq, public.wrong), (25, Wrong::Inserted), "{public}");
+    let secret = sample.with_key().finding.expect("is found");
+    assert_eq!((secret.seq, secret.wrong), (25, Wrong::Edited), "{secret}");
+}
+
+#[tokio::test]
+async fn records_that_their_chapter_did_not_sign_are_named() {
+    for is_forged in [false, true] {
+        let sample = killed().await;
+        if is_forged {
+            let text = fs::read_to_string(sample.path(FILE_NAME)).expect("reads");
+            let mut lines: Vec<_> = text.split_inclusive('\n').map(str::to_owned).collect();
+            resealed(&mut lines, 4, |line| line.replace("0.1.0", "6.6.6"));
+            fs::write(sample.path(FILE_NAME), lines.concat()).expect("writes");
+        }
+        // The process cannot know: the keys of those records are gone.
+        sample.grow();
+        let with = |evidence| verify(&Log::Files(vec![sample.path(FILE_NAME)]), &evidence).expect("reads");
+        let public = with(Evidence { public: Some(sample.path(PUBLIC_NAME)), ..Evidence::default() });
+        assert_eq!((&public.finding, &public.unsigned[..]), (&None, &[Run { first_seq: 2, last_seq: 7 }][..]));
+        assert!(public.notes.iter().any(|note| note.0.contains("records 2-7 were never signed")), "{public:?}");
+        let secret = with(Evidence { key: Some(sample.path(KEY_NAME)), ..Evidence::default() });
+        assert_eq!(secret.finding.map(|finding| finding.seq), is_forged.then_some(5));
+        assert_eq!(secret.unsigned, []);
+    }
+}
+
+#[tokio::test]
+async fn a_chapter_that_somebody_else_began_is_not_gone_on_from() {
+    let sample = Sample::new();
+    let other = State { seed: Seed::random().expect("random"), ..State::read(sample.0.path()).unwrap().unwrap() };
+    let mut lines = sample.lines();
+    let hash = Seal::split(lines[23].trim_end().as_bytes()).expect("a seal").1.hash;
+    let time = "2026-11-22".parse().expect("a time");
+    let (_, line, _) = Chain::begin(&other, Position { seq: 24, hash }, 0, boot(), time).expect("writable");
+    lines.push(String::from_utf8(line).expect("text"));
+    sample.put(&lines);
+    assert!(refused(&sample).contains("chain.state"));
+}

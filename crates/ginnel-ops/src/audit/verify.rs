@@ -15,7 +15,7 @@ use serde::Deserialize;
 pub use self::report::{Finding, Note, Proof, Report, Run, Wrong};
 use self::walk::{Line, Trust, Walk};
 use super::chain::keys::{Seed, is_signed, running};
-use super::chain::state::{CHAPTERS_NAME, KEY_NAME, PUBLIC_NAME, State, read_public, read_secret};
+use super::chain::state::{CHAPTERS_NAME, KEY_NAME, PUBLIC_NAME, STATE_NAME, State, read_public, read_secret};
 use super::lines::{log_files, next_line, reader};
 use super::show::Place;
 
@@ -33,6 +33,9 @@ const CHAPTERS_MAX: u64 = 1_000_000;
 
 /// How often a log that goes on in another file meanwhile is verified again. It does that once in hours.
 const RETRIES_MAX: usize = 3;
+
+/// What a log lacks whose state cannot be asked.
+const NO_END: &str = "only an anchor proves that its end is there";
 
 /// What to verify.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,9 +113,12 @@ fn verify_files(directory: Option<&Path>, files: &[PathBuf], evidence: &Evidence
     }
     let mut trust = Trust { at_least: evidence.at_least.unwrap_or(0), ..Trust::default() };
     keys(&mut trust, &mut anchors, directory, evidence)?;
-    if let Some(state) = directory.and_then(|directory| State::read(directory).ok().flatten()) {
+    match directory.map(State::read) {
         // Somebody who cuts the log off may forget it.
-        trust.at_least = trust.at_least.max(state.seq);
+        Some(Ok(Some(state))) => trust.at_least = trust.at_least.max(state.seq),
+        Some(Ok(None)) => trust.state_missing = Some(format!("there is no {STATE_NAME} beside the log: {NO_END}")),
+        Some(Err(error)) => trust.state_missing = Some(format!("{STATE_NAME} cannot be read ({error}): {NO_END}")),
+        None => {}
     }
     if let Some(chapter) = first_chapter(files)? {
         first_key(&mut trust, &anchors.keys, directory, chapter)?;

@@ -160,6 +160,8 @@ pub struct Report {
     pub closed: bool,
     /// Records that their chapter did not sign before the next one began, the first hundred runs of them; none with the secret key.
     pub unsigned: Vec<Run>,
+    /// Chapters that were not closed and were followed by another: where a process was killed or could not write, or the end was cut off.
+    pub unclosed: u64,
     /// What is worth knowing.
     pub notes: Vec<Note>,
     /// The first thing that is wrong.
@@ -182,5 +184,10 @@ impl Report {
         if self.notes.len() < NOTES_MAX {
             self.notes.push(Note(text.into()));
         }
+    }
+
+    /// Adds a note about all of the log, for which there is always room.
+    pub(super) fn say(&mut self, text: impl Into<String>) {
+        self.notes.push(Note(text.into()));
     }
 }

@@ -42,6 +42,8 @@ pub(super) struct Trust {
     pub(super) is_beside: bool,
     /// A number that the log has got to.
     pub(super) at_least: u64,
+    /// Why the process's own memory of that number is not there.
+    pub(super) state_missing: Option<String>,
 }
 
 /// A chapter that is being walked through.
@@ -295,6 +297,12 @@ impl Walk {
         if self.left.replace(last) == Some(last) {
             return;
         }
+        if !signing.is_closing {
+            self.report.unclosed += 1;
+            self.report.note(format!(
+                "the chapter before was not closed: what followed record {last} may be lost or cut; only an anchor proves that nothing did"
+            ));
+        }
         if last > signing.seq && self.report.proof != Proof::SecretKey {
             let run = Run { first_seq: signing.seq.saturating_add(1), last_seq: last };
             self.report.unsigned(run);
@@ -404,28 +412,31 @@ impl Walk {
 
     fn notes(&mut self) {
         let report = &mut self.report;
+        if let Some(text) = self.trust.state_missing.take().filter(|_| report.records > 0) {
+            report.say(text);
+        }
         if self.unsealed > 0 && report.records > 0 {
-            report.note(format!("{} records from before the chain have no seal: nothing proves them", self.unsealed));
+            report.say(format!("{} records from before the chain have no seal: nothing proves them", self.unsealed));
         }
         let behind =
             report.checkpoint.map_or(report.records, |checkpoint| report.last_seq.saturating_sub(checkpoint.seq));
         match report.proof {
-            Proof::SecretKey if self.trust.is_beside => report.note(
+            Proof::SecretKey if self.trust.is_beside => report.say(
                 "the secret key lies beside the log: whoever can read it can forge what it proves; move it away and give it with --key",
             ),
             Proof::PublicKey if self.trust.is_beside => {
-                report.note("the public key lies beside the log: whoever can write there can replace both; give one from elsewhere with --public-key");
+                report.say("the public key lies beside the log: whoever can write there can replace both; give one from elsewhere with --public-key");
             }
             Proof::Itself if report.records > 0 => {
-                report.note("no key was given: the log fits together, and nothing proves who wrote it");
+                report.say("no key was given: the log fits together, and nothing proves who wrote it");
             }
             Proof::SecretKey | Proof::PublicKey | Proof::Itself => {}
         }
         if report.proof != Proof::SecretKey && behind > 0 {
-            report.note(format!("{behind} records at the end are not signed yet: only the secret key proves them"));
+            report.say(format!("{behind} records at the end are not signed yet: only the secret key proves them"));
         }
         if report.records > 0 && !report.closed {
-            report.note("the log does not say that it was closed: it is being written, or a crash or a cut ended it");
+            report.say("the log does not say that it was closed: it is being written, or a crash or a cut ended it");
         }
     }
 }

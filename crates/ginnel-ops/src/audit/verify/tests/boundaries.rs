@@ -1,7 +1,7 @@
 //! What is done to a log between one process and the next, which then begins its chapter after it.
 
 use super::super::super::AuditError;
-use super::super::super::chain::state::{CHAPTERS_NAME, STATE_NAME};
+use super::super::super::chain::state::CHAPTERS_NAME;
 use super::*;
 
 /// What a process that was killed has left: a chapter of records 1 to 7, of which only the first is signed.
@@ -115,4 +115,37 @@ async fn a_chapter_that_somebody_else_began_is_not_gone_on_from() {
     lines.push(String::from_utf8(line).expect("text"));
     sample.put(&lines);
     assert!(refused(&sample).contains("chain.state"));
+}
+
+/// L05: the number in the state is no secret, so that whoever cuts the log off can make it fit; an anchor from elsewhere cannot be.
+#[tokio::test]
+async fn an_end_that_was_cut_off_between_two_processes_is_told_as_possible_and_proved_by_an_anchor() {
+    let sample = killed().await;
+    let whole = fs::read_to_string(sample.path(FILE_NAME)).expect("reads");
+    let lines: Vec<_> = whole.split_inclusive('\n').collect();
+    let anchor = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(anchor.path(), lines[6]).expect("writes");
+    fs::write(sample.path(FILE_NAME), lines[..3].concat()).expect("writes");
+    sample.grow();
+    let report = sample.verify(&Evidence::default());
+    assert_eq!((&report.finding, report.unclosed), (&None, 1));
+    let told = "what followed record 3 may be lost or cut";
+    assert!(report.notes.iter().any(|note| note.0.contains(told)), "{report:?}");
+    let evidence = Evidence { anchors: vec![anchor.path().to_owned()], ..Evidence::default() };
+    assert_eq!(sample.verify(&evidence).finding.expect("is found").wrong, Wrong::Anchor);
+}
+
+#[test]
+fn a_log_whose_state_cannot_be_asked_says_so() {
+    let sample = Sample::new();
+    assert_eq!((sample.verify(&Evidence::default()).notes.len(), sample.with_key().unclosed), (1, 0));
+    for (spoil, told) in [("{}", "cannot be read"), ("", "there is no chain.state")] {
+        if spoil.is_empty() {
+            fs::remove_file(sample.path(STATE_NAME)).expect("removes");
+        } else {
+            fs::write(sample.path(STATE_NAME), spoil).expect("writes");
+        }
+        let report = sample.verify(&Evidence::default());
+        assert!(report.notes.iter().any(|note| note.0.contains(told)), "{report:?}");
+    }
 }

@@ -124,16 +124,30 @@ fn verify_files(directory: Option<&Path>, files: &[PathBuf], evidence: &Evidence
         first_key(&mut trust, &anchors.keys, directory, chapter)?;
     }
     let mut walk = Walk::new(trust, anchors.records);
-    let mut line = Vec::new();
     for (index, file) in files.iter().enumerate() {
         let mut reader = reader(file).map_err(reading(file))?;
-        let mut place = Place { file: file.clone(), line: 0 };
-        while let Some(extent) = next_line(&mut reader, &mut line).map_err(reading(file))? {
-            place.line += 1;
-            walk.line(&place, &line, extent, index + 1 == files.len());
-        }
+        walk_through(&mut walk, file, &mut reader, index + 1 == files.len())?;
     }
     Ok(walk.end(files.len()))
+}
+
+/// Takes the lines of a file, up to its end as it is when that is first reached.
+fn walk_through(
+    walk: &mut Walk,
+    path: &Path,
+    reader: &mut impl io::BufRead,
+    is_newest: bool,
+) -> Result<(), VerifyError> {
+    let (mut line, mut place) = (Vec::new(), Place { file: path.to_owned(), line: 0 });
+    while let Some(extent) = next_line(reader, &mut line).map_err(reading(path))? {
+        place.line += 1;
+        walk.line(&place, &line, extent, is_newest);
+        if !extent.is_ended {
+            // Its writer may be about to write the rest, which by itself is no line.
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Verifies what a reader gives as [`verify`] verifies a file without anything from elsewhere; `path` is what places call it.
@@ -142,11 +156,7 @@ fn verify_files(directory: Option<&Path>, files: &[PathBuf], evidence: &Evidence
 /// [`VerifyError::Read`] if the reader fails.
 pub fn verify_lines(path: &Path, reader: &mut impl io::BufRead) -> Result<Report, VerifyError> {
     let mut walk = Walk::new(Trust::default(), BTreeMap::new());
-    let (mut line, mut place) = (Vec::new(), Place { file: path.to_owned(), line: 0 });
-    while let Some(extent) = next_line(reader, &mut line).map_err(reading(path))? {
-        place.line += 1;
-        walk.line(&place, &line, extent, true);
-    }
+    walk_through(&mut walk, path, reader, true)?;
     Ok(walk.end(1))
 }
 

@@ -149,3 +149,42 @@ fn a_log_whose_state_cannot_be_asked_says_so() {
         assert!(report.notes.iter().any(|note| note.0.contains(told)), "{report:?}");
     }
 }
+
+/// A file that gets the rest of a line just after its reader has found the end.
+struct Growing<'a>(Vec<&'a [u8]>);
+
+impl Read for Growing<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = Read::read(&mut io::BufRead::fill_buf(self)?, into)?;
+        io::BufRead::consume(self, count);
+        Ok(count)
+    }
+}
+
+impl io::BufRead for Growing<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.0.first().is_some_and(|piece| piece.is_empty()) {
+            // The end, until the next look.
+            self.0.remove(0);
+            return Ok(&[]);
+        }
+        Ok(self.0.first().copied().unwrap_or_default())
+    }
+
+    fn consume(&mut self, count: usize) {
+        if let Some(piece) = self.0.first_mut() {
+            *piece = &piece[count..];
+        }
+    }
+}
+
+#[test]
+fn a_line_that_is_being_written_is_no_edited_one() {
+    let sample = Sample::new();
+    let text = fs::read(sample.path("audit-000000000001.jsonl")).expect("reads");
+    for cut in [text.len() - 700, text.len() - 30, text.len() - 1] {
+        let mut log = Growing(vec![&text[..cut], &text[cut..]]);
+        let report = verify_lines(Path::new(FILE_NAME), &mut log).expect("reads");
+        assert_eq!(report.finding, None, "cut at {cut}");
+    }
+}

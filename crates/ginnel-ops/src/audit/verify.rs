@@ -68,6 +68,14 @@ pub enum VerifyError {
         /// The file.
         path: PathBuf,
     },
+    /// Anchors contradict each other: one of them is of another log, or was changed (input).
+    #[error("{} has another hash for record {seq}, or another key of its chapter, than an anchor before it", path.display())]
+    Contradiction {
+        /// The file with the later anchor.
+        path: PathBuf,
+        /// The record that it is about.
+        seq: u64,
+    },
     /// A file could not be read, or is not what it was given for (input, environment).
     #[error("reading {}", path.display())]
     Read {
@@ -123,7 +131,7 @@ fn verify_files(directory: Option<&Path>, files: &[PathBuf], evidence: &Evidence
     if let Some(chapter) = first_chapter(files)? {
         first_key(&mut trust, &anchors.keys, directory, chapter)?;
     }
-    let mut walk = Walk::new(trust, anchors.records);
+    let mut walk = Walk::new(trust, anchors);
     for (index, file) in files.iter().enumerate() {
         let mut reader = reader(file).map_err(reading(file))?;
         walk_through(&mut walk, file, &mut reader, index + 1 == files.len())?;
@@ -155,7 +163,7 @@ fn walk_through(
 /// # Errors
 /// [`VerifyError::Read`] if the reader fails.
 pub fn verify_lines(path: &Path, reader: &mut impl io::BufRead) -> Result<Report, VerifyError> {
-    let mut walk = Walk::new(Trust::default(), BTreeMap::new());
+    let mut walk = Walk::new(Trust::default(), Anchors::default());
     walk_through(&mut walk, path, reader, true)?;
     Ok(walk.end(1))
 }
@@ -213,7 +221,8 @@ fn first_key(
     directory: Option<&Path>,
     chapter: u64,
 ) -> Result<(), VerifyError> {
-    trust.is_pinned = !pinned.is_empty();
+    // A key of a later chapter says nothing of the first; it is compared when that chapter begins.
+    trust.is_pinned = pinned.range(..=chapter).next().is_some();
     if let Some(first) = trust.secret.take().filter(|_| chapter <= CHAPTERS_MAX) {
         let seed = (0..chapter).fold(first, |seed: Seed, _| seed.next());
         trust.first_key = Some(seed.chapter().signer.public());
@@ -274,25 +283,27 @@ impl Anchors {
         match serde_json::from_str::<serde_json::Value>(&text) {
             Ok(whole) => {
                 let checkpoint = whole.pointer("/audit/checkpoint").unwrap_or(&whole);
-                taken += usize::from(self.take(serde_json::from_value(checkpoint.clone()).ok()));
+                taken += self.take(path, serde_json::from_value(checkpoint.clone()).ok())?;
             }
             Err(_) => {
                 for line in text.lines() {
-                    taken += usize::from(self.take(serde_json::from_str(line).ok()));
+                    taken += self.take(path, serde_json::from_str(line).ok())?;
                 }
             }
         }
         if (1..=ANCHORS_MAX).contains(&taken) { Ok(()) } else { Err(VerifyError::Anchors { path: path.to_owned() }) }
     }
 
-    fn take(&mut self, anchor: Option<Anchor>) -> bool {
-        let Some(Anchor { seq, hash, chapter, key, next_key, .. }) = anchor else { return false };
-        self.records.insert(seq, hash);
+    /// Takes an anchor; gives how many that were.
+    fn take(&mut self, path: &Path, anchor: Option<Anchor>) -> Result<usize, VerifyError> {
+        let Some(Anchor { seq, hash, chapter, key, next_key }) = anchor else { return Ok(0) };
+        let mut fits = *self.records.entry(seq).or_insert(hash) == hash;
         if let Some(chapter) = chapter {
-            self.keys.extend(key.map(|key| (chapter, key)));
-            self.keys.extend(next_key.map(|key| (chapter.saturating_add(1), key)));
+            for (chapter, key) in [(chapter, key), (chapter.saturating_add(1), next_key)] {
+                fits &= key.is_none_or(|key| *self.keys.entry(chapter).or_insert(key) == key);
+            }
         }
-        true
+        if fits { Ok(1) } else { Err(VerifyError::Contradiction { path: path.to_owned(), seq }) }
     }
 }
 

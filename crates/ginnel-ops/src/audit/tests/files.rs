@@ -83,6 +83,13 @@ async fn old_files_are_removed_by_size_and_the_log_says_so() {
     assert_eq!(report.first_seq, old[0].0);
     assert!(report.notes.iter().any(|note| note.0.contains("were removed as the configuration wants")), "{report:?}");
 
+    // An anchor of what is gone proves nothing of what is there.
+    let anchor = directory.path().join("anchor");
+    fs::write(&anchor, format!("{{\"seq\":2,\"hash\":\"{}\"}}", "0".repeat(64))).expect("writes");
+    let evidence = Evidence { anchors: vec![anchor], ..Evidence::default() };
+    let held = verify(&Log::Directory(directory.path().to_owned()), &evidence).expect("reads");
+    assert_eq!(held.finding.expect("is found").wrong.as_str(), "anchor");
+
     // Whoever has only the public key follows the keys of the chapters that are gone.
     fs::remove_file(directory.path().join(KEY_NAME)).expect("removes");
     let public = verified(directory.path());

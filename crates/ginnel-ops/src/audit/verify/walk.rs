@@ -3,7 +3,7 @@
 //! A line that does not fit is only a *doubt* at first: a crash or a failed write may have left it, and then the next chapter says so, signed, by
 //! how many bytes there are. A doubt that no chapter settles is what is wrong, and the lines after it tell what kind of change it was.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use ginnel_core::audit::{Checkpoint, Hash, Seal, Text};
@@ -16,6 +16,7 @@ use super::super::chain::Position;
 use super::super::chain::keys::{MacKey, Seed, is_signed, running};
 use super::super::lines::Extent;
 use super::super::show::Place;
+use super::Anchors;
 use super::report::{Finding, Proof, Report, Run, Wrong};
 
 mod doubt;
@@ -82,7 +83,9 @@ struct Head {
 
 pub(super) struct Walk {
     trust: Trust,
-    anchors: BTreeMap<u64, Hash>,
+    anchors: Anchors,
+    /// Anchors that name a record at hand.
+    compared: usize,
     /// Bytes that were read.
     read: u64,
     /// Records without a seal before the first that has one.
@@ -97,7 +100,7 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    pub(super) fn new(trust: Trust, anchors: BTreeMap<u64, Hash>) -> Self {
+    pub(super) fn new(trust: Trust, anchors: Anchors) -> Self {
         let proof = match (&trust.secret, trust.is_pinned) {
             (Some(_), _) => Proof::SecretKey,
             (None, true) => Proof::PublicKey,
@@ -105,7 +108,7 @@ impl Walk {
         };
         let report = Report { proof, log: trust.log, ..Report::default() };
         let (head, past) = (None, VecDeque::with_capacity(PAST_MAX));
-        Self { trust, anchors, read: 0, unsealed: 0, head, past, macs: None, doubt: None, left: None, report }
+        Self { trust, anchors, compared: 0, read: 0, unsealed: 0, head, past, macs: None, doubt: None, left: None, report }
     }
 
     /// Takes the next line of the log; `is_newest` if it is in the last file.
@@ -260,6 +263,9 @@ impl Walk {
         {
             return Err(Suspect::Foreign(header.seq));
         }
+        if self.anchors.keys.get(&said.chapter).is_some_and(|key| *key != said.key) {
+            return Err(Suspect::Foreign(header.seq));
+        }
         if !seal.signature.is_some_and(|signature| is_signed(&said.key, &hash, &signature)) {
             return Err(Suspect::Unsigned(header.seq));
         }
@@ -334,7 +340,9 @@ impl Walk {
 
     /// Compares a record with what was kept of it elsewhere.
     fn anchored(&mut self, place: &Place, at: Position) {
-        if self.anchors.get(&at.seq).is_some_and(|hash| *hash != at.hash) {
+        let Some(hash) = self.anchors.records.get(&at.seq) else { return };
+        self.compared += 1;
+        if *hash != at.hash {
             let seq = at.seq;
             let text = format!(
                 "record {seq} is not the one that the anchor names: the log was replaced, up to there or from before it"
@@ -385,7 +393,7 @@ impl Walk {
         }
         let unproved = self.head.as_ref().filter(|head| !head.is_explained);
         if let Some(Head { after, place, .. }) =
-            unproved.filter(|head| self.anchors.get(&head.after.seq) != Some(&head.after.hash))
+            unproved.filter(|head| self.anchors.records.get(&head.after.seq) != Some(&head.after.hash))
         {
             let seq = self.trust.from.unwrap_or(1);
             let text = format!(
@@ -394,7 +402,7 @@ impl Walk {
             );
             return Some(Finding { place: Some(place.clone()), seq, wrong: Wrong::HeadCutOff, text });
         }
-        let known = self.anchors.keys().next_back().copied().unwrap_or(0).max(self.trust.at_least);
+        let known = self.anchors.records.keys().next_back().copied().unwrap_or(0).max(self.trust.at_least);
         let got_to = last.unwrap_or(self.unsealed);
         if known > got_to {
             let seq = got_to.saturating_add(1);
@@ -402,6 +410,12 @@ impl Walk {
                 "the log ends with record {got_to}, and it is known to have had record {known}: its end was cut off, or an older copy put back"
             );
             return Some(Finding { place: None, seq, wrong: Wrong::CutOff, text });
+        }
+        if self.compared == 0
+            && let Some((&seq, _)) = self.anchors.records.last_key_value()
+        {
+            let text = "no anchor names a record that is at hand: they prove nothing of it".to_owned();
+            return Some(Finding { place: None, seq, wrong: Wrong::Anchor, text });
         }
         if last.is_none() && self.unsealed > 0 {
             let text = "no record has a seal: this log proves nothing".to_owned();
@@ -417,6 +431,10 @@ impl Walk {
         }
         if self.unsealed > 0 && report.records > 0 {
             report.say(format!("{} records from before the chain have no seal: nothing proves them", self.unsealed));
+        }
+        let below = self.head.as_ref().map_or(0, |head| self.anchors.records.range(..head.after.seq).count());
+        if below > 0 {
+            report.say(format!("{below} of the anchors name records from before the first at hand: they prove nothing here"));
         }
         let behind =
             report.checkpoint.map_or(report.records, |checkpoint| report.last_seq.saturating_sub(checkpoint.seq));

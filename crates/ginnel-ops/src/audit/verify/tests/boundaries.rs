@@ -188,3 +188,57 @@ fn a_line_that_is_being_written_is_no_edited_one() {
         assert_eq!(report.finding, None, "cut at {cut}");
     }
 }
+
+#[test]
+fn a_key_of_a_later_chapter_is_held_to_that_chapter_and_to_no_other() {
+    let sample = Sample::new();
+    let anchor = sample.path("anchor.jsonl");
+    let held = |line: &str| {
+        fs::write(&anchor, line).expect("writes");
+        verify(&sample.files(), &Evidence { anchors: vec![anchor.clone()], ..Evidence::default() }).expect("reads")
+    };
+    // The last line of the log names the key of the chapter after it, the first of the last chapter its own.
+    let lines = sample.lines();
+    for line in [&lines[23], &lines[16]] {
+        let report = held(line);
+        assert_eq!((report.finding, report.proof), (None, Proof::Itself));
+    }
+    let (at, key) = lines[16].split_once("\"key\":\"").expect("a key");
+    let finding = held(&format!("{at}\"key\":\"{}{}", "0".repeat(64), &key[64..])).finding.expect("is found");
+    assert_eq!((finding.seq, finding.wrong), (17, Wrong::Key), "{finding}");
+}
+
+#[test]
+fn anchors_that_contradict_each_other_are_wrong_input() {
+    let sample = Sample::new();
+    let anchors = ["one.jsonl", "other.jsonl"].map(|name| sample.path(name));
+    let line = sample.lines()[7].clone();
+    let (record, seal) = Seal::split(line.trim_end().as_bytes()).expect("a seal");
+    let mut other = record.to_vec();
+    Seal { hash: Hex([1; 32]), ..seal }.append_to(&mut other);
+    let evidence = Evidence { anchors: anchors.to_vec(), ..Evidence::default() };
+    for (text, contradicts) in [(line.clone().into_bytes(), false), (other, true)] {
+        fs::write(&anchors[0], &line).expect("writes");
+        fs::write(&anchors[1], text).expect("writes");
+        let verified = verify(&sample.files(), &evidence);
+        assert_eq!(matches!(verified, Err(VerifyError::Contradiction { seq: 8, .. })), contradicts, "{verified:?}");
+    }
+}
+
+#[test]
+fn anchors_of_records_that_are_not_at_hand_are_told_and_prove_nothing() {
+    let sample = Sample::new();
+    let anchor = sample.path("anchor.jsonl");
+    let lines = sample.lines();
+    let evidence =
+        Evidence { key: Some(sample.path(KEY_NAME)), anchors: vec![anchor.clone()], ..Evidence::default() };
+    let last = Log::Files(vec![sample.path(FILE_NAME)]);
+    fs::write(&anchor, lines[7].clone() + &lines[15] + &lines[20]).expect("writes");
+    let report = verify(&last, &evidence).expect("reads");
+    assert_eq!(report.finding, None);
+    assert!(report.notes.iter().any(|note| note.0.contains("1 of the anchors name records from before")), "{report:?}");
+    // The beginning is explained by an anchor only if one is of the record before it.
+    fs::write(&anchor, &lines[7]).expect("writes");
+    let finding = verify(&last, &evidence).expect("reads").finding.expect("is found");
+    assert_eq!(finding.wrong, Wrong::HeadCutOff);
+}

@@ -14,6 +14,7 @@ use self::end::{Changed, End};
 use super::chain::Position;
 use super::chain::keys::{Seed, is_signed};
 use super::chain::state::{CHAPTERS_NAME, KEY_NAME, STATE_NAME, State, read_secret};
+use super::chain::void::Void;
 use super::lines::{LINE_MAX, next_line, old_files, old_name, reader};
 use super::writer::{Medium, Old};
 use super::{AuditError, FILE_NAME};
@@ -36,8 +37,8 @@ pub(super) struct Start {
     pub(super) state: State,
     /// The last record that counts.
     pub(super) last: Position,
-    /// Bytes after it in an older file.
-    pub(super) void: u64,
+    /// What lies after it in an older file.
+    pub(super) void: Void,
     /// Length of the file up to the end of that record.
     pub(super) whole: u64,
     /// The record has no end of line.
@@ -61,6 +62,13 @@ impl Medium for LogFile {
 
     fn sync(&mut self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn add_to(&mut self, void: &mut Void, from: u64, bytes: u64) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(from))?;
+        let before = void.bytes();
+        void.add_from(&mut (&self.file).take(bytes))?;
+        if void.bytes() - before == bytes { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
     }
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {
@@ -220,8 +228,8 @@ struct Found {
     end: End,
     /// Length of the file that is being written up to its last record.
     whole: u64,
-    /// Bytes after the last record in an older file.
-    void: u64,
+    /// What lies after the last record in an older file.
+    void: Void,
 }
 
 fn find_end(log: &mut LogFile) -> Result<Found, AuditError> {
@@ -232,26 +240,30 @@ fn find_end(log: &mut LogFile) -> Result<Found, AuditError> {
     if end.last.is_some() {
         let length = log.length().map_err(failed)?;
         let whole = length - bytes.len() as u64 + end.length as u64;
-        return Ok(Found { end, whole, void: 0 });
+        return Ok(Found { end, whole, void: Void::default() });
     }
     // A file without any record is new, or a crash cut off its first.
     if !is_whole {
         return Err(AuditError::NotALog { path });
     }
     let old = old_files(&log.directory).map_err(failed)?.pop();
-    let Some((_, old)) = old else { return Ok(Found { end, whole: 0, void: 0 }) };
+    let Some((_, old)) = old else { return Ok(Found { end, whole: 0, void: Void::default() }) };
+    let is_strange = end.is_strange;
     let mut file = File::open(&old).map_err(failed)?;
     let (bytes, is_whole) = tail(&mut file).map_err(failed)?;
     let end = End::find(&bytes, is_whole).map_err(|Changed| not_whole(&old, CHANGED))?;
     if end.last.is_none() {
         return Err(AuditError::NotALog { path: old });
     }
+    if end.is_sealed && is_strange {
+        return Err(not_whole(&path, CHANGED));
+    }
     // A record without its end of line keeps it: the next one is in another file.
-    let void = (bytes.len() - end.length) as u64;
+    let void = Void::from(&bytes[end.length..]);
     Ok(Found { end, whole: 0, void })
 }
 
-const CHANGED: &str = "there are records near its end that do not follow from those before them";
+const CHANGED: &str = "there are records near its end that do not follow from those before them, or have no seal";
 const CUT_OFF: &str =
     "it ends before a record that it is known to have had, so its end was cut off, or an older copy was put back";
 const CLOSED: &str = "it was closed, and there are records after that";

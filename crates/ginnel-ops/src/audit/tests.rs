@@ -12,7 +12,7 @@ use ginnel_core::id::RequestId;
 
 use self::disk::{Disk, new_log};
 use super::queue::{BACKLOG_MAX, GROUP_MAX, QUEUE_MAX, REFUSALS_MAX};
-use super::verify::{Report, verify_lines};
+use super::verify::{Report, verify_content};
 use super::*;
 
 mod disk;
@@ -74,7 +74,7 @@ fn seqs(bytes: &[u8]) -> Vec<u64> {
 }
 
 fn report(bytes: &[u8]) -> Report {
-    verify_lines(Path::new(FILE_NAME), &mut &bytes[..]).expect("reads")
+    verify_content(Path::new(FILE_NAME), bytes).expect("reads")
 }
 
 /// The log of a disk that has one record, so that its first chapter is there.

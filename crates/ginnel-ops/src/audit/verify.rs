@@ -12,13 +12,14 @@ use std::path::{Path, PathBuf};
 use ginnel_core::audit::{Hash, Seal};
 use serde::Deserialize;
 
+use self::again::{Bytes, look_again, walk_through};
 pub use self::report::{Finding, Note, Proof, Report, Run, Wrong};
 use self::walk::{Line, Trust, Walk};
 use super::chain::keys::{Seed, is_signed, running};
 use super::chain::state::{CHAPTERS_NAME, KEY_NAME, PUBLIC_NAME, STATE_NAME, State, read_public, read_secret};
 use super::lines::{log_files, next_line, reader};
-use super::show::Place;
 
+mod again;
 mod report;
 mod walk;
 
@@ -132,40 +133,32 @@ fn verify_files(directory: Option<&Path>, files: &[PathBuf], evidence: &Evidence
         first_key(&mut trust, &anchors.keys, directory, chapter)?;
     }
     let mut walk = Walk::new(trust, anchors);
+    let mut bytes = Bytes::Files(Vec::new());
     for (index, file) in files.iter().enumerate() {
-        let mut reader = reader(file).map_err(reading(file))?;
-        walk_through(&mut walk, file, &mut reader, index + 1 == files.len())?;
-    }
-    Ok(walk.end(files.len()))
-}
-
-/// Takes the lines of a file, up to its end as it is when that is first reached.
-fn walk_through(
-    walk: &mut Walk,
-    path: &Path,
-    reader: &mut impl io::BufRead,
-    is_newest: bool,
-) -> Result<(), VerifyError> {
-    let (mut line, mut place) = (Vec::new(), Place { file: path.to_owned(), line: 0 });
-    while let Some(extent) = next_line(reader, &mut line).map_err(reading(path))? {
-        place.line += 1;
-        walk.line(&place, &line, extent, is_newest);
-        if !extent.is_ended {
-            // Its writer may be about to write the rest, which by itself is no line.
-            break;
+        if let Bytes::Files(files) = &mut bytes {
+            files.push((walk.read(), file));
         }
+        let mut reader = reader(file).map_err(reading(file))?;
+        walk_through(&mut walk, file, &mut reader, index + 1 == files.len(), &bytes)?;
     }
-    Ok(())
+    end(walk, files.len(), &bytes)
 }
 
-/// Verifies what a reader gives as [`verify`] verifies a file without anything from elsewhere; `path` is what places call it.
+/// Verifies the content of a file as [`verify`] verifies a file without anything from elsewhere; `path` is what places call it.
 ///
 /// # Errors
-/// [`VerifyError::Read`] if the reader fails.
-pub fn verify_lines(path: &Path, reader: &mut impl io::BufRead) -> Result<Report, VerifyError> {
+/// As of [`verify`]; none for what is in memory.
+pub fn verify_content(path: &Path, content: &[u8]) -> Result<Report, VerifyError> {
     let mut walk = Walk::new(Trust::default(), Anchors::default());
-    walk_through(&mut walk, path, reader, true)?;
-    Ok(walk.end(1))
+    let bytes = Bytes::Content(content);
+    walk_through(&mut walk, path, &mut &*content, true, &bytes)?;
+    end(walk, 1, &bytes)
+}
+
+fn end(mut walk: Walk, files: usize, bytes: &Bytes<'_>) -> Result<Report, VerifyError> {
+    walk.close();
+    look_again(&mut walk, bytes)?;
+    Ok(walk.end(files))
 }
 
 /// Finds the keys that were given or lie beside the log.

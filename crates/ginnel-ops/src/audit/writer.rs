@@ -10,6 +10,7 @@ use ginnel_core::id::InstanceId;
 use tracing::{error, info, warn};
 
 use super::chain::state::State;
+use super::chain::void::Void;
 use super::chain::{CHECKPOINT_RECORDS, Chain, Position};
 use super::file::Start;
 use super::queue::{Pending, Queue, Taken};
@@ -28,6 +29,8 @@ pub(super) trait Medium: Send + 'static {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// Returns when everything appended is durable.
     fn sync(&mut self) -> io::Result<()>;
+    /// Adds so many bytes from `from` on to what counts for nothing.
+    fn add_to(&mut self, void: &mut Void, from: u64, bytes: u64) -> io::Result<()>;
     /// Cuts off what lies beyond `length`.
     fn truncate(&mut self, length: u64) -> io::Result<()>;
     /// How long it is.
@@ -94,8 +97,8 @@ pub(super) struct Writer<M> {
     stays: bool,
     /// The last record has no end of line.
     is_unended: bool,
-    /// Bytes after the last record that are in an older file.
-    void: u64,
+    /// What lies after the last record in an older file.
+    void: Void,
     /// Number of the first record in the file, and when the file is to be left for another.
     first_seq: Option<u64>,
     rotate_at: Instant,
@@ -287,12 +290,16 @@ impl<M: Medium> Writer<M> {
         let left = if self.torn { self.medium.length()?.saturating_sub(self.whole) } else { 0 };
         // The end of the line before, or of what remains after it; then it remains as well.
         let end: &[u8] = if left > 0 || self.is_unended { b"\n" } else { b"" };
-        let void = self.void + if left > 0 { left + 1 } else { 0 };
+        let mut void = self.void.clone();
+        if left > 0 {
+            self.medium.add_to(&mut void, self.whole, left)?;
+            void.add(end);
+        }
         let (chain, line, next) =
-            Chain::begin(&self.next, self.last, void, self.boot, time.into()).map_err(io::Error::other)?;
+            Chain::begin(&self.next, self.last, &void, self.boot, time.into()).map_err(io::Error::other)?;
         let seq = chain.last().seq;
         self.put(&[end, &line].concat())?;
-        (self.stays, self.is_unended, self.void) = (false, false, 0);
+        (self.stays, self.is_unended, self.void) = (false, false, Void::default());
         self.last = chain.last();
         self.first_seq.get_or_insert(seq);
         (self.next, self.chain, self.unkept) = (next, Some(chain), Some(line));

@@ -11,6 +11,7 @@ use super::super::AuditLog;
 use super::super::chain::Position;
 use super::super::chain::keys::Seed;
 use super::super::chain::state::State;
+use super::super::chain::void::Void;
 use super::super::file::Start;
 use super::super::writer::{Medium, Old, Retry, Writer};
 use super::{PATIENCE, boot};
@@ -45,7 +46,7 @@ pub(super) struct DiskState {
 pub(super) fn new_log() -> Start {
     let seed = Seed::from_hex(&"5e".repeat(32)).expect("digits");
     let state = State { log: boot(), from: 1, chapter: 0, seed, seq: 0, closed: false };
-    Start { state, last: Position::before_all(0), void: 0, whole: 0, is_unended: false, first: None }
+    Start { state, last: Position::before_all(0), void: Void::default(), whole: 0, is_unended: false, first: None }
 }
 
 impl Disk {
@@ -112,6 +113,12 @@ impl Medium for Disk {
         state.synced = state.bytes.len();
         state.syncs += 1;
         self.0.1.notify_all();
+        Ok(())
+    }
+
+    fn add_to(&mut self, void: &mut Void, from: u64, bytes: u64) -> io::Result<()> {
+        let at = |place: u64| usize::try_from(place).expect("small");
+        void.add(&self.state().bytes[at(from)..at(from + bytes)]);
         Ok(())
     }
 

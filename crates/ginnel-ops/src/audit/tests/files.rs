@@ -265,19 +265,56 @@ async fn a_file_that_cannot_be_left_is_written_on() {
     assert!(fs::metadata(directory.path().join(FILE_NAME)).expect("is there").len() > 32 << 10);
 }
 
-#[test]
-fn a_file_of_something_else_after_the_records_is_refused_or_kept() {
-    let directory = tempfile::tempdir().expect("a directory");
+/// A log with one record, whose process was killed.
+fn killed() -> tempfile::TempDir {
+    let (directory, left) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     let log = AuditLog::open(directory.path(), boot()).expect("opens");
-    drop(log.record(permit("a")));
-    drop(log);
-    let path = directory.path().join(FILE_NAME);
-    let mut file = OpenOptions::new().append(true).open(&path).expect("opens");
-    file.write_all(b"{\"seq\":99}\ngarbage").expect("writes");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(write(&log, 1));
+    for name in [FILE_NAME, "chain.state", KEY_NAME, PUBLIC_NAME, "chapters.jsonl"] {
+        fs::copy(directory.path().join(name), left.path().join(name)).expect("copies");
+    }
+    left
+}
+
+fn append(directory: &Path, bytes: &[u8]) {
+    let file = OpenOptions::new().append(true).open(directory.join(FILE_NAME));
+    file.and_then(|mut file| file.write_all(bytes)).expect("writes");
+}
+
+#[test]
+fn whole_records_without_a_seal_are_not_made_part_of_what_is_proved() {
+    let record = r#"{"v":1,"seq":3,"time":"2026-11-22","boot":"b","event":"gap"}"#;
+    for line in [record, "{\"seq\":99}\ngarbage"] {
+        let directory = killed();
+        append(directory.path(), line.as_bytes());
+        assert!(refused(directory.path()).contains("have no seal"));
+        // Nor in a file of their own.
+        let name = directory.path().join(FILE_NAME);
+        fs::rename(&name, directory.path().join("audit-000000000001.jsonl")).expect("renames");
+        fs::write(&name, line).expect("writes");
+        assert!(AuditLog::open(directory.path(), boot()).is_err());
+    }
+}
+
+#[test]
+fn what_counts_for_nothing_stays_what_it_was() {
+    let directory = killed();
+    append(directory.path(), b"{\"v\":1,\"seq\":3,\"ti");
     let log = AuditLog::open(directory.path(), boot()).expect("opens");
     drop(log.record(permit("b")));
     drop(log);
+    let path = directory.path().join(FILE_NAME);
+    let whole = fs::read_to_string(&path).expect("reads");
     let report = verified(directory.path());
     assert_eq!(report.finding, None);
-    assert!(report.notes.iter().any(|note| note.0.contains("19 bytes")), "{:?}", report.notes);
+    let told = "19 bytes that a crash or a failed write left; record 3";
+    assert!(report.notes.iter().any(|note| note.0.contains(told)), "{:?}", report.notes);
+    // As long as what is there, once as a part of a record and once as something whole.
+    for (other, wrong) in [("{\"v\":1,\"seq\":4,\"ti\n", "void"), ("{\"v\":1,\"seq\":3000}\n", "inserted")] {
+        fs::write(&path, whole.replace("{\"v\":1,\"seq\":3,\"ti\n", other)).expect("writes");
+        let finding = verified(directory.path()).finding.expect("is found");
+        assert_eq!((finding.seq, finding.wrong.as_str()), (3, wrong), "{finding}");
+    }
+    assert_eq!(verify_content(Path::new(FILE_NAME), whole.as_bytes()).expect("reads").finding, None);
 }

@@ -4,6 +4,7 @@
 //! how many bytes there are. A doubt that no chapter settles is what is wrong, and the lines after it tell what kind of change it was.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::rc::Rc;
 
 use ginnel_core::audit::{Checkpoint, Hash, Seal, Text};
@@ -81,6 +82,16 @@ struct Head {
     is_explained: bool,
 }
 
+/// What a chapter says of the bytes before it that count for nothing.
+pub(super) struct Claim {
+    seq: u64,
+    place: Place,
+    /// Where they are, in all bytes that were read.
+    pub(super) range: Range<u64>,
+    /// Their hash, as it is claimed.
+    pub(super) hash: Option<Hash>,
+}
+
 pub(super) struct Walk {
     trust: Trust,
     anchors: Anchors,
@@ -94,6 +105,9 @@ pub(super) struct Walk {
     past: VecDeque<Past>,
     macs: Option<MacKey>,
     doubt: Option<Doubt>,
+    /// What the last chapter says of the bytes before it, as long as another may take its place, and when that stands.
+    claim: Option<Claim>,
+    due: Option<Claim>,
     /// The last record of the chapter before.
     left: Option<u64>,
     report: Report,
@@ -108,7 +122,7 @@ impl Walk {
         };
         let report = Report { proof, log: trust.log, ..Report::default() };
         let (head, past) = (None, VecDeque::with_capacity(PAST_MAX));
-        Self { trust, anchors, compared: 0, read: 0, unsealed: 0, head, past, macs: None, doubt: None, left: None, report }
+        Self { trust, anchors, compared: 0, read: 0, unsealed: 0, head, past, macs: None, doubt: None, claim: None, due: None, left: None, report }
     }
 
     /// Takes the next line of the log; `is_newest` if it is in the last file.
@@ -123,7 +137,9 @@ impl Walk {
             if let Err(suspect) = self.take(place, &line, start) {
                 let at = self.past.back().map(|past| past.at);
                 let is_open_end = is_newest && !extent.is_ended;
-                self.doubt = Some(Doubt::new(suspect, at, place.clone(), extent.bytes, is_open_end));
+                let mut doubt = Doubt::new(suspect, at, place.clone(), extent.bytes, is_open_end);
+                doubt.weigh(&line, self.has(&line));
+                self.doubt = Some(doubt);
             }
             return;
         }
@@ -133,20 +149,39 @@ impl Walk {
         {
             if let Some(doubt) = self.doubt.take() {
                 let (bytes, place) = (doubt.bytes(), doubt.place());
+                let among = match doubt.records() {
+                    0 => String::new(),
+                    count => format!(", {count} whole records among them that nothing proves"),
+                };
                 self.report.note(format!(
-                    "{place}: {bytes} bytes that a crash or a failed write left; record {} says so",
+                    "{place}: {bytes} bytes that a crash or a failed write left{among}; record {} says so",
                     header.seq
                 ));
             }
             return;
         }
+        let is_again = self.has(&line);
         if let Some(doubt) = &mut self.doubt {
+            doubt.weigh(&line, is_again);
             doubt.hear(&line, extent.bytes);
         }
     }
 
-    /// Whether a chapter can settle a doubt at the very beginning: only if it is about all that is there.
+    /// Whether the very same record came before.
+    fn has(&self, line: &Line<'_>) -> bool {
+        let Line::Sealed { header, record, seal, .. } = line else { return false };
+        let mut before = None;
+        self.past.iter().any(|past| {
+            let after = before.replace(past.at.hash);
+            past.at.seq == header.seq && after.is_some_and(|after| running(&after, record) == past.at.hash) && past.at.hash == seal.hash
+        })
+    }
+
+    /// Whether a chapter can settle a doubt: only one that can be excused, and at the very beginning only if it is about all that is there.
     fn may_settle(&self, said: &Beginning) -> bool {
+        if !self.doubt.as_ref().is_none_or(Doubt::is_excusable) {
+            return false;
+        }
         !self.past.is_empty() || self.doubt.as_ref().is_some_and(|doubt| doubt.bytes() == said.void)
     }
 
@@ -162,7 +197,7 @@ impl Walk {
                 self.unsealed += u64::from(is_before);
                 if is_before { Ok(()) } else { Err(Suspect::Changed(*seq)) }
             }
-            Line::Unreadable => Err(Suspect::Unreadable),
+            Line::Unreadable { .. } => Err(Suspect::Unreadable),
         }
     }
 
@@ -209,8 +244,30 @@ impl Walk {
             self.removal(line);
         }
         self.macs = macs;
+        if self.claim.is_some() {
+            // No later chapter goes back to before this one, which has another record: what it says of the bytes before it stands.
+            self.due = self.claim.take();
+            self.past.drain(..self.past.len() - 1);
+        }
         self.good(place, Position { seq: header.seq, hash }, chapter, signing);
         Ok(())
+    }
+
+    /// What a chapter says of the bytes before it, once that stands.
+    pub(super) fn claim(&mut self) -> Option<Claim> {
+        self.due.take()
+    }
+
+    /// Nothing more comes.
+    pub(super) fn close(&mut self) {
+        self.due = self.claim.take();
+    }
+
+    /// What a chapter says of the bytes before it is not so.
+    pub(super) fn deny(&mut self, claim: Claim) {
+        let Claim { seq, place, .. } = claim;
+        let text = format!("record {seq} says which bytes before it count for nothing, and there are others");
+        self.report.finding.get_or_insert(Finding { place: Some(place), seq, wrong: Wrong::Void, text });
     }
 
     /// Takes a signed record, whose signature is right, by its word.
@@ -283,6 +340,11 @@ impl Walk {
         // What counts for nothing is not gone back to.
         while self.past.back().is_some_and(|past| past.at.seq > said.after) {
             self.past.pop_back();
+        }
+        self.claim = None;
+        if said.void > 0 && (left.is_some() || self.doubt.is_some()) {
+            let range = start.saturating_sub(said.void)..start;
+            self.claim = Some(Claim { seq: header.seq, place: place.clone(), range, hash: said.void_hash });
         }
         self.report.chapters += 1;
         self.report.closed = false;
@@ -365,6 +427,11 @@ impl Walk {
                 Text::new(file)
             ));
         }
+    }
+
+    /// Bytes that were read.
+    pub(super) fn read(&self) -> u64 {
+        self.read
     }
 
     /// Says what was found in so many files.

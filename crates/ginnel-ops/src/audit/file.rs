@@ -6,20 +6,22 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use ginnel_core::audit::{Entry, Event, Hash, LogFiles, NO_HASH, OldFile, Seal, Text};
+use ginnel_core::audit::{Entry, Hash, LogFiles, Seal};
 use ginnel_core::id::InstanceId;
 use tracing::{info, warn};
 
 use self::end::{Changed, End};
+use self::looks::Looks;
 use super::chain::Position;
 use super::chain::keys::{Seed, is_signed};
 use super::chain::state::{CHAPTERS_NAME, KEY_NAME, STATE_NAME, State, read_secret};
 use super::chain::void::Void;
 use super::lines::{LINE_MAX, next_line, old_files, old_name, reader};
-use super::writer::{Medium, Old};
+use super::writer::{Look, Medium, Old};
 use super::{AuditError, FILE_NAME};
 
 mod end;
+mod looks;
 
 /// How far back from its end a log is searched for its last record, and for the chapter that this belongs to. A checkpoint, which names it,
 /// comes with every thousandth record, and the longest record has some 2 KiB; so much without any is no log of ours.
@@ -53,6 +55,7 @@ pub(super) struct LogFile {
     path: PathBuf,
     file: File,
     lock: File,
+    looks: Looks,
 }
 
 impl Medium for LogFile {
@@ -115,29 +118,14 @@ impl Medium for LogFile {
         replaced
     }
 
-    fn old(&mut self) -> io::Result<Vec<Old>> {
-        let files = old_files(&self.directory)?.into_iter().map(|(first_seq, path)| {
-            let metadata = fs::metadata(&path)?;
-            let file = OldFile { bytes: metadata.len(), until: metadata.modified()? };
-            Ok(Old { path, first_seq, file })
-        });
-        files.collect()
+    fn old(&mut self, last_seq: u64) -> io::Result<Vec<Old>> {
+        // What has a number that the log has not got to is none of its files.
+        let ours = old_files(&self.directory)?.into_iter().filter(|(first_seq, _)| *first_seq <= last_seq);
+        ours.map(|(first_seq, path)| Ok(Old { bytes: fs::metadata(&path)?.len(), path, first_seq })).collect()
     }
 
-    fn removal_of(&mut self, old: &Old) -> io::Result<Event> {
-        let mut file = File::open(&old.path)?;
-        let (bytes, is_whole) = tail(&mut file)?;
-        // A file that was changed is removed all the same when its time has come; whoever verified it before knows.
-        let end = End::find(&bytes, is_whole).unwrap_or_default();
-        let last = end.last.unwrap_or(Position { seq: old.first_seq, hash: NO_HASH });
-        let name = old.path.file_name().unwrap_or_default();
-        Ok(Event::FileRemoved {
-            file: Text::new(name.display()),
-            first_seq: old.first_seq,
-            last_seq: last.seq,
-            last_hash: (last.hash != NO_HASH).then_some(last.hash),
-            bytes: old.file.bytes,
-        })
+    fn look(&mut self, old: &[Old], index: usize, budget: &mut u64) -> io::Result<Look> {
+        self.looks.look(old, index, &self.path, budget)
     }
 
     fn remove(&mut self, old: &Old) -> io::Result<()> {
@@ -158,7 +146,7 @@ impl LogFile {
     /// A file that is no log, such as a device, beside the state of one.
     pub(super) fn over(directory: &Path, file: File, path: &Path) -> io::Result<Self> {
         let lock = File::create(directory.join(LOCK_NAME))?;
-        Ok(Self { directory: directory.to_owned(), path: path.to_owned(), file, lock })
+        Ok(Self { directory: directory.to_owned(), path: path.to_owned(), file, lock, looks: Looks::default() })
     }
 }
 
@@ -200,7 +188,7 @@ pub(super) fn open(files: &LogFiles) -> Result<(LogFile, Start), AuditError> {
     let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path).map_err(failed)?;
     // A new file's name must survive a crash as well as its content.
     sync_directory(directory).map_err(failed)?;
-    let mut file = LogFile { directory: directory.to_owned(), path: path.clone(), file, lock };
+    let mut file = LogFile { directory: directory.to_owned(), path: path.clone(), file, lock, looks: Looks::default() };
     let start = start(&mut file)?;
     Ok((file, start))
 }

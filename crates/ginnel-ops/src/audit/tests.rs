@@ -314,6 +314,25 @@ fn a_flood_of_refusals_is_counted_to_the_last_and_leaves_room_for_permits() {
 }
 
 #[tokio::test]
+async fn records_do_not_wait_until_many_old_files_are_removed() {
+    let disk = Disk::default();
+    disk.set(|state| (state.ancient, state.stopped) = ((1..=5).collect(), true));
+    let files = LogFiles { keep_for: Some(Duration::from_secs(3600)), ..LogFiles::from(Path::new("nowhere")) };
+    let log = disk.log_of(files);
+    log.record(permit("in hand")).expect("accepted");
+    disk.wait(|state| state.syncing);
+    for _ in 0..3 * GROUP_MAX {
+        log.record(permit("waiting")).expect("accepted");
+    }
+    disk.set(|state| state.stopped = false);
+    log.close().expect("all is written");
+    let (records, _) = read(&disk.state().bytes);
+    let removals: Vec<_> = (0..).zip(&records).filter(|(_, (_, word))| word == "fileRemoved").map(|(at, _)| at).collect();
+    let groups = [1, 2 + GROUP_MAX, 3 + 2 * GROUP_MAX, 4 + 3 * GROUP_MAX];
+    assert_eq!(removals[..4], groups, "one after each group");
+}
+
+#[tokio::test]
 async fn closing_writes_what_is_queued_and_refuses_the_rest() {
     let disk = Disk::default();
     let log = disk.log();

@@ -13,6 +13,7 @@ use ginnel_core::audit::{Hash, Seal};
 use serde::Deserialize;
 
 use self::again::{Bytes, look_again, walk_through};
+pub(super) use self::kept::{Kept, KeptWalk};
 pub use self::report::{Finding, Note, Proof, Report, Run, Wrong};
 use self::walk::{Line, Trust, Walk};
 use super::chain::keys::{Seed, is_signed, running};
@@ -20,6 +21,7 @@ use super::chain::state::{CHAPTERS_NAME, KEY_NAME, PUBLIC_NAME, STATE_NAME, Stat
 use super::lines::{log_files, next_line, reader};
 
 mod again;
+mod kept;
 mod report;
 mod walk;
 

@@ -5,15 +5,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use ginnel_core::audit::{Checkpoint, Event, LogFiles, OldFile, Timestamp};
+use ginnel_core::audit::{Checkpoint, Event, LogFiles, Timestamp};
 use ginnel_core::id::InstanceId;
 use tracing::{error, info, warn};
 
+use self::care::Clock;
 use super::chain::state::State;
 use super::chain::void::Void;
 use super::chain::{CHECKPOINT_RECORDS, Chain, Position};
 use super::file::Start;
 use super::queue::{Pending, Queue, Taken};
+use super::verify::Kept;
 
 mod care;
 
@@ -43,10 +45,10 @@ pub(super) trait Medium: Send + 'static {
     fn keep(&mut self, state: &State, chapter: Option<&[u8]>) -> io::Result<()>;
     /// Puts it away as the file that begins with record `first_seq`, and begins an empty one.
     fn rotate(&mut self, first_seq: u64) -> io::Result<()>;
-    /// What was put away and is still there, the oldest first.
-    fn old(&mut self) -> io::Result<Vec<Old>>;
-    /// What the log says of the removal of an old file.
-    fn removal_of(&mut self, old: &Old) -> io::Result<Event>;
+    /// What was put away and is still there, the oldest first, of a log that has got to record `last_seq`.
+    fn old(&mut self, last_seq: u64) -> io::Result<Vec<Old>>;
+    /// Looks whether one of these files is what was written, and reads no more than `budget` bytes for it.
+    fn look(&mut self, old: &[Old], index: usize, budget: &mut u64) -> io::Result<Look>;
     /// Removes an old file.
     fn remove(&mut self, old: &Old) -> io::Result<()>;
 }
@@ -56,7 +58,19 @@ pub(super) trait Medium: Send + 'static {
 pub(super) struct Old {
     pub(super) path: PathBuf,
     pub(super) first_seq: u64,
-    pub(super) file: OldFile,
+    /// Its size, as anybody can make it.
+    pub(super) bytes: u64,
+}
+
+/// What is known of a file that was put away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Not enough yet: it is to be looked at again.
+    Busy,
+    /// It is what was written.
+    Fits(Kept),
+    /// It is not, and why.
+    Strange(String),
 }
 
 /// How long the writer rests after a failed write: `first`, then twice as long each time up to `max`.
@@ -108,6 +122,8 @@ pub(super) struct Writer<M> {
     sign_at: Option<Instant>,
     /// When the next look for old files is due, if any is ever removed.
     look_at: Option<Instant>,
+    /// What time it was when this process began to write.
+    began: Clock,
     /// When the process's own log was told of a checkpoint.
     told: Option<Instant>,
 }
@@ -168,6 +184,7 @@ impl<M: Medium> Writer<M> {
             has_records: first.is_some(),
             sign_at: None,
             look_at,
+            began: Clock::read(),
             told: None,
         }
     }

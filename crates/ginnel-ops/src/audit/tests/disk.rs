@@ -3,9 +3,9 @@
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use ginnel_core::audit::{Event, LogFiles};
+use ginnel_core::audit::LogFiles;
 
 use super::super::AuditLog;
 use super::super::chain::Position;
@@ -13,7 +13,8 @@ use super::super::chain::keys::Seed;
 use super::super::chain::state::State;
 use super::super::chain::void::Void;
 use super::super::file::Start;
-use super::super::writer::{Medium, Old, Retry, Writer};
+use super::super::verify::Kept;
+use super::super::writer::{Look, Medium, Old, Retry, Writer};
 use super::{PATIENCE, boot};
 
 /// A disk that does what a test says.
@@ -40,6 +41,8 @@ pub(super) struct DiskState {
     pub(super) removed: bool,
     /// Files that were put away, with the number of their first record.
     pub(super) old: Vec<(u64, Vec<u8>)>,
+    /// Others, which are as old as can be.
+    pub(super) ancient: Vec<u64>,
 }
 
 /// Where a new log goes on.
@@ -164,15 +167,18 @@ impl Medium for Disk {
         Ok(())
     }
 
-    fn old(&mut self) -> io::Result<Vec<Old>> {
-        Ok(Vec::new())
+    fn old(&mut self, _: u64) -> io::Result<Vec<Old>> {
+        let old = |&first_seq: &u64| Old { path: first_seq.to_string().into(), first_seq, bytes: 1 };
+        Ok(self.state().ancient.iter().map(old).collect())
     }
 
-    fn removal_of(&mut self, _: &Old) -> io::Result<Event> {
-        Err(ErrorKind::Unsupported.into())
+    fn look(&mut self, old: &[Old], index: usize, _: &mut u64) -> io::Result<Look> {
+        let last = Position::before_all(old[index].first_seq);
+        Ok(Look::Fits(Kept { bytes: 1, until: SystemTime::UNIX_EPOCH, last }))
     }
 
-    fn remove(&mut self, _: &Old) -> io::Result<()> {
-        Err(ErrorKind::Unsupported.into())
+    fn remove(&mut self, old: &Old) -> io::Result<()> {
+        self.state().ancient.retain(|first_seq| *first_seq != old.first_seq);
+        Ok(())
     }
 }

@@ -98,23 +98,79 @@ async fn old_files_are_removed_by_size_and_the_log_says_so() {
     assert_eq!(verified(directory.path()).finding.expect("a gap").wrong.as_str(), "key");
 }
 
-#[tokio::test]
-async fn old_files_are_removed_by_age() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let log = AuditLog::open(small(directory.path()), boot()).expect("opens");
+/// A log of some files, closed.
+async fn several(directory: &Path) -> Vec<(u64, PathBuf)> {
+    let log = AuditLog::open(small(directory), boot()).expect("opens");
     write(&log, 200).await;
     log.close().expect("all is written");
-    let old = old_files(directory.path()).expect("lists");
-    let past = std::time::SystemTime::now() - Duration::from_secs(7200);
-    for (_, path) in &old[..2] {
+    let old = old_files(directory).expect("lists");
+    assert!(old.len() >= 3, "{old:?}");
+    old
+}
+
+/// Lets a process look for old files as long as it finds some, and gives those that are there afterwards.
+async fn looked_after(files: LogFiles, until: impl Fn(usize) -> bool) -> Vec<(u64, PathBuf)> {
+    let directory = files.directory.clone();
+    let log = AuditLog::open(files, boot()).expect("opens");
+    // Each of these is a round; nothing is removed before the first record.
+    let start = Instant::now();
+    loop {
+        write(&log, 1).await;
+        if until(old_files(&directory).expect("lists").len()) {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "they are still there");
+    }
+    log.close().expect("all is written");
+    old_files(&directory).expect("lists")
+}
+
+#[tokio::test]
+async fn old_files_are_removed_by_the_age_of_their_last_records() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let old = several(directory.path()).await;
+    // Whatever somebody makes of the files' own times.
+    let past = std::time::SystemTime::UNIX_EPOCH;
+    for (_, path) in &old {
         OpenOptions::new().write(true).open(path).and_then(|file| file.set_modified(past)).expect("sets");
     }
-    let files = LogFiles { keep_for: Some(Duration::from_secs(3600)), ..small(directory.path()) };
-    let log = AuditLog::open(files, boot()).expect("opens");
-    write(&log, 1).await;
-    log.close().expect("all is written");
-    assert_eq!(old_files(directory.path()).expect("lists"), old[2..]);
+    let keep = |keep_for| LogFiles { keep_for: Some(keep_for), ..LogFiles::from(directory.path()) };
+    assert_eq!(looked_after(keep(Duration::from_secs(3600)), |_| true).await, old);
+    assert_eq!(looked_after(keep(Duration::from_nanos(1)), |count| count == 0).await, []);
     assert_eq!(verified(directory.path()).finding, None);
+}
+
+#[tokio::test]
+async fn a_file_that_was_changed_is_never_removed_nor_makes_others_go() {
+    type Change = fn(&Path, &[(u64, PathBuf)]);
+    let forged: Change = |_, old| {
+        let text = fs::read_to_string(&old[0].1).expect("reads").replacen("0.1.0", "6.6.6", 1);
+        fs::write(&old[0].1, text).expect("writes");
+    };
+    let cut: Change = |_, old| {
+        let text = fs::read_to_string(&old[0].1).expect("reads");
+        let end = text.trim_end().rfind('\n').expect("lines") + 1;
+        fs::write(&old[0].1, &text[..end]).expect("writes");
+    };
+    let stretched: Change = |_, old| {
+        OpenOptions::new().write(true).open(&old[2].1).and_then(|file| file.set_len(1 << 40)).expect("stretches");
+    };
+    let invented: Change = |directory, _| {
+        let file = fs::File::create(directory.join("audit-999999999999.jsonl")).expect("creates");
+        file.set_len(1 << 40).expect("stretches");
+    };
+    let missing: Change = |_, old| fs::remove_file(&old[1].1).expect("removes");
+    let age = (None, Some(Duration::from_nanos(1)));
+    for (change, (keep_size, keep_for)) in
+        [(forged, age), (cut, age), (missing, age), (stretched, (Some(1 << 20), None)), (invented, (Some(1 << 20), None))]
+    {
+        let directory = tempfile::tempdir().expect("a directory");
+        let old = several(directory.path()).await;
+        change(directory.path(), &old);
+        let before = old_files(directory.path()).expect("lists");
+        let files = LogFiles { keep_size, keep_for, ..LogFiles::from(directory.path()) };
+        assert_eq!(looked_after(files, |_| true).await, before);
+    }
 }
 
 /// A process that is killed leaves what the kernel has of its last write, and all that was acknowledged before.

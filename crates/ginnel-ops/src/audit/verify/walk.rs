@@ -5,9 +5,9 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::rc::Rc;
+use std::sync::Arc;
 
-use ginnel_core::audit::{Checkpoint, Hash, Seal, Text};
+use ginnel_core::audit::{Checkpoint, Hash, Seal, Text, Timestamp};
 use ginnel_core::id::InstanceId;
 
 use self::doubt::{Doubt, Suspect};
@@ -59,9 +59,10 @@ struct Chapter {
 /// A good line: where the walk could go on from.
 struct Past {
     at: Position,
+    time: Timestamp,
     /// Bytes up to its end.
     end: u64,
-    chapter: Rc<Chapter>,
+    chapter: Arc<Chapter>,
     signing: Signing,
 }
 
@@ -160,7 +161,7 @@ impl Walk {
             }
             return;
         }
-        let is_again = self.has(&line);
+        let is_again = self.doubt.as_ref().is_some_and(Doubt::is_in_question) && self.has(&line);
         if let Some(doubt) = &mut self.doubt {
             doubt.weigh(&line, is_again);
             doubt.hear(&line, extent.bytes);
@@ -212,7 +213,7 @@ impl Walk {
         let Some(Past { at, chapter, signing, .. }) = self.past.back() else {
             return Err(Suspect::Headless(header.seq));
         };
-        let (chapter, mut signing) = (Rc::clone(chapter), *signing);
+        let (chapter, mut signing) = (Arc::clone(chapter), *signing);
         if at.seq.checked_add(1) != Some(header.seq) {
             return Err(Suspect::Elsewhere(header.seq));
         }
@@ -249,7 +250,7 @@ impl Walk {
             self.due = self.claim.take();
             self.past.drain(..self.past.len() - 1);
         }
-        self.good(place, Position { seq: header.seq, hash }, chapter, signing);
+        self.good(place, (Position { seq: header.seq, hash }, header.time), chapter, signing);
         Ok(())
     }
 
@@ -352,9 +353,9 @@ impl Walk {
         let (macs, next_seed) = keys.map(|keys| (keys.macs, keys.next)).unzip();
         self.macs = macs;
         let Beginning { chapter: number, key, next_key, .. } = *said;
-        let chapter = Rc::new(Chapter { number, key, next_key, next_seed });
+        let chapter = Arc::new(Chapter { number, key, next_key, next_seed });
         let signing = Signing { seq: header.seq, is_closing: false };
-        self.good(place, Position { seq: header.seq, hash }, chapter, signing);
+        self.good(place, (Position { seq: header.seq, hash }, header.time), chapter, signing);
         Ok(())
     }
 
@@ -390,13 +391,13 @@ impl Walk {
         if self.unsealed > said.after { Err(Suspect::Elsewhere(said.after.saturating_add(1))) } else { Ok(()) }
     }
 
-    fn good(&mut self, place: &Place, at: Position, chapter: Rc<Chapter>, signing: Signing) {
+    fn good(&mut self, place: &Place, (at, time): (Position, Timestamp), chapter: Arc<Chapter>, signing: Signing) {
         self.report.last_seq = at.seq;
         self.report.records = at.seq - self.report.first_seq + 1;
         if self.past.len() == PAST_MAX {
             self.past.pop_front();
         }
-        self.past.push_back(Past { at, end: self.read, chapter, signing });
+        self.past.push_back(Past { at, time, end: self.read, chapter, signing });
         self.anchored(place, at);
     }
 
@@ -426,6 +427,27 @@ impl Walk {
                 "records up to {last_seq} were removed as the configuration wants, {} the last of them",
                 Text::new(file)
             ));
+        }
+    }
+
+    /// Chapters that have begun.
+    pub(super) fn chapters(&self) -> u64 {
+        self.report.chapters
+    }
+
+    /// The first record, if all that came have a seal.
+    pub(super) fn first_seq(&self) -> Option<u64> {
+        (self.unsealed == 0).then_some(self.report.first_seq)
+    }
+
+    /// The record that the chapter which has just begun follows, and when that was written. Of one that has no seal only the number is known, and
+    /// that it was written before the chapter.
+    pub(super) fn before_chapter(&self) -> Option<(Position, Timestamp)> {
+        let is_sound = self.doubt.is_none() && self.report.finding.is_none();
+        let chapter = self.past.back().filter(|_| is_sound)?;
+        match self.past.iter().nth_back(1) {
+            Some(last) => Some((last.at, last.time)),
+            None => self.head.as_ref().filter(|_| self.unsealed > 0).map(|head| (head.after, chapter.time)),
         }
     }
 

@@ -86,6 +86,11 @@ impl Doubt {
         self.is_excusable
     }
 
+    /// Whether the next whole record settles that.
+    pub(super) fn is_in_question(&self) -> bool {
+        self.is_excusable && !self.is_holed
+    }
+
     /// Whole records in it.
     pub(super) fn records(&self) -> u64 {
         self.records

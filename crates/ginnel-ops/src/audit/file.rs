@@ -93,8 +93,14 @@ impl Medium for LogFile {
 
     fn replace(&mut self) -> io::Result<()> {
         // What somebody else put there is not written to, and not thrown away.
-        self.file = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&self.path)?;
-        sync_directory(&self.directory)
+        let file = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&self.path)?;
+        if let Err(error) = sync_directory(&self.directory) {
+            // The writer goes on with the file that it knows, and tries again.
+            let _ = fs::remove_file(&self.path);
+            return Err(error);
+        }
+        self.file = file;
+        Ok(())
     }
 
     fn keep(&mut self, state: &State, chapter: Option<&[u8]>) -> io::Result<()> {

@@ -309,6 +309,18 @@ async fn what_somebody_puts_in_the_place_of_the_file_is_not_written_to() {
     assert_eq!(verified(directory.path()).finding, None);
 }
 
+#[test]
+fn a_file_that_cannot_be_made_durable_is_not_gone_on_with() {
+    let (kept, gone) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let path = kept.path().join(FILE_NAME);
+    let old = fs::File::create(&path).expect("creates");
+    let mut file = file::LogFile::over(gone.path(), old, &path).expect("a lock");
+    fs::remove_file(&path).expect("removes");
+    drop(gone);
+    assert!(file.replace().is_err(), "its directory cannot be synced");
+    assert!(!path.exists() && !file.is_in_place().expect("a file"), "the writer tries again");
+}
+
 #[tokio::test]
 async fn a_file_that_cannot_be_left_is_written_on() {
     let directory = tempfile::tempdir().expect("a directory");

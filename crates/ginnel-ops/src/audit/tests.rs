@@ -12,7 +12,7 @@ use ginnel_core::id::RequestId;
 
 use self::disk::{Disk, new_log};
 use super::queue::{BACKLOG_MAX, GROUP_MAX, QUEUE_MAX, REFUSALS_MAX};
-use super::verify::{Report, verify_content};
+use super::verify::{Report, Wrong, verify_content};
 use super::*;
 
 mod disk;
@@ -239,6 +239,15 @@ async fn a_log_whose_file_is_removed_goes_on_in_another_and_says_what_is_missing
     assert!(matches!(unlucky.await, Err(AuditError::Unavailable)), "it went into a file that is gone");
     recovered(&log).await;
     assert_eq!(seqs(&disk.state().bytes), [6, 7]);
+    log.close().expect("all is written");
+
+    // With all files at hand nothing is missing, also where a write went on into one that had been moved.
+    let state = disk.state();
+    let files = [&state.moved[0][..], &state.moved[1], &state.bytes];
+    assert_eq!(report(&files.concat()).finding, None);
+    let missing = |files: &[&[u8]]| report(&files.concat()).finding.map(|finding| (finding.seq, finding.wrong));
+    assert_eq!(missing(&[files[0], files[2]]), Some((3, Wrong::Removed)));
+    assert_eq!(missing(&files[1..]), Some((1, Wrong::HeadCutOff)));
 }
 
 #[tokio::test]

@@ -276,7 +276,14 @@ impl<M: Medium> Writer<M> {
     /// Takes back what was half written. What cannot be taken back stays and counts for nothing, which the next chapter says.
     fn mend(&mut self) -> io::Result<()> {
         if !self.medium.is_in_place()? {
+            let left = if self.torn { self.medium.length()?.saturating_sub(self.whole) } else { 0 };
+            let mut void = self.void.clone();
+            if left > 0 {
+                // It stays in the file that was moved, and whoever verifies that together with the rest finds it there.
+                self.medium.add_to(&mut void, self.whole, left)?;
+            }
             self.medium.replace()?;
+            self.void = void;
             warn!("the file of the audit log was moved or removed: the log goes on in a new one");
             (self.whole, self.torn, self.stays, self.is_unended) = (0, false, false, false);
             self.leave_file();

@@ -37,8 +37,9 @@ pub(super) struct DiskState {
     /// Whether states cannot be kept, and the numbers of the chapters of those that were.
     pub(super) states_fail: bool,
     pub(super) states: Vec<u64>,
-    /// Somebody has removed the file.
+    /// Somebody has moved the file away, and what became of those before.
     pub(super) removed: bool,
+    pub(super) moved: Vec<Vec<u8>>,
     /// Files that were put away, with the number of their first record.
     pub(super) old: Vec<(u64, Vec<u8>)>,
     /// Others, which are as old as can be.
@@ -144,7 +145,9 @@ impl Medium for Disk {
 
     fn replace(&mut self) -> io::Result<()> {
         let mut state = self.state();
-        (state.bytes, state.synced, state.removed) = (Vec::new(), 0, false);
+        let moved = std::mem::take(&mut state.bytes);
+        state.moved.push(moved);
+        (state.synced, state.removed) = (0, false);
         Ok(())
     }
 

@@ -336,7 +336,8 @@ async fn records_do_not_wait_until_many_old_files_are_removed() {
     disk.set(|state| state.stopped = false);
     log.close().expect("all is written");
     let (records, _) = read(&disk.state().bytes);
-    let removals: Vec<_> = (0..).zip(&records).filter(|(_, (_, word))| word == "fileRemoved").map(|(at, _)| at).collect();
+    let removals: Vec<_> =
+        (0..).zip(&records).filter(|(_, (_, word))| word == "fileRemoved").map(|(at, _)| at).collect();
     let groups = [1, 2 + GROUP_MAX, 3 + 2 * GROUP_MAX, 4 + 3 * GROUP_MAX];
     assert_eq!(removals[..4], groups, "one after each group");
 }

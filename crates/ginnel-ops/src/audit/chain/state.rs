@@ -35,7 +35,7 @@ pub(in crate::audit) const CHAPTERS_NAME: &str = "chapters.jsonl";
 const VERSION: u32 = 1;
 
 /// Bytes of such a file that are read; all of them have less than 300.
-const BYTES_MAX: u64 = 4096;
+const BYTES_MAX: usize = 4096;
 
 /// From what the next chapter begins.
 #[derive(Clone)]
@@ -98,8 +98,8 @@ fn malformed(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::E
 }
 
 fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> io::Result<T> {
-    let mut text = Zeroizing::new(String::with_capacity(2 * BYTES_MAX as usize));
-    io::Read::read_to_string(&mut io::Read::take(File::open(path)?, BYTES_MAX), &mut text)?;
+    let mut text = Zeroizing::new(String::with_capacity(2 * BYTES_MAX));
+    io::Read::read_to_string(&mut io::Read::take(File::open(path)?, BYTES_MAX as u64), &mut text)?;
     // The error has line and column, and nothing of what stands there.
     serde_json::from_str(&text).map_err(|error| malformed(format!("line {}, column {}", error.line(), error.column())))
 }
@@ -115,7 +115,7 @@ fn seed(v: u32, mut digits: String) -> io::Result<Seed> {
 
 fn line(value: &impl Serialize) -> io::Result<Zeroizing<Vec<u8>>> {
     // With room for all of it nothing is moved, which would leave the beginning where it was.
-    let mut line = Zeroizing::new(Vec::with_capacity(BYTES_MAX as usize));
+    let mut line = Zeroizing::new(Vec::with_capacity(BYTES_MAX));
     serde_json::to_writer(&mut *line, value)?;
     line.push(b'\n');
     Ok(line)
@@ -136,7 +136,8 @@ impl State {
     /// Puts it in the place of the one before, which is overwritten then; a crash leaves the one or the other.
     pub(in crate::audit) fn write(&self, directory: &Path) -> io::Result<()> {
         let Self { log, from, chapter, seq, closed, .. } = *self;
-        let mut file = StateFile { v: VERSION, log, from, chapter, seq, closed, seed: String::clone(&self.seed.to_hex()) };
+        let mut file =
+            StateFile { v: VERSION, log, from, chapter, seq, closed, seed: String::clone(&self.seed.to_hex()) };
         let line = line(&file);
         file.seed.zeroize();
         let (path, next) = (directory.join(STATE_NAME), directory.join("chain.state.next"));
@@ -175,8 +176,8 @@ impl State {
 
 /// Overwrites a file with zeros where it lies.
 fn overwrite(mut file: File) -> io::Result<()> {
-    let length = file.metadata()?.len().min(BYTES_MAX);
-    file.write_all(&vec![0; usize::try_from(length).unwrap_or_default()])?;
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(BYTES_MAX).min(BYTES_MAX);
+    file.write_all(&[0; BYTES_MAX][..length])?;
     file.sync_all()
 }
 

@@ -134,9 +134,11 @@ mod tests {
     /// Lines 1 to 5, the first of which begins a chapter, each with its end.
     fn lines() -> Vec<Vec<u8>> {
         let id = InstanceId::from_bytes(&[1; 16]).expect("16 bytes");
-        let state = State { log: id, from: 1, chapter: 3, seed: Seed::random().expect("random"), seq: 0, closed: false };
+        let state =
+            State { log: id, from: 1, chapter: 3, seed: Seed::random().expect("random"), seq: 0, closed: false };
         let time = Timestamp::default();
-        let (mut chain, first, _) = Chain::begin(&state, Position::before_all(0), &Void::default(), id, time).expect("writable");
+        let (mut chain, first, _) =
+            Chain::begin(&state, Position::before_all(0), &Void::default(), id, time).expect("writable");
         let mut lines = vec![first];
         for number in 2..=5_u32 {
             let mut line = Vec::new();

@@ -161,9 +161,13 @@ async fn a_file_that_was_changed_is_never_removed_nor_makes_others_go() {
     };
     let missing: Change = |_, old| fs::remove_file(&old[1].1).expect("removes");
     let age = (None, Some(Duration::from_nanos(1)));
-    for (change, (keep_size, keep_for)) in
-        [(forged, age), (cut, age), (missing, age), (stretched, (Some(1 << 20), None)), (invented, (Some(1 << 20), None))]
-    {
+    for (change, (keep_size, keep_for)) in [
+        (forged, age),
+        (cut, age),
+        (missing, age),
+        (stretched, (Some(1 << 20), None)),
+        (invented, (Some(1 << 20), None)),
+    ] {
         let directory = tempfile::tempdir().expect("a directory");
         let old = several(directory.path()).await;
         change(directory.path(), &old);

@@ -4,12 +4,12 @@
 //! how many bytes there are. A doubt that no chapter settles is what is wrong, and the lines after it tell what kind of change it was.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::Arc;
 
 use ginnel_core::audit::{Checkpoint, Hash, Seal, Text, Timestamp};
 use ginnel_core::id::InstanceId;
 
+use self::claim::Claim;
 use self::doubt::{Doubt, Suspect};
 pub(super) use self::line::Line;
 use self::line::{Beginning, Header, Removal, Signed};
@@ -18,10 +18,13 @@ use super::super::chain::keys::{MacKey, Seed, is_signed, running};
 use super::super::lines::Extent;
 use super::super::show::Place;
 use super::Anchors;
-use super::report::{Finding, Proof, Report, Run, Wrong};
+use super::report::{Finding, Proof, Report, Wrong};
 
+mod chapter;
+mod claim;
 mod doubt;
 mod line;
+mod verdict;
 
 /// Good lines that are remembered, because a chapter may say that the last of them count for nothing: more than go out in one group, which is
 /// what a failed sync leaves.
@@ -83,16 +86,6 @@ struct Head {
     is_explained: bool,
 }
 
-/// What a chapter says of the bytes before it that count for nothing.
-pub(super) struct Claim {
-    seq: u64,
-    place: Place,
-    /// Where they are, in all bytes that were read.
-    pub(super) range: Range<u64>,
-    /// Their hash, as it is claimed.
-    pub(super) hash: Option<Hash>,
-}
-
 pub(super) struct Walk {
     trust: Trust,
     anchors: Anchors,
@@ -123,7 +116,21 @@ impl Walk {
         };
         let report = Report { proof, log: trust.log, ..Report::default() };
         let (head, past) = (None, VecDeque::with_capacity(PAST_MAX));
-        Self { trust, anchors, compared: 0, read: 0, unsealed: 0, head, past, macs: None, doubt: None, claim: None, due: None, left: None, report }
+        Self {
+            trust,
+            anchors,
+            compared: 0,
+            read: 0,
+            unsealed: 0,
+            head,
+            past,
+            macs: None,
+            doubt: None,
+            claim: None,
+            due: None,
+            left: None,
+            report,
+        }
     }
 
     /// Takes the next line of the log; `is_newest` if it is in the last file.
@@ -174,7 +181,9 @@ impl Walk {
         let mut before = None;
         self.past.iter().any(|past| {
             let after = before.replace(past.at.hash);
-            past.at.seq == header.seq && after.is_some_and(|after| running(&after, record) == past.at.hash) && past.at.hash == seal.hash
+            past.at.seq == header.seq
+                && after.is_some_and(|after| running(&after, record) == past.at.hash)
+                && past.at.hash == seal.hash
         })
     }
 
@@ -254,23 +263,6 @@ impl Walk {
         Ok(())
     }
 
-    /// What a chapter says of the bytes before it, once that stands.
-    pub(super) fn claim(&mut self) -> Option<Claim> {
-        self.due.take()
-    }
-
-    /// Nothing more comes.
-    pub(super) fn close(&mut self) {
-        self.due = self.claim.take();
-    }
-
-    /// What a chapter says of the bytes before it is not so.
-    pub(super) fn deny(&mut self, claim: Claim) {
-        let Claim { seq, place, .. } = claim;
-        let text = format!("record {seq} says which bytes before it count for nothing, and there are others");
-        self.report.finding.get_or_insert(Finding { place: Some(place), seq, wrong: Wrong::Void, text });
-    }
-
     /// Takes a signed record, whose signature is right, by its word.
     fn checkpoint(&mut self, header: &Header, chapter: &Chapter, hash: Hash, line: &[u8]) -> Result<(), Suspect> {
         let suspect = Suspect::Changed(header.seq);
@@ -287,108 +279,6 @@ impl Walk {
         self.report.checkpoint = Some(Checkpoint { seq: header.seq, hash, time: header.time });
         self.report.closed = closing;
         Ok(())
-    }
-
-    /// Takes the first record of a chapter, after which everything is as it says.
-    fn begin(
-        &mut self,
-        place: &Place,
-        header: &Header,
-        said: &Beginning,
-        (record, seal): (&[u8], &Seal),
-        start: u64,
-    ) -> Result<(), Suspect> {
-        let hash = running(&said.after_hash, record);
-        if hash != seal.hash || said.after.checked_add(1) != Some(header.seq) {
-            return Err(Suspect::Changed(header.seq));
-        }
-        let from = self.past.iter().rev().find(|past| past.at.seq == said.after);
-        let left = from.map(|from| (from.at.seq, from.signing));
-        let seed = match from {
-            None if self.past.is_empty() => {
-                self.may_be_first(said)?;
-                self.trust.secret.clone()
-            }
-            None => return Err(Suspect::Elsewhere(header.seq)),
-            Some(from) => {
-                follows(from, said, header.seq, start)?;
-                from.chapter.next_seed.clone()
-            }
-        };
-        let mut keys = seed.map(|seed| seed.chapter());
-        if let Some(keys) = &mut keys
-            && (keys.signer.public() != said.key || keys.macs.mac(&hash) != seal.mac)
-        {
-            return Err(Suspect::Foreign(header.seq));
-        }
-        if self.anchors.keys.get(&said.chapter).is_some_and(|key| *key != said.key) {
-            return Err(Suspect::Foreign(header.seq));
-        }
-        if !seal.signature.is_some_and(|signature| is_signed(&said.key, &hash, &signature)) {
-            return Err(Suspect::Unsigned(header.seq));
-        }
-        if self.past.is_empty() {
-            let after = Position { seq: said.after, hash: said.after_hash };
-            let is_explained = said.chapter == 0 && self.trust.from.is_none_or(|from| from == header.seq);
-            self.head = Some(Head { after, place: place.clone(), is_explained });
-            self.report.first_seq = header.seq;
-            self.report.log = Some(said.log);
-            self.anchored(place, after);
-        }
-        if let Some((last, signing)) = left {
-            self.leave(last, signing);
-        }
-        // What counts for nothing is not gone back to.
-        while self.past.back().is_some_and(|past| past.at.seq > said.after) {
-            self.past.pop_back();
-        }
-        self.claim = None;
-        if said.void > 0 && (left.is_some() || self.doubt.is_some()) {
-            let range = start.saturating_sub(said.void)..start;
-            self.claim = Some(Claim { seq: header.seq, place: place.clone(), range, hash: said.void_hash });
-        }
-        self.report.chapters += 1;
-        self.report.closed = false;
-        self.report.checkpoint = Some(Checkpoint { seq: header.seq, hash, time: header.time });
-        let (macs, next_seed) = keys.map(|keys| (keys.macs, keys.next)).unzip();
-        self.macs = macs;
-        let Beginning { chapter: number, key, next_key, .. } = *said;
-        let chapter = Arc::new(Chapter { number, key, next_key, next_seed });
-        let signing = Signing { seq: header.seq, is_closing: false };
-        self.good(place, (Position { seq: header.seq, hash }, header.time), chapter, signing);
-        Ok(())
-    }
-
-    /// Says what the signature of the next chapter does not make up for. It covers what lay there when that began, and a process that starts has
-    /// no key of the records before: between the two anybody could have written those that their own chapter did not sign.
-    fn leave(&mut self, last: u64, signing: Signing) {
-        // A chapter whose beginning is written again after a failure leaves the same one.
-        if self.left.replace(last) == Some(last) {
-            return;
-        }
-        if !signing.is_closing {
-            self.report.unclosed += 1;
-            self.report.note(format!(
-                "the chapter before was not closed: what followed record {last} may be lost or cut; only an anchor proves that nothing did"
-            ));
-        }
-        if last > signing.seq && self.report.proof != Proof::SecretKey {
-            let run = Run { first_seq: signing.seq.saturating_add(1), last_seq: last };
-            self.report.unsigned(run);
-            self.report.note(format!("{run} were never signed by their chapter: only the secret key proves them"));
-        }
-    }
-
-    /// Whether the first chapter at hand is one of the log that is to be verified.
-    fn may_be_first(&self, said: &Beginning) -> Result<(), Suspect> {
-        if self.trust.log.is_some_and(|log| log != said.log) {
-            return Err(Suspect::OtherLog(said.after.saturating_add(1)));
-        }
-        if self.trust.is_pinned && self.trust.first_key != Some(said.key) {
-            return Err(Suspect::Foreign(said.after.saturating_add(1)));
-        }
-        // Records without a seal come before the chain, and it says how many.
-        if self.unsealed > said.after { Err(Suspect::Elsewhere(said.after.saturating_add(1))) } else { Ok(()) }
     }
 
     fn good(&mut self, place: &Place, (at, time): (Position, Timestamp), chapter: Arc<Chapter>, signing: Signing) {
@@ -455,107 +345,4 @@ impl Walk {
     pub(super) fn read(&self) -> u64 {
         self.read
     }
-
-    /// Says what was found in so many files.
-    pub(super) fn end(mut self, files: usize) -> Report {
-        self.report.files = files;
-        if self.report.finding.is_none() {
-            self.report.finding = self.finding();
-        }
-        self.notes();
-        self.report
-    }
-
-    fn finding(&mut self) -> Option<Finding> {
-        let last = self.past.back().map(|past| past.at.seq);
-        if let Some(doubt) = self.doubt.take() {
-            if !doubt.is_open_end() {
-                let signed =
-                    self.report.checkpoint.map_or(self.report.first_seq, |checkpoint| checkpoint.seq.saturating_add(1));
-                return Some(doubt.finding(signed, self.report.proof));
-            }
-            let bytes = doubt.bytes();
-            self.report.note(format!(
-                "{}: {bytes} bytes at the end are no whole record: it is being written, or a crash or a cut left them",
-                doubt.place()
-            ));
-        }
-        let unproved = self.head.as_ref().filter(|head| !head.is_explained);
-        if let Some(Head { after, place, .. }) =
-            unproved.filter(|head| self.anchors.records.get(&head.after.seq) != Some(&head.after.hash))
-        {
-            let seq = self.trust.from.unwrap_or(1);
-            let text = format!(
-                "the log begins with record {}: what was before is not there, and no record says that it was removed",
-                after.seq.saturating_add(1)
-            );
-            return Some(Finding { place: Some(place.clone()), seq, wrong: Wrong::HeadCutOff, text });
-        }
-        let known = self.anchors.records.keys().next_back().copied().unwrap_or(0).max(self.trust.at_least);
-        let got_to = last.unwrap_or(self.unsealed);
-        if known > got_to {
-            let seq = got_to.saturating_add(1);
-            let text = format!(
-                "the log ends with record {got_to}, and it is known to have had record {known}: its end was cut off, or an older copy put back"
-            );
-            return Some(Finding { place: None, seq, wrong: Wrong::CutOff, text });
-        }
-        if self.compared == 0
-            && let Some((&seq, _)) = self.anchors.records.last_key_value()
-        {
-            let text = "no anchor names a record that is at hand: they prove nothing of it".to_owned();
-            return Some(Finding { place: None, seq, wrong: Wrong::Anchor, text });
-        }
-        if last.is_none() && self.unsealed > 0 {
-            let text = "no record has a seal: this log proves nothing".to_owned();
-            return Some(Finding { place: None, seq: 1, wrong: Wrong::Unsealed, text });
-        }
-        None
-    }
-
-    fn notes(&mut self) {
-        let report = &mut self.report;
-        if let Some(text) = self.trust.state_missing.take().filter(|_| report.records > 0) {
-            report.say(text);
-        }
-        if self.unsealed > 0 && report.records > 0 {
-            report.say(format!("{} records from before the chain have no seal: nothing proves them", self.unsealed));
-        }
-        let below = self.head.as_ref().map_or(0, |head| self.anchors.records.range(..head.after.seq).count());
-        if below > 0 {
-            report.say(format!("{below} of the anchors name records from before the first at hand: they prove nothing here"));
-        }
-        let behind =
-            report.checkpoint.map_or(report.records, |checkpoint| report.last_seq.saturating_sub(checkpoint.seq));
-        match report.proof {
-            Proof::SecretKey if self.trust.is_beside => report.say(
-                "the secret key lies beside the log: whoever can read it can forge what it proves; move it away and give it with --key",
-            ),
-            Proof::PublicKey if self.trust.is_beside => {
-                report.say("the public key lies beside the log: whoever can write there can replace both; give one from elsewhere with --public-key");
-            }
-            Proof::Itself if report.records > 0 => {
-                report.say("no key was given: the log fits together, and nothing proves who wrote it");
-            }
-            Proof::SecretKey | Proof::PublicKey | Proof::Itself => {}
-        }
-        if report.proof != Proof::SecretKey && behind > 0 {
-            report.say(format!("{behind} records at the end are not signed yet: only the secret key proves them"));
-        }
-        if report.records > 0 && !report.closed {
-            report.say("the log does not say that it was closed: it is being written, or a crash or a cut ended it");
-        }
-    }
-}
-
-/// Whether a chapter begins where it says that it does.
-fn follows(from: &Past, said: &Beginning, seq: u64, start: u64) -> Result<(), Suspect> {
-    if from.at.hash != said.after_hash {
-        return Err(Suspect::Changed(seq));
-    }
-    if from.chapter.number.checked_add(1) != Some(said.chapter) || from.chapter.next_key != said.key {
-        return Err(Suspect::Foreign(seq));
-    }
-    let found = start - from.end;
-    if found == said.void { Ok(()) } else { Err(Suspect::Void { seq, said: said.void, found }) }
 }

@@ -96,7 +96,7 @@ impl<M: Medium> Writer<M> {
     /// Removes the oldest file if it is too old or there is too much, with a record of it before; `false` if the log was closed meanwhile. It is one
     /// at a time, and few bytes are read for it, so that records that come meanwhile wait for neither many files nor a long one.
     fn remove_old(&mut self) -> bool {
-        let (old, kept) = match self.to_remove() {
+        let (old, kept) = match self.next_removal() {
             Ok(Next::Remove(old, kept)) => (old, kept),
             Ok(Next::Busy) => {
                 self.look_at = Some(Instant::now());
@@ -129,7 +129,7 @@ impl<M: Medium> Writer<M> {
 
     /// What is to be removed next. Only what the files themselves say counts, and only as far as their records fit together: sizes and times of files
     /// are whatever somebody makes them, and a file that was changed is evidence.
-    fn to_remove(&mut self) -> io::Result<Next> {
+    fn next_removal(&mut self) -> io::Result<Next> {
         let old = self.medium.old(self.last.seq)?;
         let now = self.began.now(&Clock::read());
         let length = old.iter().fold(0_u64, |sum, old| sum.saturating_add(old.bytes));

@@ -57,7 +57,8 @@ fn no_process_goes_on_after_what_was_appended_to_a_closed_log() {
     let forged = State { chapter: state.chapter - 1, seed: Seed::random().expect("random"), ..state };
     let hash = Seal::split(lines[23].trim_end().as_bytes()).expect("a seal").1.hash;
     let time = "2026-11-22".parse().expect("a time");
-    let (_, line, _) = Chain::begin(&forged, Position { seq: 24, hash }, &Void::default(), boot(), time).expect("writable");
+    let (_, line, _) =
+        Chain::begin(&forged, Position { seq: 24, hash }, &Void::default(), boot(), time).expect("writable");
     lines.push(String::from_utf8(line).expect("text"));
     sample.put(&lines);
     assert!(refused(&sample).contains("was closed"));
@@ -111,7 +112,8 @@ async fn a_chapter_that_somebody_else_began_is_not_gone_on_from() {
     let mut lines = sample.lines();
     let hash = Seal::split(lines[23].trim_end().as_bytes()).expect("a seal").1.hash;
     let time = "2026-11-22".parse().expect("a time");
-    let (_, line, _) = Chain::begin(&other, Position { seq: 24, hash }, &Void::default(), boot(), time).expect("writable");
+    let (_, line, _) =
+        Chain::begin(&other, Position { seq: 24, hash }, &Void::default(), boot(), time).expect("writable");
     lines.push(String::from_utf8(line).expect("text"));
     sample.put(&lines);
     assert!(refused(&sample).contains("chain.state"));
@@ -231,8 +233,7 @@ fn anchors_of_records_that_are_not_at_hand_are_told_and_prove_nothing() {
     let sample = Sample::new();
     let anchor = sample.path("anchor.jsonl");
     let lines = sample.lines();
-    let evidence =
-        Evidence { key: Some(sample.path(KEY_NAME)), anchors: vec![anchor.clone()], ..Evidence::default() };
+    let evidence = Evidence { key: Some(sample.path(KEY_NAME)), anchors: vec![anchor.clone()], ..Evidence::default() };
     let last = Log::Files(vec![sample.path(FILE_NAME)]);
     fs::write(&anchor, lines[7].clone() + &lines[15] + &lines[20]).expect("writes");
     let report = verify(&last, &evidence).expect("reads");

@@ -66,7 +66,12 @@ impl Doubt {
             is_holed: false,
             is_excusable: true,
             records: 0,
-            is_open_end, next_comes: false, same_comes: false, highest: 0, first: None }
+            is_open_end,
+            next_comes: false,
+            same_comes: false,
+            highest: 0,
+            first: None,
+        }
     }
 
     pub(super) fn place(&self) -> &Place {

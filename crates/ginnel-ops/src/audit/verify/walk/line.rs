@@ -71,7 +71,8 @@ impl<'a> Line<'a> {
             return Self::unreadable(line);
         }
         let Some((record, seal)) = Seal::split(line) else {
-            return serde_json::from_slice::<Entry>(line).map_or_else(|_| Self::unreadable(line), |entry| Self::Unsealed(entry.seq));
+            return serde_json::from_slice::<Entry>(line)
+                .map_or_else(|_| Self::unreadable(line), |entry| Self::Unsealed(entry.seq));
         };
         let Ok(header) = serde_json::from_slice::<Header>(line) else { return Self::unreadable(line) };
         if header.event != "chapterBegun" {

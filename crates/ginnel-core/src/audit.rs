@@ -416,6 +416,9 @@ pub enum Event {
         after_hash: Hash,
         /// Bytes between that record and this one that count for nothing: what a crash or a failed write left.
         void: u64,
+        /// The SHA-256 of those bytes, if there are any.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        void_hash: Option<Hash>,
         /// What this chapter's signatures are verified with.
         key: Hash,
         /// What the next chapter's are.

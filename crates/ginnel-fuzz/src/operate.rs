@@ -11,7 +11,7 @@ use ginnel_core::audit::compare::{APART, Log, Scope, compare};
 use ginnel_core::principal::Role;
 use ginnel_ops::admin::{Question, fuzzing};
 use ginnel_ops::audit::show::{Filter, Summary, show_lines};
-use ginnel_ops::audit::verify::verify_lines;
+use ginnel_ops::audit::verify::verify_content;
 
 const FILE_NAME: &str = "ginnel.yaml";
 
@@ -112,7 +112,7 @@ fn compared(data: &[u8]) {
 
 /// Audit logs that somebody may have changed: a verdict in bounded memory, and nothing is called whole whose first record begins no chapter.
 pub fn audit_verify(data: &[u8]) {
-    let report = verify_lines(Path::new("audit.jsonl"), &mut &data[..]).unwrap();
+    let report = verify_content(Path::new("audit.jsonl"), data).unwrap();
     let lines = data.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).count() as u64;
     assert!(report.records <= lines && report.chapters <= lines, "{report:?}");
     assert_eq!(report.records > 0, report.chapters > 0, "{report:?}");

@@ -241,6 +241,7 @@ fn of_the_chain() -> Vec<Event> {
             after: 21,
             after_hash: Hex([0xe1; 32]),
             void: 41,
+            void_hash: Some(Hex([0xe5; 32])),
             key: Hex([0xe2; 32]),
             next_key: Hex([0xe3; 32]),
         },

@@ -7,9 +7,11 @@ use ginnel_core::id::InstanceId;
 
 use self::keys::{ChapterKeys, MacKey, Signer, running};
 use self::state::State;
+use self::void::Void;
 
 pub(super) mod keys;
 pub(super) mod state;
+pub(super) mod void;
 
 /// Records from one checkpoint to the next: what nobody but the holder of the chain's key can vouch for is never more. Each costs 40 µs.
 pub(super) const CHECKPOINT_RECORDS: u64 = 1_000;
@@ -50,12 +52,12 @@ pub(super) struct Chain {
 pub(super) struct Unwritable(#[from] serde_json::Error);
 
 impl Chain {
-    /// Begins the chapter of `state` after the record `last`, and gives the line that says so; `void` bytes stand between the two. With it
+    /// Begins the chapter of `state` after the record `last`, and gives the line that says so; `void` stands between the two. With it
     /// comes the state from which the chapter after this one begins.
     pub(super) fn begin(
         state: &State,
         last: Position,
-        void: u64,
+        void: &Void,
         boot: InstanceId,
         time: Timestamp,
     ) -> Result<(Self, Vec<u8>, State), Unwritable> {
@@ -67,14 +69,15 @@ impl Chain {
             chapter,
             after: last.seq,
             after_hash: last.hash,
-            void,
+            void: void.bytes(),
+            void_hash: void.hash(),
             key: signer.public(),
             next_key,
         };
         let mut chain = Self { log, boot, chapter, from, last, macs, signer: Arc::new(signer), next_key, unsigned: 0 };
         let mut line = Vec::new();
         chain.seal(time, event, &mut line)?;
-        let next = State { log, from, chapter: chapter + 1, seed: next, seq: chain.last.seq };
+        let next = State { log, from, chapter: chapter + 1, seed: next, seq: chain.last.seq, closed: false };
         Ok((chain, line, next))
     }
 
@@ -134,10 +137,10 @@ mod tests {
     fn every_line_is_a_record_with_a_seal_that_runs_on() {
         let seed = Seed::random().expect("random");
         let key = seed.chapter().signer.public();
-        let state = State { log: id(1), from: 8, chapter: 0, seed, seq: 7 };
+        let state = State { log: id(1), from: 8, chapter: 0, seed, seq: 7, closed: false };
         let time = "2026-11-22".parse().expect("a time");
         let (mut chain, mut lines, next) =
-            Chain::begin(&state, Position::before_all(7), 3, id(2), time).expect("writable");
+            Chain::begin(&state, Position::before_all(7), &Void::from(&b"abc"[..]), id(2), time).expect("writable");
         for policy in ["a", "b"] {
             let event = Event::Started { version: Text::new("0.1.0"), policy: Text::new(policy) };
             chain.seal(time, event, &mut lines).expect("writable");

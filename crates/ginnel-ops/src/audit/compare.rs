@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use ginnel_core::audit::compare::{Comparison, Log, LogError, Scope, Whose, compare};
 use ginnel_core::audit::{Entry, Timestamp};
 
-use super::show::{Place, ShowError, each_line};
+use super::show::{Place, Seals, ShowError, each_line};
 
 /// Places of malformed lines that are named; beyond these they are only counted.
 const PLACES_MAX: usize = 100;
@@ -112,13 +112,14 @@ impl Reading<'_> {
     }
 
     fn file(&mut self, path: &Path, log: &mut Log) -> Result<(), CompareError> {
-        let (mut line_number, mut failed) = (0, None);
+        let (mut line_number, mut failed, mut seals) = (0, None, Seals::default());
         each_line(path, |line| {
             line_number += 1;
             if line.is_empty() || failed.is_some() {
                 return;
             }
-            match str::from_utf8(line).ok().and_then(|text| serde_json::from_str::<Entry>(text).ok()) {
+            let text = Some(line).filter(|line| seals.allow(line)).and_then(|line| str::from_utf8(line).ok());
+            match text.and_then(|text| serde_json::from_str::<Entry>(text).ok()) {
                 Some(entry) if !self.question.asks_for(entry.time) => {}
                 Some(entry) => failed = log.add(entry).err(),
                 None => {

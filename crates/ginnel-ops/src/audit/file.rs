@@ -6,19 +6,22 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use ginnel_core::audit::{Entry, Event, LogFiles, NO_HASH, OldFile, Text};
+use ginnel_core::audit::{Entry, Hash, LogFiles, Seal};
 use ginnel_core::id::InstanceId;
 use tracing::{info, warn};
 
 use self::end::{Changed, End};
+use self::looks::Looks;
 use super::chain::Position;
-use super::chain::keys::Seed;
+use super::chain::keys::{Seed, is_signed};
 use super::chain::state::{CHAPTERS_NAME, KEY_NAME, STATE_NAME, State, read_secret};
+use super::chain::void::Void;
 use super::lines::{LINE_MAX, next_line, old_files, old_name, reader};
-use super::writer::{Medium, Old};
+use super::writer::{Look, Medium, Old};
 use super::{AuditError, FILE_NAME};
 
 mod end;
+mod looks;
 
 /// How far back from its end a log is searched for its last record, and for the chapter that this belongs to. A checkpoint, which names it,
 /// comes with every thousandth record, and the longest record has some 2 KiB; so much without any is no log of ours.
@@ -36,8 +39,8 @@ pub(super) struct Start {
     pub(super) state: State,
     /// The last record that counts.
     pub(super) last: Position,
-    /// Bytes after it in an older file.
-    pub(super) void: u64,
+    /// What lies after it in an older file.
+    pub(super) void: Void,
     /// Length of the file up to the end of that record.
     pub(super) whole: u64,
     /// The record has no end of line.
@@ -52,6 +55,7 @@ pub(super) struct LogFile {
     path: PathBuf,
     file: File,
     lock: File,
+    looks: Looks,
 }
 
 impl Medium for LogFile {
@@ -61,6 +65,13 @@ impl Medium for LogFile {
 
     fn sync(&mut self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn add_to(&mut self, void: &mut Void, from: u64, bytes: u64) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(from))?;
+        let before = void.bytes();
+        void.add_from(&mut (&self.file).take(bytes))?;
+        if void.bytes() - before == bytes { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
     }
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {
@@ -82,8 +93,14 @@ impl Medium for LogFile {
 
     fn replace(&mut self) -> io::Result<()> {
         // What somebody else put there is not written to, and not thrown away.
-        self.file = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&self.path)?;
-        sync_directory(&self.directory)
+        let file = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&self.path)?;
+        if let Err(error) = sync_directory(&self.directory) {
+            // The writer goes on with the file that it knows, and tries again.
+            let _ = fs::remove_file(&self.path);
+            return Err(error);
+        }
+        self.file = file;
+        Ok(())
     }
 
     fn keep(&mut self, state: &State, chapter: Option<&[u8]>) -> io::Result<()> {
@@ -107,29 +124,14 @@ impl Medium for LogFile {
         replaced
     }
 
-    fn old(&mut self) -> io::Result<Vec<Old>> {
-        let files = old_files(&self.directory)?.into_iter().map(|(first_seq, path)| {
-            let metadata = fs::metadata(&path)?;
-            let file = OldFile { bytes: metadata.len(), until: metadata.modified()? };
-            Ok(Old { path, first_seq, file })
-        });
-        files.collect()
+    fn old(&mut self, last_seq: u64) -> io::Result<Vec<Old>> {
+        // What has a number that the log has not got to is none of its files.
+        let ours = old_files(&self.directory)?.into_iter().filter(|(first_seq, _)| *first_seq <= last_seq);
+        ours.map(|(first_seq, path)| Ok(Old { bytes: fs::metadata(&path)?.len(), path, first_seq })).collect()
     }
 
-    fn removal_of(&mut self, old: &Old) -> io::Result<Event> {
-        let mut file = File::open(&old.path)?;
-        let (bytes, is_whole) = tail(&mut file)?;
-        // A file that was changed is removed all the same when its time has come; whoever verified it before knows.
-        let end = End::find(&bytes, is_whole).unwrap_or_default();
-        let last = end.last.unwrap_or(Position { seq: old.first_seq, hash: NO_HASH });
-        let name = old.path.file_name().unwrap_or_default();
-        Ok(Event::FileRemoved {
-            file: Text::new(name.display()),
-            first_seq: old.first_seq,
-            last_seq: last.seq,
-            last_hash: (last.hash != NO_HASH).then_some(last.hash),
-            bytes: old.file.bytes,
-        })
+    fn look(&mut self, old: &[Old], index: usize, budget: &mut u64) -> io::Result<Look> {
+        self.looks.look(old, index, &self.path, budget)
     }
 
     fn remove(&mut self, old: &Old) -> io::Result<()> {
@@ -150,7 +152,7 @@ impl LogFile {
     /// A file that is no log, such as a device, beside the state of one.
     pub(super) fn over(directory: &Path, file: File, path: &Path) -> io::Result<Self> {
         let lock = File::create(directory.join(LOCK_NAME))?;
-        Ok(Self { directory: directory.to_owned(), path: path.to_owned(), file, lock })
+        Ok(Self { directory: directory.to_owned(), path: path.to_owned(), file, lock, looks: Looks::default() })
     }
 }
 
@@ -192,7 +194,7 @@ pub(super) fn open(files: &LogFiles) -> Result<(LogFile, Start), AuditError> {
     let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path).map_err(failed)?;
     // A new file's name must survive a crash as well as its content.
     sync_directory(directory).map_err(failed)?;
-    let mut file = LogFile { directory: directory.to_owned(), path: path.clone(), file, lock };
+    let mut file = LogFile { directory: directory.to_owned(), path: path.clone(), file, lock, looks: Looks::default() };
     let start = start(&mut file)?;
     Ok((file, start))
 }
@@ -220,8 +222,8 @@ struct Found {
     end: End,
     /// Length of the file that is being written up to its last record.
     whole: u64,
-    /// Bytes after the last record in an older file.
-    void: u64,
+    /// What lies after the last record in an older file.
+    void: Void,
 }
 
 fn find_end(log: &mut LogFile) -> Result<Found, AuditError> {
@@ -232,28 +234,33 @@ fn find_end(log: &mut LogFile) -> Result<Found, AuditError> {
     if end.last.is_some() {
         let length = log.length().map_err(failed)?;
         let whole = length - bytes.len() as u64 + end.length as u64;
-        return Ok(Found { end, whole, void: 0 });
+        return Ok(Found { end, whole, void: Void::default() });
     }
     // A file without any record is new, or a crash cut off its first.
     if !is_whole {
         return Err(AuditError::NotALog { path });
     }
     let old = old_files(&log.directory).map_err(failed)?.pop();
-    let Some((_, old)) = old else { return Ok(Found { end, whole: 0, void: 0 }) };
+    let Some((_, old)) = old else { return Ok(Found { end, whole: 0, void: Void::default() }) };
+    let is_strange = end.is_strange;
     let mut file = File::open(&old).map_err(failed)?;
     let (bytes, is_whole) = tail(&mut file).map_err(failed)?;
     let end = End::find(&bytes, is_whole).map_err(|Changed| not_whole(&old, CHANGED))?;
     if end.last.is_none() {
         return Err(AuditError::NotALog { path: old });
     }
+    if end.is_sealed && is_strange {
+        return Err(not_whole(&path, CHANGED));
+    }
     // A record without its end of line keeps it: the next one is in another file.
-    let void = (bytes.len() - end.length) as u64;
+    let void = Void::from(&bytes[end.length..]);
     Ok(Found { end, whole: 0, void })
 }
 
-const CHANGED: &str = "there are records near its end that do not follow from those before them";
+const CHANGED: &str = "there are records near its end that do not follow from those before them, or have no seal";
 const CUT_OFF: &str =
     "it ends before a record that it is known to have had, so its end was cut off, or an older copy was put back";
+const CLOSED: &str = "it was closed, and there are records after that";
 const NO_STATE: &str = "its chain has begun, and chain.state, from which it goes on, is not there";
 const OTHER_STATE: &str =
     "chain.state does not belong to the end of this log: one of the two was put back from an older copy";
@@ -284,9 +291,19 @@ fn state(log: &mut LogFile, end: &End, last: Position) -> Result<State, AuditErr
             verifiers(directory, &state)?;
             Ok(state)
         }
-        Some(chapter) if chapter.checked_add(1) == Some(state.chapter) => Ok(state),
+        Some(chapter) if chapter.checked_add(1) == Some(state.chapter) => {
+            if state.closed && last.seq != state.seq {
+                return Err(not_whole(&path, CLOSED));
+            }
+            Ok(state)
+        }
         // A crash came between the first line of the chapter and the next state: what follows is the next chapter.
         Some(chapter) if chapter == state.chapter => {
+            let begun = end.beginning.as_deref().and_then(|line| begun(line, &state));
+            if begun.is_none() || (state.closed && begun != Some(last.hash)) {
+                return Err(not_whole(&path, OTHER_STATE));
+            }
+            state.closed = false;
             state.seed = state.seed.next();
             state.chapter += 1;
             // Both at once: the line may have been lost with the state, and after another crash in the same place the state would be two
@@ -296,6 +313,14 @@ fn state(log: &mut LogFile, end: &End, last: Position) -> Result<State, AuditErr
         }
         None | Some(_) => Err(not_whole(&path, OTHER_STATE)),
     }
+}
+
+/// The hash of a line that begins the chapter of a state, if whoever wrote it had the keys.
+fn begun(line: &[u8], state: &State) -> Option<Hash> {
+    let (_, seal) = Seal::split(line.strip_suffix(b"\n")?)?;
+    let mut keys = state.seed.chapter();
+    let is_signed = is_signed(&keys.signer.public(), &seal.hash, &seal.signature?);
+    (is_signed && keys.macs.mac(&seal.hash) == seal.mac).then_some(seal.hash)
 }
 
 /// Begins a chain after the record `last`.
@@ -308,7 +333,7 @@ fn begin(directory: &Path, last: Position) -> Result<State, AuditError> {
     let seed = Seed::random().map_err(failed)?;
     aws_lc_rs::rand::fill(&mut log).map_err(|_| failed(io::Error::other("the system gives no random bytes")))?;
     let log = InstanceId::from_bytes(&log).map_err(|error| failed(io::Error::other(error)))?;
-    let state = State { log, from: last.seq + 1, chapter: 0, seed, seq: last.seq };
+    let state = State { log, from: last.seq + 1, chapter: 0, seed, seq: last.seq, closed: false };
     state.write(directory).map_err(failed)?;
     verifiers(directory, &state)?;
     let key = directory.join(KEY_NAME);

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, BufRead, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use ginnel_core::audit::{Entry, Text, Timestamp};
+use ginnel_core::audit::{Entry, Seal, Text, Timestamp};
 
 use super::lines::{LINE_MAX, expand, next_line, reader};
 
@@ -104,9 +104,10 @@ fn show_file(
     summary: &mut Summary,
 ) -> Result<(), ShowError> {
     let failed = |path: &Path, source| ShowError::Read { path: path.to_owned(), source };
+    let mut seals = Seals::default();
     for file in expand(path).map_err(|error| failed(path, error))? {
         let mut reader = reader(&file).map_err(|error| failed(&file, error))?;
-        show_lines(&file, &mut reader, filter, json, out, summary)?;
+        show_more(&file, &mut reader, filter, json, out, (summary, &mut seals))?;
     }
     Ok(())
 }
@@ -123,6 +124,17 @@ pub fn show_lines(
     out: &mut impl Write,
     summary: &mut Summary,
 ) -> Result<(), ShowError> {
+    show_more(path, reader, filter, json, out, (summary, &mut Seals::default()))
+}
+
+fn show_more(
+    path: &Path,
+    reader: &mut impl BufRead,
+    filter: &Filter,
+    json: bool,
+    out: &mut impl Write,
+    (summary, seals): (&mut Summary, &mut Seals),
+) -> Result<(), ShowError> {
     let failed = |source| ShowError::Read { path: path.to_owned(), source };
     let mut line = Vec::new();
     let mut number = 0;
@@ -131,7 +143,7 @@ pub fn show_lines(
         if line.is_empty() {
             continue;
         }
-        let Some(entry) = parse(&line) else {
+        let Some(entry) = parse(&line).filter(|_| seals.allow(&line)) else {
             summary.malformed += 1;
             if summary.places.len() < PLACES_MAX {
                 summary.places.push(Place { file: path.to_owned(), line: number });
@@ -152,6 +164,23 @@ pub fn show_lines(
         summary.shown += 1;
     }
     Ok(())
+}
+
+/// Tells lines of a log that has a chain from what was put among them: there is no record without a seal after one that has it.
+///
+/// Nothing is proved by that. It keeps those who read a log that nobody has verified from believing what the log itself does not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seals {
+    have_come: bool,
+}
+
+impl Seals {
+    /// Whether the next line can be a record of the log.
+    pub fn allow(&mut self, line: &[u8]) -> bool {
+        let is_sealed = Seal::split(line).is_some();
+        self.have_come |= is_sealed;
+        is_sealed || !self.have_come
+    }
 }
 
 /// Gives every line of a log of any kind to `each`, without its end and cut where no line of ours goes on. A directory means the audit log

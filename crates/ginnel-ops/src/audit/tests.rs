@@ -12,7 +12,7 @@ use ginnel_core::id::RequestId;
 
 use self::disk::{Disk, new_log};
 use super::queue::{BACKLOG_MAX, GROUP_MAX, QUEUE_MAX, REFUSALS_MAX};
-use super::verify::{Report, verify_lines};
+use super::verify::{Report, Wrong, verify_content};
 use super::*;
 
 mod disk;
@@ -74,7 +74,7 @@ fn seqs(bytes: &[u8]) -> Vec<u64> {
 }
 
 fn report(bytes: &[u8]) -> Report {
-    verify_lines(Path::new(FILE_NAME), &mut &bytes[..]).expect("reads")
+    verify_content(Path::new(FILE_NAME), bytes).expect("reads")
 }
 
 /// The log of a disk that has one record, so that its first chapter is there.
@@ -239,6 +239,15 @@ async fn a_log_whose_file_is_removed_goes_on_in_another_and_says_what_is_missing
     assert!(matches!(unlucky.await, Err(AuditError::Unavailable)), "it went into a file that is gone");
     recovered(&log).await;
     assert_eq!(seqs(&disk.state().bytes), [6, 7]);
+    log.close().expect("all is written");
+
+    // With all files at hand nothing is missing, also where a write went on into one that had been moved.
+    let state = disk.state();
+    let files = [&state.moved[0][..], &state.moved[1], &state.bytes];
+    assert_eq!(report(&files.concat()).finding, None);
+    let missing = |files: &[&[u8]]| report(&files.concat()).finding.map(|finding| (finding.seq, finding.wrong));
+    assert_eq!(missing(&[files[0], files[2]]), Some((3, Wrong::Removed)));
+    assert_eq!(missing(&files[1..]), Some((1, Wrong::HeadCutOff)));
 }
 
 #[tokio::test]
@@ -311,6 +320,26 @@ fn a_flood_of_refusals_is_counted_to_the_last_and_leaves_room_for_permits() {
     assert_eq!(written as u64 + counted, FLOOD as u64);
     assert_eq!(written, REFUSALS_MAX - 1, "what has room is kept");
     assert_eq!(report(&bytes).finding, None);
+}
+
+#[tokio::test]
+async fn records_do_not_wait_until_many_old_files_are_removed() {
+    let disk = Disk::default();
+    disk.set(|state| (state.ancient, state.stopped) = ((1..=5).collect(), true));
+    let files = LogFiles { keep_for: Some(Duration::from_secs(3600)), ..LogFiles::from(Path::new("nowhere")) };
+    let log = disk.log_of(files);
+    log.record(permit("in hand")).expect("accepted");
+    disk.wait(|state| state.syncing);
+    for _ in 0..3 * GROUP_MAX {
+        log.record(permit("waiting")).expect("accepted");
+    }
+    disk.set(|state| state.stopped = false);
+    log.close().expect("all is written");
+    let (records, _) = read(&disk.state().bytes);
+    let removals: Vec<_> =
+        (0..).zip(&records).filter(|(_, (_, word))| word == "fileRemoved").map(|(at, _)| at).collect();
+    let groups = [1, 2 + GROUP_MAX, 3 + 2 * GROUP_MAX, 4 + 3 * GROUP_MAX];
+    assert_eq!(removals[..4], groups, "one after each group");
 }
 
 #[tokio::test]

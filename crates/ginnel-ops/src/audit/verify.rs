@@ -12,13 +12,16 @@ use std::path::{Path, PathBuf};
 use ginnel_core::audit::{Hash, Seal};
 use serde::Deserialize;
 
-pub use self::report::{Finding, Note, Proof, Report, Wrong};
+use self::again::{Bytes, look_again, walk_through};
+pub(super) use self::kept::{Kept, KeptWalk};
+pub use self::report::{Finding, Note, Proof, Report, Run, Wrong};
 use self::walk::{Line, Trust, Walk};
 use super::chain::keys::{Seed, is_signed, running};
-use super::chain::state::{CHAPTERS_NAME, KEY_NAME, PUBLIC_NAME, State, read_public, read_secret};
+use super::chain::state::{CHAPTERS_NAME, KEY_NAME, PUBLIC_NAME, STATE_NAME, State, read_public, read_secret};
 use super::lines::{log_files, next_line, reader};
-use super::show::Place;
 
+mod again;
+mod kept;
 mod report;
 mod walk;
 
@@ -33,6 +36,9 @@ const CHAPTERS_MAX: u64 = 1_000_000;
 
 /// How often a log that goes on in another file meanwhile is verified again. It does that once in hours.
 const RETRIES_MAX: usize = 3;
+
+/// What a log lacks whose state cannot be asked.
+const NO_END: &str = "only an anchor proves that its end is there";
 
 /// What to verify.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +70,14 @@ pub enum VerifyError {
     Anchors {
         /// The file.
         path: PathBuf,
+    },
+    /// Anchors contradict each other: one of them is of another log, or was changed (input).
+    #[error("{} has another hash for record {seq}, or another key of its chapter, than an anchor before it", path.display())]
+    Contradiction {
+        /// The file with the later anchor.
+        path: PathBuf,
+        /// The record that it is about.
+        seq: u64,
     },
     /// A file could not be read, or is not what it was given for (input, environment).
     #[error("reading {}", path.display())]
@@ -110,38 +124,43 @@ fn verify_files(directory: Option<&Path>, files: &[PathBuf], evidence: &Evidence
     }
     let mut trust = Trust { at_least: evidence.at_least.unwrap_or(0), ..Trust::default() };
     keys(&mut trust, &mut anchors, directory, evidence)?;
-    if let Some(state) = directory.and_then(|directory| State::read(directory).ok().flatten()) {
+    match directory.map(State::read) {
         // Somebody who cuts the log off may forget it.
-        trust.at_least = trust.at_least.max(state.seq);
+        Some(Ok(Some(state))) => trust.at_least = trust.at_least.max(state.seq),
+        Some(Ok(None)) => trust.state_missing = Some(format!("there is no {STATE_NAME} beside the log: {NO_END}")),
+        Some(Err(error)) => trust.state_missing = Some(format!("{STATE_NAME} cannot be read ({error}): {NO_END}")),
+        None => {}
     }
     if let Some(chapter) = first_chapter(files)? {
         first_key(&mut trust, &anchors.keys, directory, chapter)?;
     }
-    let mut walk = Walk::new(trust, anchors.records);
-    let mut line = Vec::new();
+    let mut walk = Walk::new(trust, anchors);
+    let mut bytes = Bytes::Files(Vec::new());
     for (index, file) in files.iter().enumerate() {
-        let mut reader = reader(file).map_err(reading(file))?;
-        let mut place = Place { file: file.clone(), line: 0 };
-        while let Some(extent) = next_line(&mut reader, &mut line).map_err(reading(file))? {
-            place.line += 1;
-            walk.line(&place, &line, extent, index + 1 == files.len());
+        if let Bytes::Files(files) = &mut bytes {
+            files.push((walk.read(), file));
         }
+        let mut reader = reader(file).map_err(reading(file))?;
+        walk_through(&mut walk, file, &mut reader, index + 1 == files.len(), &bytes)?;
     }
-    Ok(walk.end(files.len()))
+    end(walk, files.len(), &bytes)
 }
 
-/// Verifies what a reader gives as [`verify`] verifies a file without anything from elsewhere; `path` is what places call it.
+/// Verifies the content of a file as [`verify`] verifies a file without anything from elsewhere; `path` is what places call it.
 ///
 /// # Errors
-/// [`VerifyError::Read`] if the reader fails.
-pub fn verify_lines(path: &Path, reader: &mut impl io::BufRead) -> Result<Report, VerifyError> {
-    let mut walk = Walk::new(Trust::default(), BTreeMap::new());
-    let (mut line, mut place) = (Vec::new(), Place { file: path.to_owned(), line: 0 });
-    while let Some(extent) = next_line(reader, &mut line).map_err(reading(path))? {
-        place.line += 1;
-        walk.line(&place, &line, extent, true);
-    }
-    Ok(walk.end(1))
+/// As of [`verify`]; none for what is in memory.
+pub fn verify_content(path: &Path, content: &[u8]) -> Result<Report, VerifyError> {
+    let mut walk = Walk::new(Trust::default(), Anchors::default());
+    let bytes = Bytes::Content(content);
+    walk_through(&mut walk, path, &mut &*content, true, &bytes)?;
+    end(walk, 1, &bytes)
+}
+
+fn end(mut walk: Walk, files: usize, bytes: &Bytes<'_>) -> Result<Report, VerifyError> {
+    walk.close();
+    look_again(&mut walk, bytes)?;
+    Ok(walk.end(files))
 }
 
 /// Finds the keys that were given or lie beside the log.
@@ -197,7 +216,8 @@ fn first_key(
     directory: Option<&Path>,
     chapter: u64,
 ) -> Result<(), VerifyError> {
-    trust.is_pinned = !pinned.is_empty();
+    // A key of a later chapter says nothing of the first; it is compared when that chapter begins.
+    trust.is_pinned = pinned.range(..=chapter).next().is_some();
     if let Some(first) = trust.secret.take().filter(|_| chapter <= CHAPTERS_MAX) {
         let seed = (0..chapter).fold(first, |seed: Seed, _| seed.next());
         trust.first_key = Some(seed.chapter().signer.public());
@@ -258,25 +278,27 @@ impl Anchors {
         match serde_json::from_str::<serde_json::Value>(&text) {
             Ok(whole) => {
                 let checkpoint = whole.pointer("/audit/checkpoint").unwrap_or(&whole);
-                taken += usize::from(self.take(serde_json::from_value(checkpoint.clone()).ok()));
+                taken += self.take(path, serde_json::from_value(checkpoint.clone()).ok())?;
             }
             Err(_) => {
                 for line in text.lines() {
-                    taken += usize::from(self.take(serde_json::from_str(line).ok()));
+                    taken += self.take(path, serde_json::from_str(line).ok())?;
                 }
             }
         }
         if (1..=ANCHORS_MAX).contains(&taken) { Ok(()) } else { Err(VerifyError::Anchors { path: path.to_owned() }) }
     }
 
-    fn take(&mut self, anchor: Option<Anchor>) -> bool {
-        let Some(Anchor { seq, hash, chapter, key, next_key, .. }) = anchor else { return false };
-        self.records.insert(seq, hash);
+    /// Takes an anchor; gives how many that were.
+    fn take(&mut self, path: &Path, anchor: Option<Anchor>) -> Result<usize, VerifyError> {
+        let Some(Anchor { seq, hash, chapter, key, next_key }) = anchor else { return Ok(0) };
+        let mut fits = *self.records.entry(seq).or_insert(hash) == hash;
         if let Some(chapter) = chapter {
-            self.keys.extend(key.map(|key| (chapter, key)));
-            self.keys.extend(next_key.map(|key| (chapter.saturating_add(1), key)));
+            for (chapter, key) in [(chapter, key), (chapter.saturating_add(1), next_key)] {
+                fits &= key.is_none_or(|key| *self.keys.entry(chapter).or_insert(key) == key);
+            }
         }
-        true
+        if fits { Ok(1) } else { Err(VerifyError::Contradiction { path: path.to_owned(), seq }) }
     }
 }
 

@@ -5,14 +5,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use ginnel_core::audit::{Checkpoint, Event, LogFiles, OldFile, Timestamp};
+use ginnel_core::audit::{Checkpoint, Event, LogFiles, Timestamp};
 use ginnel_core::id::InstanceId;
 use tracing::{error, info, warn};
 
+use self::care::Clock;
 use super::chain::state::State;
+use super::chain::void::Void;
 use super::chain::{CHECKPOINT_RECORDS, Chain, Position};
 use super::file::Start;
 use super::queue::{Pending, Queue, Taken};
+use super::verify::Kept;
 
 mod care;
 
@@ -28,6 +31,8 @@ pub(super) trait Medium: Send + 'static {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// Returns when everything appended is durable.
     fn sync(&mut self) -> io::Result<()>;
+    /// Adds so many bytes from `from` on to what counts for nothing.
+    fn add_to(&mut self, void: &mut Void, from: u64, bytes: u64) -> io::Result<()>;
     /// Cuts off what lies beyond `length`.
     fn truncate(&mut self, length: u64) -> io::Result<()>;
     /// How long it is.
@@ -40,10 +45,10 @@ pub(super) trait Medium: Send + 'static {
     fn keep(&mut self, state: &State, chapter: Option<&[u8]>) -> io::Result<()>;
     /// Puts it away as the file that begins with record `first_seq`, and begins an empty one.
     fn rotate(&mut self, first_seq: u64) -> io::Result<()>;
-    /// What was put away and is still there, the oldest first.
-    fn old(&mut self) -> io::Result<Vec<Old>>;
-    /// What the log says of the removal of an old file.
-    fn removal_of(&mut self, old: &Old) -> io::Result<Event>;
+    /// What was put away and is still there, the oldest first, of a log that has got to record `last_seq`.
+    fn old(&mut self, last_seq: u64) -> io::Result<Vec<Old>>;
+    /// Looks whether one of these files is what was written, and reads no more than `budget` bytes for it.
+    fn look(&mut self, old: &[Old], index: usize, budget: &mut u64) -> io::Result<Look>;
     /// Removes an old file.
     fn remove(&mut self, old: &Old) -> io::Result<()>;
 }
@@ -53,7 +58,19 @@ pub(super) trait Medium: Send + 'static {
 pub(super) struct Old {
     pub(super) path: PathBuf,
     pub(super) first_seq: u64,
-    pub(super) file: OldFile,
+    /// Its size, as anybody can make it.
+    pub(super) bytes: u64,
+}
+
+/// What is known of a file that was put away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Not enough yet: it is to be looked at again.
+    Busy,
+    /// It is what was written.
+    Fits(Kept),
+    /// It is not, and why.
+    Strange(String),
 }
 
 /// How long the writer rests after a failed write: `first`, then twice as long each time up to `max`.
@@ -94,8 +111,8 @@ pub(super) struct Writer<M> {
     stays: bool,
     /// The last record has no end of line.
     is_unended: bool,
-    /// Bytes after the last record that are in an older file.
-    void: u64,
+    /// What lies after the last record in an older file.
+    void: Void,
     /// Number of the first record in the file, and when the file is to be left for another.
     first_seq: Option<u64>,
     rotate_at: Instant,
@@ -105,6 +122,8 @@ pub(super) struct Writer<M> {
     sign_at: Option<Instant>,
     /// When the next look for old files is due, if any is ever removed.
     look_at: Option<Instant>,
+    /// What time it was when this process began to write.
+    began: Clock,
     /// When the process's own log was told of a checkpoint.
     told: Option<Instant>,
 }
@@ -165,6 +184,7 @@ impl<M: Medium> Writer<M> {
             has_records: first.is_some(),
             sign_at: None,
             look_at,
+            began: Clock::read(),
             told: None,
         }
     }
@@ -256,7 +276,14 @@ impl<M: Medium> Writer<M> {
     /// Takes back what was half written. What cannot be taken back stays and counts for nothing, which the next chapter says.
     fn mend(&mut self) -> io::Result<()> {
         if !self.medium.is_in_place()? {
+            let left = if self.torn { self.medium.length()?.saturating_sub(self.whole) } else { 0 };
+            let mut void = self.void.clone();
+            if left > 0 {
+                // It stays in the file that was moved, and whoever verifies that together with the rest finds it there.
+                self.medium.add_to(&mut void, self.whole, left)?;
+            }
             self.medium.replace()?;
+            self.void = void;
             warn!("the file of the audit log was moved or removed: the log goes on in a new one");
             (self.whole, self.torn, self.stays, self.is_unended) = (0, false, false, false);
             self.leave_file();
@@ -287,12 +314,16 @@ impl<M: Medium> Writer<M> {
         let left = if self.torn { self.medium.length()?.saturating_sub(self.whole) } else { 0 };
         // The end of the line before, or of what remains after it; then it remains as well.
         let end: &[u8] = if left > 0 || self.is_unended { b"\n" } else { b"" };
-        let void = self.void + if left > 0 { left + 1 } else { 0 };
+        let mut void = self.void.clone();
+        if left > 0 {
+            self.medium.add_to(&mut void, self.whole, left)?;
+            void.add(end);
+        }
         let (chain, line, next) =
-            Chain::begin(&self.next, self.last, void, self.boot, time.into()).map_err(io::Error::other)?;
+            Chain::begin(&self.next, self.last, &void, self.boot, time.into()).map_err(io::Error::other)?;
         let seq = chain.last().seq;
         self.put(&[end, &line].concat())?;
-        (self.stays, self.is_unended, self.void) = (false, false, 0);
+        (self.stays, self.is_unended, self.void) = (false, false, Void::default());
         self.last = chain.last();
         self.first_seq.get_or_insert(seq);
         (self.next, self.chain, self.unkept) = (next, Some(chain), Some(line));

@@ -4,6 +4,7 @@
 //! gets hold of what a process has at some moment can derive what comes, and nothing that was. Everything is a stock function of the
 //! cryptographic library: HKDF-SHA-256 to derive, HMAC-SHA-256, SHA-256 and Ed25519.
 
+use std::fmt::Write;
 use std::io;
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -55,7 +56,11 @@ impl Seed {
     }
 
     pub(in crate::audit) fn to_hex(&self) -> Zeroizing<String> {
-        Zeroizing::new(Hex(*self.0).to_string())
+        // With room for all of them nothing is moved, which would leave the first ones where they were.
+        let mut digits = Zeroizing::new(String::with_capacity(2 * KEY_BYTES));
+        // Writing to a string does not fail.
+        let _ = write!(&mut *digits, "{}", Hex(*self.0));
+        digits
     }
 
     pub(in crate::audit) fn chapter(&self) -> ChapterKeys {

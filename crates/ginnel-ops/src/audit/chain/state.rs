@@ -35,7 +35,7 @@ pub(in crate::audit) const CHAPTERS_NAME: &str = "chapters.jsonl";
 const VERSION: u32 = 1;
 
 /// Bytes of such a file that are read; all of them have less than 300.
-const BYTES_MAX: u64 = 4096;
+const BYTES_MAX: usize = 4096;
 
 /// From what the next chapter begins.
 #[derive(Clone)]
@@ -49,6 +49,8 @@ pub(in crate::audit) struct State {
     pub(in crate::audit) seed: Seed,
     /// Number of a record that the log has got to at least.
     pub(in crate::audit) seq: u64,
+    /// The log was closed with that record.
+    pub(in crate::audit) closed: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -59,6 +61,8 @@ struct StateFile {
     from: u64,
     chapter: u64,
     seq: u64,
+    #[serde(default)]
+    closed: bool,
     seed: String,
 }
 
@@ -94,8 +98,8 @@ fn malformed(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::E
 }
 
 fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> io::Result<T> {
-    let mut text = Zeroizing::new(String::new());
-    io::Read::read_to_string(&mut io::Read::take(File::open(path)?, BYTES_MAX), &mut text)?;
+    let mut text = Zeroizing::new(String::with_capacity(2 * BYTES_MAX));
+    io::Read::read_to_string(&mut io::Read::take(File::open(path)?, BYTES_MAX as u64), &mut text)?;
     // The error has line and column, and nothing of what stands there.
     serde_json::from_str(&text).map_err(|error| malformed(format!("line {}, column {}", error.line(), error.column())))
 }
@@ -110,7 +114,9 @@ fn seed(v: u32, mut digits: String) -> io::Result<Seed> {
 }
 
 fn line(value: &impl Serialize) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut line = Zeroizing::new(serde_json::to_vec(value)?);
+    // With room for all of it nothing is moved, which would leave the beginning where it was.
+    let mut line = Zeroizing::new(Vec::with_capacity(BYTES_MAX));
+    serde_json::to_writer(&mut *line, value)?;
     line.push(b'\n');
     Ok(line)
 }
@@ -123,17 +129,19 @@ impl State {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let StateFile { v, log, from, chapter, seq, seed: digits } = read;
-        Ok(Some(Self { log, from, chapter, seq, seed: seed(v, digits)? }))
+        let StateFile { v, log, from, chapter, seq, closed, seed: digits } = read;
+        Ok(Some(Self { log, from, chapter, seq, closed, seed: seed(v, digits)? }))
     }
 
-    /// Puts it in the place of the one before, of which nothing stays; a crash leaves the one or the other.
+    /// Puts it in the place of the one before, which is overwritten then; a crash leaves the one or the other.
     pub(in crate::audit) fn write(&self, directory: &Path) -> io::Result<()> {
-        let Self { log, from, chapter, seq, .. } = *self;
-        let mut file = StateFile { v: VERSION, log, from, chapter, seq, seed: String::clone(&self.seed.to_hex()) };
+        let Self { log, from, chapter, seq, closed, .. } = *self;
+        let mut file =
+            StateFile { v: VERSION, log, from, chapter, seq, closed, seed: String::clone(&self.seed.to_hex()) };
         let line = line(&file);
         file.seed.zeroize();
         let (path, next) = (directory.join(STATE_NAME), directory.join("chain.state.next"));
+        let before = OpenOptions::new().write(true).open(&path).ok();
         let written = line.and_then(|line| {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
             file.write_all(&line)?;
@@ -144,7 +152,13 @@ impl State {
             let _ = fs::remove_file(&next);
             return Err(error);
         }
-        File::open(directory)?.sync_all()
+        File::open(directory)?.sync_all()?;
+        if let Some(before) = before {
+            // Its name is gone, its blocks are free and may be read for a long time. On many disks nothing better can be done, and where not even
+            // this can, the chain goes on all the same.
+            let _ = overwrite(before);
+        }
+        Ok(())
     }
 
     /// Writes the keys that verify the log, if they are not there. This is the first state, from which all keys follow.
@@ -158,6 +172,13 @@ impl State {
         create(&directory.join(PUBLIC_NAME), &line(&public)?, 0o644)?;
         File::open(directory)?.sync_all()
     }
+}
+
+/// Overwrites a file with zeros where it lies.
+fn overwrite(mut file: File) -> io::Result<()> {
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(BYTES_MAX).min(BYTES_MAX);
+    file.write_all(&[0; BYTES_MAX][..length])?;
+    file.sync_all()
 }
 
 /// Writes a file as a whole unless it is there: half a key, which a crash could leave, would be none.
@@ -202,7 +223,7 @@ mod tests {
 
     fn state() -> State {
         let log = InstanceId::from_bytes(&[3; 16]).expect("16 bytes");
-        State { log, from: 1, chapter: 0, seed: Seed::random().expect("random"), seq: 0 }
+        State { log, from: 1, chapter: 0, seed: Seed::random().expect("random"), seq: 0, closed: false }
     }
 
     #[test]
@@ -211,7 +232,11 @@ mod tests {
         assert!(State::read(directory.path()).expect("reads").is_none());
         let (first, second) = (state(), State { chapter: 4, seq: 77, ..state() });
         first.write(directory.path()).expect("writes");
+        let elsewhere = tempfile::tempdir().expect("a directory");
+        let blocks = elsewhere.path().join("the same blocks");
+        fs::hard_link(directory.path().join(STATE_NAME), &blocks).expect("links");
         second.write(directory.path()).expect("writes");
+        assert!(fs::read(&blocks).expect("reads").iter().all(|&byte| byte == 0), "the seed before is overwritten");
         let read = State::read(directory.path()).expect("reads").expect("is there");
         assert_eq!((read.log, read.from, read.chapter, read.seq), (second.log, 1, 4, 77));
         assert_eq!(read.seed.to_hex(), second.seed.to_hex());

@@ -1,7 +1,10 @@
 //! Where a log that is opened left off, told from the last lines of its file.
 
+use std::collections::BTreeMap;
+
 use ginnel_core::audit::{Entry, Hash, NO_HASH, Seal};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::super::chain::Position;
 use super::super::chain::keys::running;
@@ -14,6 +17,7 @@ struct Header {
     event: String,
     chapter: Option<u64>,
     after_hash: Option<Hash>,
+    closing: Option<bool>,
 }
 
 /// The end of a file.
@@ -31,6 +35,10 @@ pub(super) struct End {
     pub(super) length: usize,
     /// The last record has no end of line.
     pub(super) is_unended: bool,
+    /// The last record closes its chapter.
+    is_closed: bool,
+    /// There is JSON in it that is no record, and was not taken for good or for what a crash left.
+    pub(super) is_strange: bool,
     /// After the last record there are zeros.
     is_holed: bool,
 }
@@ -50,12 +58,14 @@ impl End {
         let mut end = Self::default();
         let mut start = 0;
         let mut is_first = true;
+        let mut taken = BTreeMap::new();
         while start < bytes.len() {
             let ended = bytes[start..].iter().position(|&byte| byte == b'\n');
             let line = &bytes[start..ended.map_or(bytes.len(), |length| start + length)];
             let next = start + line.len() + usize::from(ended.is_some());
             // The first line may have lost its beginning.
-            if (is_whole || !is_first) && end.takes(line)? {
+            if (is_whole || !is_first) && end.takes(line, &taken)? {
+                taken.extend(end.last.map(|last| (last.seq, line)));
                 (end.length, end.is_unended) = (next, ended.is_none());
             }
             (start, is_first) = (next, false);
@@ -64,28 +74,26 @@ impl End {
     }
 
     /// Whether the line is a record that counts, which is then the last.
-    fn takes(&mut self, line: &[u8]) -> Result<bool, Changed> {
+    fn takes(&mut self, line: &[u8], taken: &BTreeMap<u64, &[u8]>) -> Result<bool, Changed> {
         let Some((record, seal)) = Seal::split(line) else {
             // The records of a log from before it had a chain.
-            self.is_holed |= line.contains(&0);
             let unsealed = if self.is_sealed { None } else { serde_json::from_slice::<Entry>(line).ok() };
-            let Some(entry) = unsealed else { return Ok(false) };
+            let Some(entry) = unsealed else { return self.passes_over(line) };
             self.last = Some(Position { seq: entry.seq, hash: NO_HASH });
             return Ok(true);
         };
-        let Ok(header) = serde_json::from_slice::<Header>(line) else {
-            self.is_holed |= line.contains(&0);
-            return Ok(false);
-        };
+        let Ok(header) = serde_json::from_slice::<Header>(line) else { return self.passes_over(line) };
         let begins = header.event == "chapterBegun";
         let follows = match (self.last, header.after_hash) {
             (_, Some(after)) if begins => running(&after, record) == seal.hash,
             (Some(last), _) if self.is_sealed => {
                 if last.seq.checked_add(1) != Some(header.seq) || running(&last.hash, record) != seal.hash {
                     // A line that is there twice was written again after a failed sync.
-                    return if header.seq <= last.seq || self.is_holed { Ok(false) } else { Err(Changed) };
+                    let is_again = taken.get(&header.seq) == Some(&line);
+                    return if is_again || self.is_holed { Ok(false) } else { Err(Changed) };
                 }
-                true
+                // Nothing is written after the end of a chapter but the beginning of another.
+                !self.is_closed
             }
             _ => true,
         };
@@ -98,7 +106,17 @@ impl End {
         (self.is_sealed, self.is_holed) = (true, false);
         self.last = Some(Position { seq: header.seq, hash: seal.hash });
         self.chapter = header.chapter.or(self.chapter);
+        self.is_closed = header.closing == Some(true);
         Ok(true)
+    }
+
+    /// Takes a line that is no record for what a crash left, if it can be. Half a line is no JSON, and nobody writes whole lines without a seal:
+    /// the next chapter would say that they count for nothing, and whoever reads the log without verifying it would believe them.
+    fn passes_over(&mut self, line: &[u8]) -> Result<bool, Changed> {
+        self.is_holed |= line.contains(&0);
+        let is_json = serde_json::from_slice::<IgnoredAny>(line).is_ok();
+        self.is_strange |= is_json;
+        if is_json && self.is_sealed { Err(Changed) } else { Ok(false) }
     }
 }
 
@@ -109,15 +127,18 @@ mod tests {
 
     use super::super::super::chain::keys::Seed;
     use super::super::super::chain::state::State;
+    use super::super::super::chain::void::Void;
     use super::super::super::chain::{Chain, Position};
     use super::*;
 
     /// Lines 1 to 5, the first of which begins a chapter, each with its end.
     fn lines() -> Vec<Vec<u8>> {
         let id = InstanceId::from_bytes(&[1; 16]).expect("16 bytes");
-        let state = State { log: id, from: 1, chapter: 3, seed: Seed::random().expect("random"), seq: 0 };
+        let state =
+            State { log: id, from: 1, chapter: 3, seed: Seed::random().expect("random"), seq: 0, closed: false };
         let time = Timestamp::default();
-        let (mut chain, first, _) = Chain::begin(&state, Position::before_all(0), 0, id, time).expect("writable");
+        let (mut chain, first, _) =
+            Chain::begin(&state, Position::before_all(0), &Void::default(), id, time).expect("writable");
         let mut lines = vec![first];
         for number in 2..=5_u32 {
             let mut line = Vec::new();
@@ -158,6 +179,25 @@ mod tests {
         let again = [&lines.concat()[..], b"\n", &lines[3], &lines[4][..20]].concat();
         let end = End::find(&again, true).expect("a failed disk");
         assert_eq!((seq(&end), end.length), (5, lines.concat().len()));
+        // With other content it is no copy, whatever number and hash it has.
+        let other = String::from_utf8(lines[3].clone()).expect("text").replace("0.1.0", "0.2.0");
+        let again = [&lines.concat()[..], other.as_bytes()].concat();
+        assert_eq!(End::find(&again, true), Err(Changed));
+    }
+
+    #[test]
+    fn whole_lines_without_a_seal_are_no_crash() {
+        let record = r#"{"v":1,"seq":6,"time":"2026-11-22","boot":"b","event":"gap"}"#;
+        for line in [record, r#"{"seq":99}"#, "{}", "7"] {
+            for (before, end) in [("", "\n"), ("", ""), ("\0\0\n", "\n"), ("{\"v\":1,\"s\n", "\n")] {
+                let all = [&lines().concat()[..], before.as_bytes(), line.as_bytes(), end.as_bytes()].concat();
+                assert_eq!(End::find(&all, true), Err(Changed), "{before}{line}");
+            }
+        }
+        for rest in [&b"garbage\n"[..], b"\n", b"\0\0{}\n", b"{\"v\":1,\"seq\":6"] {
+            let all = [&lines().concat()[..], rest].concat();
+            assert_eq!(seq(&End::find(&all, true).expect("a crash")), 5);
+        }
     }
 
     #[test]

@@ -107,6 +107,24 @@ fn a_malformed_line_is_named_and_the_rest_is_shown() {
 }
 
 #[test]
+fn a_record_without_a_seal_is_none_once_sealed_ones_have_come() {
+    let lines: Vec<_> = LOG.lines().collect();
+    let mut sealed = lines[1].strip_suffix('}').expect("a record").as_bytes().to_vec();
+    let seal = format!(r#","hash":"{}","mac":"{}"}}"#, "0".repeat(64), "0".repeat(32));
+    sealed.extend_from_slice(seal.as_bytes());
+    let content = [lines[0].as_bytes(), &sealed, lines[2].as_bytes(), &sealed].join(&b'\n');
+    let (summary, out) = run(&content, &Filter::default(), true);
+    assert_eq!((summary.shown, summary.malformed, summary.places[0].line), (3, 1, 3));
+    assert!(!out.contains("\"seq\":3"), "{out}");
+    // Also in the next file of the same log.
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::write(directory.path().join("audit-000000000001.jsonl"), sealed).expect("writes");
+    fs::write(directory.path().join(FILE_NAME), lines[2]).expect("writes");
+    let summary = show(&[directory.path().to_owned()], &Filter::default(), true, &mut Vec::new()).expect("reads");
+    assert_eq!((summary.shown, summary.malformed), (1, 1));
+}
+
+#[test]
 fn a_file_of_nothing_but_garbage_is_summed_up_in_bounded_memory() {
     let (summary, out) = run(&b"x\n".repeat(100_000), &Filter::default(), false);
     assert_eq!((summary.malformed, summary.places.len(), out.as_str()), (100_000, PLACES_MAX, ""));

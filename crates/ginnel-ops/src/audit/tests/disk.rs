@@ -3,16 +3,18 @@
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use ginnel_core::audit::{Event, LogFiles};
+use ginnel_core::audit::LogFiles;
 
 use super::super::AuditLog;
 use super::super::chain::Position;
 use super::super::chain::keys::Seed;
 use super::super::chain::state::State;
+use super::super::chain::void::Void;
 use super::super::file::Start;
-use super::super::writer::{Medium, Old, Retry, Writer};
+use super::super::verify::Kept;
+use super::super::writer::{Look, Medium, Old, Retry, Writer};
 use super::{PATIENCE, boot};
 
 /// A disk that does what a test says.
@@ -35,17 +37,20 @@ pub(super) struct DiskState {
     /// Whether states cannot be kept, and the numbers of the chapters of those that were.
     pub(super) states_fail: bool,
     pub(super) states: Vec<u64>,
-    /// Somebody has removed the file.
+    /// Somebody has moved the file away, and what became of those before.
     pub(super) removed: bool,
+    pub(super) moved: Vec<Vec<u8>>,
     /// Files that were put away, with the number of their first record.
     pub(super) old: Vec<(u64, Vec<u8>)>,
+    /// Others, which are as old as can be.
+    pub(super) ancient: Vec<u64>,
 }
 
 /// Where a new log goes on.
 pub(super) fn new_log() -> Start {
     let seed = Seed::from_hex(&"5e".repeat(32)).expect("digits");
-    let state = State { log: boot(), from: 1, chapter: 0, seed, seq: 0 };
-    Start { state, last: Position::before_all(0), void: 0, whole: 0, is_unended: false, first: None }
+    let state = State { log: boot(), from: 1, chapter: 0, seed, seq: 0, closed: false };
+    Start { state, last: Position::before_all(0), void: Void::default(), whole: 0, is_unended: false, first: None }
 }
 
 impl Disk {
@@ -115,6 +120,12 @@ impl Medium for Disk {
         Ok(())
     }
 
+    fn add_to(&mut self, void: &mut Void, from: u64, bytes: u64) -> io::Result<()> {
+        let at = |place: u64| usize::try_from(place).expect("small");
+        void.add(&self.state().bytes[at(from)..at(from + bytes)]);
+        Ok(())
+    }
+
     fn truncate(&mut self, length: u64) -> io::Result<()> {
         let mut state = self.state();
         if state.append_only {
@@ -134,7 +145,9 @@ impl Medium for Disk {
 
     fn replace(&mut self) -> io::Result<()> {
         let mut state = self.state();
-        (state.bytes, state.synced, state.removed) = (Vec::new(), 0, false);
+        let moved = std::mem::take(&mut state.bytes);
+        state.moved.push(moved);
+        (state.synced, state.removed) = (0, false);
         Ok(())
     }
 
@@ -157,15 +170,18 @@ impl Medium for Disk {
         Ok(())
     }
 
-    fn old(&mut self) -> io::Result<Vec<Old>> {
-        Ok(Vec::new())
+    fn old(&mut self, _: u64) -> io::Result<Vec<Old>> {
+        let old = |&first_seq: &u64| Old { path: first_seq.to_string().into(), first_seq, bytes: 1 };
+        Ok(self.state().ancient.iter().map(old).collect())
     }
 
-    fn removal_of(&mut self, _: &Old) -> io::Result<Event> {
-        Err(ErrorKind::Unsupported.into())
+    fn look(&mut self, old: &[Old], index: usize, _: &mut u64) -> io::Result<Look> {
+        let last = Position::before_all(old[index].first_seq);
+        Ok(Look::Fits(Kept { bytes: 1, until: SystemTime::UNIX_EPOCH, last }))
     }
 
-    fn remove(&mut self, _: &Old) -> io::Result<()> {
-        Err(ErrorKind::Unsupported.into())
+    fn remove(&mut self, old: &Old) -> io::Result<()> {
+        self.state().ancient.retain(|first_seq| *first_seq != old.first_seq);
+        Ok(())
     }
 }

@@ -83,6 +83,13 @@ async fn old_files_are_removed_by_size_and_the_log_says_so() {
     assert_eq!(report.first_seq, old[0].0);
     assert!(report.notes.iter().any(|note| note.0.contains("were removed as the configuration wants")), "{report:?}");
 
+    // An anchor of what is gone proves nothing of what is there.
+    let anchor = directory.path().join("anchor");
+    fs::write(&anchor, format!("{{\"seq\":2,\"hash\":\"{}\"}}", "0".repeat(64))).expect("writes");
+    let evidence = Evidence { anchors: vec![anchor], ..Evidence::default() };
+    let held = verify(&Log::Directory(directory.path().to_owned()), &evidence).expect("reads");
+    assert_eq!(held.finding.expect("is found").wrong.as_str(), "anchor");
+
     // Whoever has only the public key follows the keys of the chapters that are gone.
     fs::remove_file(directory.path().join(KEY_NAME)).expect("removes");
     let public = verified(directory.path());
@@ -91,23 +98,83 @@ async fn old_files_are_removed_by_size_and_the_log_says_so() {
     assert_eq!(verified(directory.path()).finding.expect("a gap").wrong.as_str(), "key");
 }
 
-#[tokio::test]
-async fn old_files_are_removed_by_age() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let log = AuditLog::open(small(directory.path()), boot()).expect("opens");
+/// A log of some files, closed.
+async fn several(directory: &Path) -> Vec<(u64, PathBuf)> {
+    let log = AuditLog::open(small(directory), boot()).expect("opens");
     write(&log, 200).await;
     log.close().expect("all is written");
-    let old = old_files(directory.path()).expect("lists");
-    let past = std::time::SystemTime::now() - Duration::from_secs(7200);
-    for (_, path) in &old[..2] {
+    let old = old_files(directory).expect("lists");
+    assert!(old.len() >= 3, "{old:?}");
+    old
+}
+
+/// Lets a process look for old files as long as it finds some, and gives those that are there afterwards.
+async fn looked_after(files: LogFiles, until: impl Fn(usize) -> bool) -> Vec<(u64, PathBuf)> {
+    let directory = files.directory.clone();
+    let log = AuditLog::open(files, boot()).expect("opens");
+    // Each of these is a round; nothing is removed before the first record.
+    let start = Instant::now();
+    loop {
+        write(&log, 1).await;
+        if until(old_files(&directory).expect("lists").len()) {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "they are still there");
+    }
+    log.close().expect("all is written");
+    old_files(&directory).expect("lists")
+}
+
+#[tokio::test]
+async fn old_files_are_removed_by_the_age_of_their_last_records() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let old = several(directory.path()).await;
+    // Whatever somebody makes of the files' own times.
+    let past = std::time::SystemTime::UNIX_EPOCH;
+    for (_, path) in &old {
         OpenOptions::new().write(true).open(path).and_then(|file| file.set_modified(past)).expect("sets");
     }
-    let files = LogFiles { keep_for: Some(Duration::from_secs(3600)), ..small(directory.path()) };
-    let log = AuditLog::open(files, boot()).expect("opens");
-    write(&log, 1).await;
-    log.close().expect("all is written");
-    assert_eq!(old_files(directory.path()).expect("lists"), old[2..]);
+    let keep = |keep_for| LogFiles { keep_for: Some(keep_for), ..LogFiles::from(directory.path()) };
+    assert_eq!(looked_after(keep(Duration::from_secs(3600)), |_| true).await, old);
+    assert_eq!(looked_after(keep(Duration::from_nanos(1)), |count| count == 0).await, []);
     assert_eq!(verified(directory.path()).finding, None);
+}
+
+#[tokio::test]
+async fn a_file_that_was_changed_is_never_removed_nor_makes_others_go() {
+    type Change = fn(&Path, &[(u64, PathBuf)]);
+    let forged: Change = |_, old| {
+        let text = fs::read_to_string(&old[0].1).expect("reads").replacen("0.1.0", "6.6.6", 1);
+        fs::write(&old[0].1, text).expect("writes");
+    };
+    let cut: Change = |_, old| {
+        let text = fs::read_to_string(&old[0].1).expect("reads");
+        let end = text.trim_end().rfind('\n').expect("lines") + 1;
+        fs::write(&old[0].1, &text[..end]).expect("writes");
+    };
+    let stretched: Change = |_, old| {
+        OpenOptions::new().write(true).open(&old[2].1).and_then(|file| file.set_len(1 << 40)).expect("stretches");
+    };
+    let invented: Change = |directory, _| {
+        let file = fs::File::create(directory.join("audit-999999999999.jsonl")).expect("creates");
+        file.set_len(1 << 40).expect("stretches");
+    };
+    let missing: Change = |_, old| fs::remove_file(&old[1].1).expect("removes");
+    let age = (None, Some(Duration::from_nanos(1)));
+    for (change, (keep_size, keep_for)) in [
+        (forged, age),
+        (cut, age),
+        (missing, age),
+        (stretched, (Some(1 << 20), None)),
+        (invented, (Some(1 << 20), None)),
+    ] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let old = several(directory.path()).await;
+        change(directory.path(), &old);
+        let before = old_files(directory.path()).expect("lists");
+        let files = LogFiles { keep_size, keep_for, ..LogFiles::from(directory.path()) };
+        assert_eq!(looked_after(files, |_| true).await, before);
+    }
 }
 
 /// A process that is killed leaves what the kernel has of its last write, and all that was acknowledged before.
@@ -246,6 +313,18 @@ async fn what_somebody_puts_in_the_place_of_the_file_is_not_written_to() {
     assert_eq!(verified(directory.path()).finding, None);
 }
 
+#[test]
+fn a_file_that_cannot_be_made_durable_is_not_gone_on_with() {
+    let (kept, gone) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let path = kept.path().join(FILE_NAME);
+    let old = fs::File::create(&path).expect("creates");
+    let mut file = file::LogFile::over(gone.path(), old, &path).expect("a lock");
+    fs::remove_file(&path).expect("removes");
+    drop(gone);
+    assert!(file.replace().is_err(), "its directory cannot be synced");
+    assert!(!path.exists() && !file.is_in_place().expect("a file"), "the writer tries again");
+}
+
 #[tokio::test]
 async fn a_file_that_cannot_be_left_is_written_on() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -258,19 +337,56 @@ async fn a_file_that_cannot_be_left_is_written_on() {
     assert!(fs::metadata(directory.path().join(FILE_NAME)).expect("is there").len() > 32 << 10);
 }
 
-#[test]
-fn a_file_of_something_else_after_the_records_is_refused_or_kept() {
-    let directory = tempfile::tempdir().expect("a directory");
+/// A log with one record, whose process was killed.
+fn killed() -> tempfile::TempDir {
+    let (directory, left) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     let log = AuditLog::open(directory.path(), boot()).expect("opens");
-    drop(log.record(permit("a")));
-    drop(log);
-    let path = directory.path().join(FILE_NAME);
-    let mut file = OpenOptions::new().append(true).open(&path).expect("opens");
-    file.write_all(b"{\"seq\":99}\ngarbage").expect("writes");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(write(&log, 1));
+    for name in [FILE_NAME, "chain.state", KEY_NAME, PUBLIC_NAME, "chapters.jsonl"] {
+        fs::copy(directory.path().join(name), left.path().join(name)).expect("copies");
+    }
+    left
+}
+
+fn append(directory: &Path, bytes: &[u8]) {
+    let file = OpenOptions::new().append(true).open(directory.join(FILE_NAME));
+    file.and_then(|mut file| file.write_all(bytes)).expect("writes");
+}
+
+#[test]
+fn whole_records_without_a_seal_are_not_made_part_of_what_is_proved() {
+    let record = r#"{"v":1,"seq":3,"time":"2026-11-22","boot":"b","event":"gap"}"#;
+    for line in [record, "{\"seq\":99}\ngarbage"] {
+        let directory = killed();
+        append(directory.path(), line.as_bytes());
+        assert!(refused(directory.path()).contains("have no seal"));
+        // Nor in a file of their own.
+        let name = directory.path().join(FILE_NAME);
+        fs::rename(&name, directory.path().join("audit-000000000001.jsonl")).expect("renames");
+        fs::write(&name, line).expect("writes");
+        assert!(AuditLog::open(directory.path(), boot()).is_err());
+    }
+}
+
+#[test]
+fn what_counts_for_nothing_stays_what_it_was() {
+    let directory = killed();
+    append(directory.path(), b"{\"v\":1,\"seq\":3,\"ti");
     let log = AuditLog::open(directory.path(), boot()).expect("opens");
     drop(log.record(permit("b")));
     drop(log);
+    let path = directory.path().join(FILE_NAME);
+    let whole = fs::read_to_string(&path).expect("reads");
     let report = verified(directory.path());
     assert_eq!(report.finding, None);
-    assert!(report.notes.iter().any(|note| note.0.contains("19 bytes")), "{:?}", report.notes);
+    let told = "19 bytes that a crash or a failed write left; record 3";
+    assert!(report.notes.iter().any(|note| note.0.contains(told)), "{:?}", report.notes);
+    // As long as what is there, once as a part of a record and once as something whole.
+    for (other, wrong) in [("{\"v\":1,\"seq\":4,\"ti\n", "void"), ("{\"v\":1,\"seq\":3000}\n", "inserted")] {
+        fs::write(&path, whole.replace("{\"v\":1,\"seq\":3,\"ti\n", other)).expect("writes");
+        let finding = verified(directory.path()).finding.expect("is found");
+        assert_eq!((finding.seq, finding.wrong.as_str()), (3, wrong), "{finding}");
+    }
+    assert_eq!(verify_content(Path::new(FILE_NAME), whole.as_bytes()).expect("reads").finding, None);
 }

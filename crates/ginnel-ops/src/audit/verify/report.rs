@@ -117,7 +117,23 @@ impl fmt::Display for Note {
     }
 }
 
-/// Notes that a report has at most; each start after a crash may leave one.
+/// Records from one to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Run {
+    /// The number of the first.
+    pub first_seq: u64,
+    /// The number of the last.
+    pub last_seq: u64,
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "records {}-{}", self.first_seq, self.last_seq)
+    }
+}
+
+/// Notes that a report has at most, and runs; each start after a crash may leave one.
 const NOTES_MAX: usize = 100;
 
 /// What verifying a log has found.
@@ -142,6 +158,10 @@ pub struct Report {
     pub checkpoint: Option<Checkpoint>,
     /// Whether the log says that it was closed there.
     pub closed: bool,
+    /// Records that their chapter did not sign before the next one began, the first hundred runs of them; none with the secret key.
+    pub unsigned: Vec<Run>,
+    /// Chapters that were not closed and were followed by another: where a process was killed or could not write, or the end was cut off.
+    pub unclosed: u64,
     /// What is worth knowing.
     pub notes: Vec<Note>,
     /// The first thing that is wrong.
@@ -154,9 +174,20 @@ impl Report {
         self.finding.is_none()
     }
 
+    pub(super) fn unsigned(&mut self, run: Run) {
+        if self.unsigned.len() < NOTES_MAX {
+            self.unsigned.push(run);
+        }
+    }
+
     pub(super) fn note(&mut self, text: impl Into<String>) {
         if self.notes.len() < NOTES_MAX {
             self.notes.push(Note(text.into()));
         }
+    }
+
+    /// Adds a note about all of the log, for which there is always room.
+    pub(super) fn say(&mut self, text: impl Into<String>) {
+        self.notes.push(Note(text.into()));
     }
 }

@@ -8,9 +8,12 @@ use ginnel_core::audit::{Entry, Event, Hex, LogFiles, Text};
 use ginnel_core::id::InstanceId;
 use tempfile::TempDir;
 
+use super::super::chain::void::Void;
 use super::super::chain::{Chain, Position};
 use super::super::{AuditLog, FILE_NAME};
 use super::*;
+
+mod boundaries;
 
 /// Records in each chapter of [`Sample`], beside what the chain says of itself.
 const RECORDS: usize = 6;
@@ -243,7 +246,7 @@ fn the_keys_of_the_present_do_not_make_a_past() {
     let mut last = Position { seq: 0, hash: Hex([0; 32]) };
     for chapter in 0..3 {
         let time = "2026-11-22".parse().expect("a time");
-        let (mut chain, first, after) = Chain::begin(&next, last, 0, boot, time).expect("writable");
+        let (mut chain, first, after) = Chain::begin(&next, last, &Void::default(), boot, time).expect("writable");
         forged.extend(first);
         for number in 0..RECORDS {
             let policy = if (chapter, number) == (1, 2) { 666 } else { number };
@@ -348,9 +351,9 @@ fn a_whole_log_with_other_keys_is_another_log() {
 fn a_log_without_seals_proves_nothing() {
     let line =
         |seq: u64| format!("{{\"v\":1,\"seq\":{seq},\"time\":\"2026-11-22\",\"boot\":\"b\",\"event\":\"gap\"}}\n");
-    let report = verify_lines(Path::new("old.jsonl"), &mut (line(1) + &line(2)).as_bytes()).expect("reads");
+    let report = verify_content(Path::new("old.jsonl"), (line(1) + &line(2)).as_bytes()).expect("reads");
     assert_eq!(report.finding.expect("is found").wrong, Wrong::Unsealed);
-    let empty = verify_lines(Path::new("new.jsonl"), &mut &b""[..]).expect("reads");
+    let empty = verify_content(Path::new("new.jsonl"), b"").expect("reads");
     assert_eq!((empty.finding, empty.records), (None, 0));
 
     // The chain of a log that is older than it begins after what is there, and says so.

@@ -3,12 +3,13 @@
 //! A line that does not fit is only a *doubt* at first: a crash or a failed write may have left it, and then the next chapter says so, signed, by
 //! how many bytes there are. A doubt that no chapter settles is what is wrong, and the lines after it tell what kind of change it was.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::rc::Rc;
+use std::collections::VecDeque;
+use std::sync::Arc;
 
-use ginnel_core::audit::{Checkpoint, Hash, Seal, Text};
+use ginnel_core::audit::{Checkpoint, Hash, Seal, Text, Timestamp};
 use ginnel_core::id::InstanceId;
 
+use self::claim::Claim;
 use self::doubt::{Doubt, Suspect};
 pub(super) use self::line::Line;
 use self::line::{Beginning, Header, Removal, Signed};
@@ -16,10 +17,14 @@ use super::super::chain::Position;
 use super::super::chain::keys::{MacKey, Seed, is_signed, running};
 use super::super::lines::Extent;
 use super::super::show::Place;
+use super::Anchors;
 use super::report::{Finding, Proof, Report, Wrong};
 
+mod chapter;
+mod claim;
 mod doubt;
 mod line;
+mod verdict;
 
 /// Good lines that are remembered, because a chapter may say that the last of them count for nothing: more than go out in one group, which is
 /// what a failed sync leaves.
@@ -42,6 +47,8 @@ pub(super) struct Trust {
     pub(super) is_beside: bool,
     /// A number that the log has got to.
     pub(super) at_least: u64,
+    /// Why the process's own memory of that number is not there.
+    pub(super) state_missing: Option<String>,
 }
 
 /// A chapter that is being walked through.
@@ -55,9 +62,20 @@ struct Chapter {
 /// A good line: where the walk could go on from.
 struct Past {
     at: Position,
+    time: Timestamp,
     /// Bytes up to its end.
     end: u64,
-    chapter: Rc<Chapter>,
+    chapter: Arc<Chapter>,
+    signing: Signing,
+}
+
+/// How far a chapter has vouched for itself.
+#[derive(Clone, Copy)]
+struct Signing {
+    /// The last signed record.
+    seq: u64,
+    /// It says that nothing follows in its chapter.
+    is_closing: bool,
 }
 
 /// Where the log at hand begins.
@@ -70,7 +88,9 @@ struct Head {
 
 pub(super) struct Walk {
     trust: Trust,
-    anchors: BTreeMap<u64, Hash>,
+    anchors: Anchors,
+    /// Anchors that name a record at hand.
+    compared: usize,
     /// Bytes that were read.
     read: u64,
     /// Records without a seal before the first that has one.
@@ -79,11 +99,16 @@ pub(super) struct Walk {
     past: VecDeque<Past>,
     macs: Option<MacKey>,
     doubt: Option<Doubt>,
+    /// What the last chapter says of the bytes before it, as long as another may take its place, and when that stands.
+    claim: Option<Claim>,
+    due: Option<Claim>,
+    /// The last record of the chapter before.
+    left: Option<u64>,
     report: Report,
 }
 
 impl Walk {
-    pub(super) fn new(trust: Trust, anchors: BTreeMap<u64, Hash>) -> Self {
+    pub(super) fn new(trust: Trust, anchors: Anchors) -> Self {
         let proof = match (&trust.secret, trust.is_pinned) {
             (Some(_), _) => Proof::SecretKey,
             (None, true) => Proof::PublicKey,
@@ -91,7 +116,21 @@ impl Walk {
         };
         let report = Report { proof, log: trust.log, ..Report::default() };
         let (head, past) = (None, VecDeque::with_capacity(PAST_MAX));
-        Self { trust, anchors, read: 0, unsealed: 0, head, past, macs: None, doubt: None, report }
+        Self {
+            trust,
+            anchors,
+            compared: 0,
+            read: 0,
+            unsealed: 0,
+            head,
+            past,
+            macs: None,
+            doubt: None,
+            claim: None,
+            due: None,
+            left: None,
+            report,
+        }
     }
 
     /// Takes the next line of the log; `is_newest` if it is in the last file.
@@ -106,7 +145,9 @@ impl Walk {
             if let Err(suspect) = self.take(place, &line, start) {
                 let at = self.past.back().map(|past| past.at);
                 let is_open_end = is_newest && !extent.is_ended;
-                self.doubt = Some(Doubt::new(suspect, at, place.clone(), extent.bytes, is_open_end));
+                let mut doubt = Doubt::new(suspect, at, place.clone(), extent.bytes, is_open_end);
+                doubt.weigh(&line, self.has(&line));
+                self.doubt = Some(doubt);
             }
             return;
         }
@@ -116,20 +157,41 @@ impl Walk {
         {
             if let Some(doubt) = self.doubt.take() {
                 let (bytes, place) = (doubt.bytes(), doubt.place());
+                let among = match doubt.records() {
+                    0 => String::new(),
+                    count => format!(", {count} whole records among them that nothing proves"),
+                };
                 self.report.note(format!(
-                    "{place}: {bytes} bytes that a crash or a failed write left; record {} says so",
+                    "{place}: {bytes} bytes that a crash or a failed write left{among}; record {} says so",
                     header.seq
                 ));
             }
             return;
         }
+        let is_again = self.doubt.as_ref().is_some_and(Doubt::is_in_question) && self.has(&line);
         if let Some(doubt) = &mut self.doubt {
+            doubt.weigh(&line, is_again);
             doubt.hear(&line, extent.bytes);
         }
     }
 
-    /// Whether a chapter can settle a doubt at the very beginning: only if it is about all that is there.
+    /// Whether the very same record came before.
+    fn has(&self, line: &Line<'_>) -> bool {
+        let Line::Sealed { header, record, seal, .. } = line else { return false };
+        let mut before = None;
+        self.past.iter().any(|past| {
+            let after = before.replace(past.at.hash);
+            past.at.seq == header.seq
+                && after.is_some_and(|after| running(&after, record) == past.at.hash)
+                && past.at.hash == seal.hash
+        })
+    }
+
+    /// Whether a chapter can settle a doubt: only one that can be excused, and at the very beginning only if it is about all that is there.
     fn may_settle(&self, said: &Beginning) -> bool {
+        if !self.doubt.as_ref().is_none_or(Doubt::is_excusable) {
+            return false;
+        }
         !self.past.is_empty() || self.doubt.as_ref().is_some_and(|doubt| doubt.bytes() == said.void)
     }
 
@@ -145,7 +207,7 @@ impl Walk {
                 self.unsealed += u64::from(is_before);
                 if is_before { Ok(()) } else { Err(Suspect::Changed(*seq)) }
             }
-            Line::Unreadable => Err(Suspect::Unreadable),
+            Line::Unreadable { .. } => Err(Suspect::Unreadable),
         }
     }
 
@@ -157,8 +219,10 @@ impl Walk {
         (record, seal): (&[u8], &Seal),
         line: &[u8],
     ) -> Result<(), Suspect> {
-        let Some(Past { at, chapter, .. }) = self.past.back() else { return Err(Suspect::Headless(header.seq)) };
-        let chapter = Rc::clone(chapter);
+        let Some(Past { at, chapter, signing, .. }) = self.past.back() else {
+            return Err(Suspect::Headless(header.seq));
+        };
+        let (chapter, mut signing) = (Arc::clone(chapter), *signing);
         if at.seq.checked_add(1) != Some(header.seq) {
             return Err(Suspect::Elsewhere(header.seq));
         }
@@ -170,6 +234,10 @@ impl Walk {
         if macs.as_mut().is_some_and(|macs| macs.mac(&hash) != seal.mac) {
             return Err(Suspect::Sealed(header.seq));
         }
+        if signing.is_closing {
+            // No process writes on in a chapter that it has closed; without the secret key nothing else tells who did.
+            return Err(Suspect::Closed(header.seq));
+        }
         let is_checkpoint = header.event == "checkpoint";
         match &seal.signature {
             Some(signature) if is_checkpoint && is_signed(&chapter.key, &hash, signature) => {}
@@ -178,6 +246,7 @@ impl Walk {
         }
         if is_checkpoint {
             self.checkpoint(header, &chapter, hash, line)?;
+            signing = Signing { seq: header.seq, is_closing: self.report.closed };
         } else {
             self.report.closed = false;
         }
@@ -185,7 +254,12 @@ impl Walk {
             self.removal(line);
         }
         self.macs = macs;
-        self.good(place, Position { seq: header.seq, hash }, chapter);
+        if self.claim.is_some() {
+            // No later chapter goes back to before this one, which has another record: what it says of the bytes before it stands.
+            self.due = self.claim.take();
+            self.past.drain(..self.past.len() - 1);
+        }
+        self.good(place, (Position { seq: header.seq, hash }, header.time), chapter, signing);
         Ok(())
     }
 
@@ -207,88 +281,21 @@ impl Walk {
         Ok(())
     }
 
-    /// Takes the first record of a chapter, after which everything is as it says.
-    fn begin(
-        &mut self,
-        place: &Place,
-        header: &Header,
-        said: &Beginning,
-        (record, seal): (&[u8], &Seal),
-        start: u64,
-    ) -> Result<(), Suspect> {
-        let hash = running(&said.after_hash, record);
-        if hash != seal.hash || said.after.checked_add(1) != Some(header.seq) {
-            return Err(Suspect::Changed(header.seq));
-        }
-        let from = self.past.iter().rev().find(|past| past.at.seq == said.after);
-        let seed = match from {
-            None if self.past.is_empty() => {
-                self.may_be_first(said)?;
-                self.trust.secret.clone()
-            }
-            None => return Err(Suspect::Elsewhere(header.seq)),
-            Some(from) => {
-                follows(from, said, header.seq, start)?;
-                from.chapter.next_seed.clone()
-            }
-        };
-        let mut keys = seed.map(|seed| seed.chapter());
-        if let Some(keys) = &mut keys
-            && (keys.signer.public() != said.key || keys.macs.mac(&hash) != seal.mac)
-        {
-            return Err(Suspect::Foreign(header.seq));
-        }
-        if !seal.signature.is_some_and(|signature| is_signed(&said.key, &hash, &signature)) {
-            return Err(Suspect::Unsigned(header.seq));
-        }
-        if self.past.is_empty() {
-            let after = Position { seq: said.after, hash: said.after_hash };
-            let is_explained = said.chapter == 0 && self.trust.from.is_none_or(|from| from == header.seq);
-            self.head = Some(Head { after, place: place.clone(), is_explained });
-            self.report.first_seq = header.seq;
-            self.report.log = Some(said.log);
-            self.anchored(place, after);
-        }
-        // What counts for nothing is not gone back to.
-        while self.past.back().is_some_and(|past| past.at.seq > said.after) {
-            self.past.pop_back();
-        }
-        self.report.chapters += 1;
-        self.report.closed = false;
-        self.report.checkpoint = Some(Checkpoint { seq: header.seq, hash, time: header.time });
-        let (macs, next_seed) = keys.map(|keys| (keys.macs, keys.next)).unzip();
-        self.macs = macs;
-        let Beginning { chapter: number, key, next_key, .. } = *said;
-        let chapter = Rc::new(Chapter { number, key, next_key, next_seed });
-        self.good(place, Position { seq: header.seq, hash }, chapter);
-        Ok(())
-    }
-
-    /// Whether the first chapter at hand is one of the log that is to be verified.
-    fn may_be_first(&self, said: &Beginning) -> Result<(), Suspect> {
-        if self.trust.log.is_some_and(|log| log != said.log) {
-            return Err(Suspect::OtherLog(said.after.saturating_add(1)));
-        }
-        if self.trust.is_pinned && self.trust.first_key != Some(said.key) {
-            return Err(Suspect::Foreign(said.after.saturating_add(1)));
-        }
-        // Records without a seal come before the chain, and it says how many.
-        if self.unsealed > said.after { Err(Suspect::Elsewhere(said.after.saturating_add(1))) } else { Ok(()) }
-    }
-
-    fn good(&mut self, place: &Place, at: Position, chapter: Rc<Chapter>) {
+    fn good(&mut self, place: &Place, (at, time): (Position, Timestamp), chapter: Arc<Chapter>, signing: Signing) {
         self.report.last_seq = at.seq;
         self.report.records = at.seq - self.report.first_seq + 1;
         if self.past.len() == PAST_MAX {
             self.past.pop_front();
         }
-        self.past.push_back(Past { at, end: self.read, chapter });
+        self.past.push_back(Past { at, time, end: self.read, chapter, signing });
         self.anchored(place, at);
     }
 
     /// Compares a record with what was kept of it elsewhere.
     fn anchored(&mut self, place: &Place, at: Position) {
-        if self.anchors.get(&at.seq).is_some_and(|hash| *hash != at.hash) {
+        let Some(hash) = self.anchors.records.get(&at.seq) else { return };
+        self.compared += 1;
+        if *hash != at.hash {
             let seq = at.seq;
             let text = format!(
                 "record {seq} is not the one that the anchor names: the log was replaced, up to there or from before it"
@@ -313,93 +320,29 @@ impl Walk {
         }
     }
 
-    /// Says what was found in so many files.
-    pub(super) fn end(mut self, files: usize) -> Report {
-        self.report.files = files;
-        if self.report.finding.is_none() {
-            self.report.finding = self.finding();
-        }
-        self.notes();
-        self.report
+    /// Chapters that have begun.
+    pub(super) fn chapters(&self) -> u64 {
+        self.report.chapters
     }
 
-    fn finding(&mut self) -> Option<Finding> {
-        let last = self.past.back().map(|past| past.at.seq);
-        if let Some(doubt) = self.doubt.take() {
-            if !doubt.is_open_end() {
-                let signed =
-                    self.report.checkpoint.map_or(self.report.first_seq, |checkpoint| checkpoint.seq.saturating_add(1));
-                return Some(doubt.finding(signed, self.report.proof));
-            }
-            let bytes = doubt.bytes();
-            self.report.note(format!(
-                "{}: {bytes} bytes at the end are no whole record: it is being written, or a crash or a cut left them",
-                doubt.place()
-            ));
-        }
-        let unproved = self.head.as_ref().filter(|head| !head.is_explained);
-        if let Some(Head { after, place, .. }) =
-            unproved.filter(|head| self.anchors.get(&head.after.seq) != Some(&head.after.hash))
-        {
-            let seq = self.trust.from.unwrap_or(1);
-            let text = format!(
-                "the log begins with record {}: what was before is not there, and no record says that it was removed",
-                after.seq.saturating_add(1)
-            );
-            return Some(Finding { place: Some(place.clone()), seq, wrong: Wrong::HeadCutOff, text });
-        }
-        let known = self.anchors.keys().next_back().copied().unwrap_or(0).max(self.trust.at_least);
-        let got_to = last.unwrap_or(self.unsealed);
-        if known > got_to {
-            let seq = got_to.saturating_add(1);
-            let text = format!(
-                "the log ends with record {got_to}, and it is known to have had record {known}: its end was cut off, or an older copy put back"
-            );
-            return Some(Finding { place: None, seq, wrong: Wrong::CutOff, text });
-        }
-        if last.is_none() && self.unsealed > 0 {
-            let text = "no record has a seal: this log proves nothing".to_owned();
-            return Some(Finding { place: None, seq: 1, wrong: Wrong::Unsealed, text });
-        }
-        None
+    /// The first record, if all that came have a seal.
+    pub(super) fn first_seq(&self) -> Option<u64> {
+        (self.unsealed == 0).then_some(self.report.first_seq)
     }
 
-    fn notes(&mut self) {
-        let report = &mut self.report;
-        if self.unsealed > 0 && report.records > 0 {
-            report.note(format!("{} records from before the chain have no seal: nothing proves them", self.unsealed));
-        }
-        let behind =
-            report.checkpoint.map_or(report.records, |checkpoint| report.last_seq.saturating_sub(checkpoint.seq));
-        match report.proof {
-            Proof::SecretKey if self.trust.is_beside => report.note(
-                "the secret key lies beside the log: whoever can read it can forge what it proves; move it away and give it with --key",
-            ),
-            Proof::PublicKey if self.trust.is_beside => {
-                report.note("the public key lies beside the log: whoever can write there can replace both; give one from elsewhere with --public-key");
-            }
-            Proof::Itself if report.records > 0 => {
-                report.note("no key was given: the log fits together, and nothing proves who wrote it");
-            }
-            Proof::SecretKey | Proof::PublicKey | Proof::Itself => {}
-        }
-        if report.proof != Proof::SecretKey && behind > 0 {
-            report.note(format!("{behind} records at the end are not signed yet: only the secret key proves them"));
-        }
-        if report.records > 0 && !report.closed {
-            report.note("the log does not say that it was closed: it is being written, or a crash or a cut ended it");
+    /// The record that the chapter which has just begun follows, and when that was written. Of one that has no seal only the number is known, and
+    /// that it was written before the chapter.
+    pub(super) fn before_chapter(&self) -> Option<(Position, Timestamp)> {
+        let is_sound = self.doubt.is_none() && self.report.finding.is_none();
+        let chapter = self.past.back().filter(|_| is_sound)?;
+        match self.past.iter().nth_back(1) {
+            Some(last) => Some((last.at, last.time)),
+            None => self.head.as_ref().filter(|_| self.unsealed > 0).map(|head| (head.after, chapter.time)),
         }
     }
-}
 
-/// Whether a chapter begins where it says that it does.
-fn follows(from: &Past, said: &Beginning, seq: u64, start: u64) -> Result<(), Suspect> {
-    if from.at.hash != said.after_hash {
-        return Err(Suspect::Changed(seq));
+    /// Bytes that were read.
+    pub(super) fn read(&self) -> u64 {
+        self.read
     }
-    if from.chapter.number.checked_add(1) != Some(said.chapter) || from.chapter.next_key != said.key {
-        return Err(Suspect::Foreign(seq));
-    }
-    let found = start - from.end;
-    if found == said.void { Ok(()) } else { Err(Suspect::Void { seq, said: said.void, found }) }
 }

@@ -13,6 +13,8 @@ pub(super) enum Suspect {
     Changed(u64),
     /// Its number is not the next.
     Elsewhere(u64),
+    /// It follows the checkpoint that closed its chapter.
+    Closed(u64),
     /// It begins a chapter with other keys than were announced.
     Foreign(u64),
     /// It belongs to a chapter whose first record is not there.
@@ -35,6 +37,12 @@ pub(super) struct Doubt {
     at: Option<Position>,
     place: Place,
     bytes: u64,
+    /// It has zeros, as some file systems leave them where the machine stopped in a write.
+    is_holed: bool,
+    /// A crash or a failed write can have left all of it.
+    is_excusable: bool,
+    /// Whole records in it.
+    records: u64,
     /// It is the beginning of a line at the very end.
     is_open_end: bool,
     /// The record that should have been here comes later.
@@ -50,7 +58,20 @@ pub(super) struct Doubt {
 impl Doubt {
     pub(super) fn new(suspect: Suspect, at: Option<Position>, place: Place, bytes: u64, is_last: bool) -> Self {
         let is_open_end = is_last && suspect == Suspect::Unreadable;
-        Self { suspect, at, place, bytes, is_open_end, next_comes: false, same_comes: false, highest: 0, first: None }
+        Self {
+            suspect,
+            at,
+            place,
+            bytes,
+            is_holed: false,
+            is_excusable: true,
+            records: 0,
+            is_open_end,
+            next_comes: false,
+            same_comes: false,
+            highest: 0,
+            first: None,
+        }
     }
 
     pub(super) fn place(&self) -> &Place {
@@ -65,6 +86,38 @@ impl Doubt {
         self.is_open_end
     }
 
+    /// Whether a chapter may say that all of it counts for nothing.
+    pub(super) fn is_excusable(&self) -> bool {
+        self.is_excusable
+    }
+
+    /// Whether the next whole record settles that.
+    pub(super) fn is_in_question(&self) -> bool {
+        self.is_excusable && !self.is_holed
+    }
+
+    /// Whole records in it.
+    pub(super) fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// Asks of a line, the first one too, whether a crash or a failed write can have left it; `is_again` if it is there already.
+    pub(super) fn weigh(&mut self, line: &Line<'_>, is_again: bool) {
+        let can_be = match line {
+            // Where the first blocks of a write are missing, the later ones do not follow.
+            Line::Chapter { .. } | Line::Sealed { .. } => {
+                self.records += 1;
+                is_again || self.is_holed
+            }
+            Line::Unsealed(_) => false,
+            Line::Unreadable { is_holed, is_json } => {
+                self.is_holed |= is_holed;
+                !is_json
+            }
+        };
+        self.is_excusable &= can_be;
+    }
+
     /// Takes a later line.
     pub(super) fn hear(&mut self, line: &Line<'_>, bytes: u64) {
         self.bytes += bytes;
@@ -73,7 +126,7 @@ impl Doubt {
             Line::Chapter { header, record, seal, .. } | Line::Sealed { header, record, seal, .. } => {
                 (header.seq, *record, seal)
             }
-            Line::Unsealed(_) | Line::Unreadable => return,
+            Line::Unsealed(_) | Line::Unreadable { .. } => return,
         };
         self.first.get_or_insert(seq);
         self.highest = self.highest.max(seq);
@@ -116,6 +169,10 @@ impl Doubt {
                 (seq, Wrong::Edited, format!("record {seq} was edited, and its hash made anew without the key"))
             }
             Suspect::Elsewhere(seq) => self.elsewhere(seq, next),
+            Suspect::Closed(seq) => {
+                let text = format!("record {seq} was appended after the checkpoint that closed its chapter");
+                (seq, Wrong::Inserted, text)
+            }
             Suspect::Foreign(seq) => {
                 let text = format!(
                     "record {seq} begins a chapter with a key that does not follow from the one before: from here on somebody else has written, or what leads there is missing"
@@ -169,6 +226,7 @@ impl Suspect {
     fn seq(self) -> Option<u64> {
         match self {
             Self::Changed(seq)
+            | Self::Closed(seq)
             | Self::Elsewhere(seq)
             | Self::Foreign(seq)
             | Self::Headless(seq)

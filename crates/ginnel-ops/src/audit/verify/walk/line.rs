@@ -3,6 +3,7 @@
 use ginnel_core::audit::{Entry, Hash, Seal, Timestamp};
 use ginnel_core::id::InstanceId;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::super::super::lines::LINE_MAX;
 
@@ -23,6 +24,7 @@ pub(in crate::audit::verify) struct Beginning {
     pub(in crate::audit::verify) after: u64,
     pub(in crate::audit::verify) after_hash: Hash,
     pub(super) void: u64,
+    pub(super) void_hash: Option<Hash>,
     pub(in crate::audit::verify) key: Hash,
     pub(in crate::audit::verify) next_key: Hash,
 }
@@ -54,33 +56,44 @@ pub(in crate::audit::verify) enum Line<'a> {
     /// A record without a seal, of which only the number is known.
     Unsealed(u64),
     /// No record.
-    Unreadable,
+    Unreadable {
+        /// It has zeros, as some file systems leave them.
+        is_holed: bool,
+        /// It is something whole all the same.
+        is_json: bool,
+    },
 }
 
 impl<'a> Line<'a> {
     pub(in crate::audit::verify) fn parse(line: &'a [u8]) -> Self {
         // The parser passes over fields that it does not know without looking whether they are UTF-8, which all JSON is.
         if line.len() > LINE_MAX || str::from_utf8(line).is_err() {
-            return Self::Unreadable;
+            return Self::unreadable(line);
         }
         let Some((record, seal)) = Seal::split(line) else {
-            return serde_json::from_slice::<Entry>(line).map_or(Self::Unreadable, |entry| Self::Unsealed(entry.seq));
+            return serde_json::from_slice::<Entry>(line)
+                .map_or_else(|_| Self::unreadable(line), |entry| Self::Unsealed(entry.seq));
         };
-        let Ok(header) = serde_json::from_slice::<Header>(line) else { return Self::Unreadable };
+        let Ok(header) = serde_json::from_slice::<Header>(line) else { return Self::unreadable(line) };
         if header.event != "chapterBegun" {
             return Self::Sealed { header, record, seal, line };
         }
         match serde_json::from_slice(line) {
             Ok(chapter) => Self::Chapter { header, chapter: Box::new(chapter), record, seal },
-            Err(_) => Self::Unreadable,
+            Err(_) => Self::unreadable(line),
         }
+    }
+
+    fn unreadable(line: &[u8]) -> Self {
+        let is_json = serde_json::from_slice::<IgnoredAny>(line).is_ok();
+        Self::Unreadable { is_holed: line.contains(&0), is_json }
     }
 
     /// The chapter that it begins.
     pub(in crate::audit::verify) fn chapter(&self) -> Option<u64> {
         match self {
             Self::Chapter { chapter, .. } => Some(chapter.chapter),
-            Self::Sealed { .. } | Self::Unsealed(_) | Self::Unreadable => None,
+            Self::Sealed { .. } | Self::Unsealed(_) | Self::Unreadable { .. } => None,
         }
     }
 }

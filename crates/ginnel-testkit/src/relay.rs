@@ -118,14 +118,7 @@ impl Relay {
     /// If the client does not come in time.
     pub async fn welcome_client(&mut self, world: &World, roster: Vec<RosterEntry>) -> Result<Call> {
         let mark = world.client.mark();
-        let mut call = loop {
-            let mut call = self.call(ROSTER).await?;
-            let asked: v1::RosterRequest = call.hear().await?.context("a client that says nothing")?;
-            // Further connections are refused by dropping the call.
-            if asked.hello.is_some_and(|hello| hello.lane == 0) {
-                break call;
-            }
-        };
+        let mut call = self.asked(false).await?;
         let agents: usize = roster.iter().map(|entry| entry.instances.len()).sum();
         let entries = roster.into_iter().map(Into::into).collect();
         call.say(&v1::RosterMessage { welcome: Some(welcome()), entries })?;
@@ -133,14 +126,35 @@ impl Relay {
         Ok(call)
     }
 
-    /// Waits for the client to ask for its roster and gives it this answer, whatever it is.
+    /// Waits for the client to ask for its roster on its first connection and gives it this answer, whatever it is.
     ///
     /// # Errors
     /// If the client does not come in time.
     pub async fn answer_client(&mut self, answer: &v1::RosterMessage) -> Result<Call> {
-        let mut call = self.call(ROSTER).await?;
+        let mut call = self.asked(false).await?;
         call.say(answer)?;
         Ok(call)
+    }
+
+    /// The same on a connection beside the first.
+    ///
+    /// # Errors
+    /// If the client makes none in time.
+    pub async fn answer_further(&mut self, answer: &v1::RosterMessage) -> Result<Call> {
+        let mut call = self.asked(true).await?;
+        call.say(answer)?;
+        Ok(call)
+    }
+
+    /// Waits for the client to ask for its roster, on its first connection or on a further one. The others are refused by dropping the call.
+    async fn asked(&mut self, is_further: bool) -> Result<Call> {
+        loop {
+            let mut call = self.call(ROSTER).await?;
+            let asked: v1::RosterRequest = call.hear().await?.context("a client that says nothing")?;
+            if asked.hello.is_some_and(|hello| (hello.lane != 0) == is_further) {
+                return Ok(call);
+            }
+        }
     }
 
     /// Who the relay says to be, in good form.

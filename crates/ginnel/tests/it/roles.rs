@@ -62,7 +62,8 @@ async fn a_certificate_of_one_role_on_the_others_service_closes_the_connection()
         let mark = world.server.mark();
         let mut peer = Peer::connect(&world, Some(&peer::enrol(&world, key).await?)).await?;
         let mut call = peer.call(path).await?;
-        call.end()?;
+        // The refusal may be here already, after which nothing can be said.
+        call.end().ok();
         let refused = within("a refusal", SOON, call.hear::<v1::RosterMessage>()).await?;
         ensure!(refused.is_err(), "{path} was answered: {refused:?}");
         let is_it = |line: &serde_json::Value| line["principal"] == principal && line["cause"] == "role";
@@ -135,8 +136,9 @@ async fn a_certificate_that_nobody_issued_never_gets_to_http() -> Result<()> {
     // Without any certificate there is enrolment, and nothing else.
     let stranger = Peer::connect(&world, None).await?;
     let mut call = stranger.call("/ginnel.v1.ClientLink/Roster").await?;
-    call.say(&v1::RosterRequest { hello: Some(Peer::hello(Peer::instance())) })?;
-    call.end()?;
+    // The refusal may be here already, after which nothing can be said.
+    call.say(&v1::RosterRequest { hello: Some(Peer::hello(Peer::instance())) }).ok();
+    call.end().ok();
     ensure!(call.hear::<v1::RosterMessage>().await.is_err(), "a stranger was given the roster");
     bystander.exchange().await?;
     world.finish(&[])

@@ -184,7 +184,7 @@ async fn further_connection_of_another_version_carries_nothing() -> Result<()> {
     for protocol_version in OTHERS {
         let welcome = v1::Welcome { protocol_version, ..welcome.clone() };
         // The second round shows as well that the connection of the first one was left.
-        let _link = relay.answer_client(&v1::RosterMessage { welcome: Some(welcome), entries: Vec::new() }).await?;
+        let _link = relay.answer_further(&v1::RosterMessage { welcome: Some(welcome), entries: Vec::new() }).await?;
         let is_it = |line: &Value| line["version"] == protocol_version;
         world.client.wait_for_after(mark, OTHER_VERSION, is_it).await?;
     }

@@ -11,6 +11,7 @@ use ginnel_core::sink::Sink;
 pub(crate) struct NotBuiltIn;
 
 /// Who writes.
+#[cfg_attr(not(feature = "gcp"), expect(dead_code, reason = "only what goes to Google says who wrote it"))]
 struct Writer<'a> {
     trust_domain: String,
     job: &'static str,

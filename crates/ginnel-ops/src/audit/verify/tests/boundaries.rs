@@ -105,8 +105,8 @@ async fn records_that_their_chapter_did_not_sign_are_named() {
     }
 }
 
-#[tokio::test]
-async fn a_chapter_that_somebody_else_began_is_not_gone_on_from() {
+#[test]
+fn a_chapter_that_somebody_else_began_is_not_gone_on_from() {
     let sample = Sample::new();
     let other = State { seed: Seed::random().expect("random"), ..State::read(sample.0.path()).unwrap().unwrap() };
     let mut lines = sample.lines();
@@ -116,6 +116,10 @@ async fn a_chapter_that_somebody_else_began_is_not_gone_on_from() {
         Chain::begin(&other, Position { seq: 24, hash }, &Void::default(), boot(), time).expect("writable");
     lines.push(String::from_utf8(line).expect("text"));
     sample.put(&lines);
+    assert!(refused(&sample).contains("chain.state"));
+    // Nor if the state is made to say that a crash may have come there.
+    let state = fs::read_to_string(sample.path(STATE_NAME)).expect("reads");
+    fs::write(sample.path(STATE_NAME), state.replace("\"closed\":true", "\"closed\":false")).expect("writes");
     assert!(refused(&sample).contains("chain.state"));
 }
 

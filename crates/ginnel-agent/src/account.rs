@@ -16,7 +16,7 @@ use ginnel_core::report::Chain;
 use ginnel_core::target::Target;
 use ginnel_core::traffic::Traffic;
 use ginnel_net::carried::Answers;
-use ginnel_ops::audit::{AuditError, AuditLog, Durable};
+use ginnel_ops::audit::{AuditLog, Durable};
 use ginnel_wire::hello::Dial;
 use tokio::time::timeout;
 
@@ -130,17 +130,8 @@ impl Account {
             rule: Text::new(entry.map(|entry| entry.target.to_string()).unwrap_or_default()),
             policy: Text::new(&lists.version),
         };
-        let durable = self.audit.record(Event::Allowed { session: session.clone() }).map_err(|error| match error {
-            AuditError::Overloaded => Refusal::new(Hop::Agent, Cause::Overloaded),
-            AuditError::Closed
-            | AuditError::Directory { .. }
-            | AuditError::InUse { .. }
-            | AuditError::NotALog { .. }
-            | AuditError::NotWhole { .. }
-            | AuditError::Open { .. }
-            | AuditError::Thread(_)
-            | AuditError::Unavailable => unavailable(),
-        })?;
+        let durable = self.audit.record(Event::Allowed { session: session.clone() });
+        let durable = durable.map_err(|error| Refusal::new(Hop::Agent, error.cause()))?;
         self.stage = Stage::Allowed(session);
         Ok(OnDisk(durable))
     }

@@ -52,12 +52,10 @@ impl Owner {
         // Everything is stopped at once, whatever becomes of the disk.
         let comes_first = matches!(subject, Subject::All) && !undo;
         let mut notes = Vec::new();
-        let mut written_later = None;
         if changed {
             let file = self.denial_file.as_ref().filter(|_| !comes_first);
-            let denials = Arc::new(revised(&before.denials, &subject, order, file, &mut notes)?);
-            written_later = self.denial_file.as_ref().filter(|_| comes_first).map(|file| (file, Arc::clone(&denials)));
-            self.deny(denials);
+            let denials = revised(&before.denials, &subject, order, file, &mut notes)?;
+            self.deny(Arc::new(denials));
         }
         let effective = Timestamp::from(SystemTime::now());
         let lists = self.lists();
@@ -67,8 +65,9 @@ impl Owner {
         }
         let sessions = self.ledger.end_where(objects);
         let mut lasting = self.denial_file.is_some();
-        if let Some((file, denials)) = written_later {
-            match file.write(&denials) {
+        // Also when it was in force before: the disk may have been full then.
+        if let Some(file) = self.denial_file.as_ref().filter(|_| comes_first) {
+            match file.write(&lists.denials) {
                 Ok(replaced) => notes.extend(replaced.note()),
                 Err(error) => {
                     lasting = false;

@@ -20,6 +20,7 @@ use std::thread::{self, JoinHandle};
 #[cfg(doc)]
 use ginnel_core::audit::Kind;
 use ginnel_core::audit::{Checkpoint, Event, LogFiles};
+use ginnel_core::cause::Cause;
 use ginnel_core::id::InstanceId;
 use ginnel_core::status;
 use tokio::sync::oneshot;
@@ -95,6 +96,23 @@ pub enum AuditError {
     /// The log cannot be written; the process's own log says why.
     #[error("the audit log cannot be written")]
     Unavailable,
+}
+
+impl AuditError {
+    /// Why a session is refused that cannot be put on record.
+    pub fn cause(&self) -> Cause {
+        match self {
+            Self::Overloaded => Cause::Overloaded,
+            Self::Closed
+            | Self::Directory { .. }
+            | Self::InUse { .. }
+            | Self::NotALog { .. }
+            | Self::NotWhole { .. }
+            | Self::Open { .. }
+            | Self::Thread(_)
+            | Self::Unavailable => Cause::AuditUnavailable,
+        }
+    }
 }
 
 /// A handle on the log. Clones write to the same log; when the last is dropped, the log is closed as by [`AuditLog::close`].

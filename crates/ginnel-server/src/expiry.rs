@@ -85,7 +85,12 @@ async fn look(broker: &Arc<Broker>, known: &mut Known) {
         let names = named(&rules.policy.by_expiry().take(expired).skip(known.expired).collect::<Vec<_>>());
         let enforcing = Arc::clone(broker);
         // As above: no thread that carries bytes waits for that.
-        let (ended, _) = spawn_blocking(move || enforcing.enforce_now()).await.unwrap_or_default();
+        let enforced = spawn_blocking(move || enforcing.enforce_now()).await;
+        let Ok((ended, _)) = enforced else {
+            // What has not ended is looked at again with the next look.
+            tracing::error!(rules = names, "rules have expired, and what they allowed could not be ended");
+            return;
+        };
         tracing::warn!(rules = names, ended, "rules have expired; the sessions that they alone allowed are ended");
     }
     if expired < known.expired {

@@ -19,7 +19,7 @@ use ginnel_core::relay::{Ending, Side};
 use ginnel_core::target::Target;
 use ginnel_identity::random::SystemRandom;
 use ginnel_net::body::{FrameReader, FrameWriter};
-use ginnel_ops::audit::{AuditError, Durable};
+use ginnel_ops::audit::Durable;
 use ginnel_ops::ledger::{Begun, Tracked};
 use ginnel_wire::frame::{Open, SessionFrame};
 use ginnel_wire::hello::Dial;
@@ -265,7 +265,7 @@ fn permit(
             Err(TrySendError::Full(())) => return Err(refused(Hop::Agent, Cause::Overloaded)),
         };
         let allowed = broker.audit.record(Event::Allowed { session: record.clone() });
-        let allowed = allowed.map_err(|error| denied(not_on_record(&error)))?;
+        let allowed = allowed.map_err(|error| denied(error.cause()))?;
         let session = SessionId::random(&mut SystemRandom);
         middle.goes_through(&broker.bounds.waiting.shelf(&link.agent.principal));
         let (occupied, awaited) = (link.occupy(), link.expect(session));
@@ -280,21 +280,6 @@ fn permit(
         slot.send(ServerMessage { kind: Some(server_message::Kind::Dial(dial.into())) });
         let places = (of_client, of_agent);
         return Ok(Permitted { record, link, occupied, awaited, allowed, since: Instant::now(), places });
-    }
-}
-
-/// Why a session is refused that cannot be put on record.
-fn not_on_record(error: &AuditError) -> Cause {
-    match error {
-        AuditError::Overloaded => Cause::Overloaded,
-        AuditError::Closed
-        | AuditError::Directory { .. }
-        | AuditError::InUse { .. }
-        | AuditError::NotALog { .. }
-        | AuditError::NotWhole { .. }
-        | AuditError::Open { .. }
-        | AuditError::Thread(_)
-        | AuditError::Unavailable => Cause::AuditUnavailable,
     }
 }
 

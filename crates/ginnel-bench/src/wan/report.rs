@@ -34,15 +34,18 @@ pub(super) fn document(effort: &Effort, rounds: &[Vec<Vec<Figure>>; Way::ALL.len
     let mut text = HEAD.to_owned();
     writeln!(
         text,
-        "\n{}, Linux {}, {cores} cores, version {}. Congestion control {CONGESTION} everywhere; a socket's send buffer holds at most {} MiB. Medians \
-         of {} rounds, in brackets the extremes; {} s of warm-up and {} s counted for bulk. A new session counts from the application's connection, \
+        "\n{}, Linux {}, {cores} cores, version {}. Congestion control {CONGESTION} everywhere; a socket's send buffer holds at most {} MiB. {}; \
+         {} s of warm-up and {} s counted for bulk. A new session counts from the application's connection, \
          to the first answer of a target that is spoken to at once, or to the news that there is a connection: of the proxy through the tunnel, of the \
          kernel directly.\n",
         OffsetDateTime::now_utc().date(),
         kernel.trim(),
         env!("CARGO_PKG_VERSION"),
         send_max >> 20,
-        effort.rounds,
+        match effort.rounds {
+            1 => "One round".to_owned(),
+            more => format!("Medians of {more} rounds, in brackets the extremes"),
+        },
         effort.warm_up.as_secs_f64(),
         effort.window.as_secs_f64(),
     )?;

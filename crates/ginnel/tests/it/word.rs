@@ -300,14 +300,25 @@ async fn to_stop_everything_waits_for_no_disk() -> Result<()> {
     let target = host.local_addr()?.to_string();
     let disk = tempfile::tempdir()?;
     let file = disk.path().join("denials.jsonl");
-    let world = world().target(&target).agent_setting("/denials", json!({"file": file})).start().await?;
+    let mut world = world().target(&target).agent_setting("/denials", json!({"file": file})).start().await?;
     let mut pair = Pair::open(&world, &host).await?;
+    let directory = disk.path().to_owned();
     disk.close()?;
     let said = ginnel(&world, &["revoke", "--all"], AGENT).await?;
     is_cut(&mut pair).await?;
     ensure!(said.contains("a restart of the agent undoes it"), "{said}");
     let refused = proxy::connect(world.proxy_addr(), &target).await?.refused()?;
     ensure!(refused.cause == "notOnAllowList" && refused.hop == "agent", "{refused:?}");
+    // Once there is a disk, the same order makes it last, although nothing changes.
+    std::fs::create_dir(&directory)?;
+    let said = ginnel(&world, &["revoke", "--all"], AGENT).await?;
+    ensure!(!said.contains("undoes it"), "{said}");
+    let mark = world.client.mark();
+    world.restart(AGENT).await?;
+    world.roster(mark, 1).await?;
+    let refused = proxy::connect(world.proxy_addr(), &target).await?.refused()?;
+    ensure!(refused.cause == "notOnAllowList" && refused.hop == "agent", "{refused:?}");
+    std::fs::remove_dir_all(directory)?;
     world.finish(&[])
 }
 

@@ -8,7 +8,6 @@ use std::time::SystemTime;
 use ginnel_core::audit::{Event, Text};
 use ginnel_core::denial::Shown;
 use ginnel_core::id::InstanceId;
-use ginnel_core::limits::INSTANCES_PER_PRINCIPAL_MAX;
 use ginnel_core::network::{Network, Seen};
 use ginnel_core::principal::Role;
 use ginnel_core::status::Signals;
@@ -48,7 +47,7 @@ pub(crate) fn too_many_instances(broker: &Broker, leaf: &Leaf, instance: Instanc
         instance,
         peer,
         serial: Text::new(&leaf.serial),
-        most: u64::try_from(INSTANCES_PER_PRINCIPAL_MAX).unwrap_or(u64::MAX),
+        most: u64::try_from(broker.bounds.instances_each).unwrap_or(u64::MAX),
     });
     Status::resource_exhausted("too many processes of this principal")
 }

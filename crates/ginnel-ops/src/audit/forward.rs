@@ -171,7 +171,10 @@ impl Run {
         let mut follower = Follower::new(self.directory.clone(), self.list, mark);
         loop {
             let is_last = self.stop.is_cancelled();
-            let Some((back, begun)) = self.fill(follower).await else { return };
+            let Some((back, begun)) = self.fill(follower).await else {
+                tracing::error!("reading the audit log for its sink broke off: it gets nothing more until a restart");
+                return;
+            };
             follower = back;
             if let Some(mark) = begun {
                 cursor.reached(mark);

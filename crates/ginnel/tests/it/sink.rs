@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ginnel_core::limits::INSTANCES_PER_PRINCIPAL_MAX;
 use ginnel_testkit::command::output;
 use ginnel_testkit::google::logging::{Fault, Logging};
 use ginnel_testkit::hosts::TcpHost;
@@ -258,11 +257,15 @@ async fn a_known_principal_from_another_network_is_a_signal_once() -> Result<()>
     world.finish(&[])
 }
 
+/// Processes of one principal that the server of the next test takes.
+const INSTANCES: usize = 8;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_too_many_is_turned_away_on_record_and_disturbs_nobody() -> Result<()> {
     let host = TcpHost::echo().await?;
     let target = host.address().to_string();
-    let mut world = world().target(&target).start().await?;
+    let limits = json!({"instancesPerPrincipal": INSTANCES});
+    let mut world = world().target(&target).server_setting("/limits", limits).start().await?;
     let identity = enrol(&world, "agent.json").await?;
     let attach = async || {
         let peer = Peer::connect(&world, Some(&identity)).await?;
@@ -273,7 +276,7 @@ async fn a_process_too_many_is_turned_away_on_record_and_disturbs_nobody() -> Re
     };
     // The world's own agent is one of them.
     let mut held = Vec::new();
-    while held.len() < INSTANCES_PER_PRINCIPAL_MAX - 1 {
+    while held.len() < INSTANCES - 1 {
         let (peer, mut call) = attach().await?;
         let _: ginnel_wire::v1::ServerMessage = call.hear().await?;
         held.push((peer, call));
@@ -283,7 +286,7 @@ async fn a_process_too_many_is_turned_away_on_record_and_disturbs_nobody() -> Re
     let log =
         world.audit_until("the record", |log| log.iter().any(|record| record["event"] == "tooManyInstances")).await?;
     let record = log.iter().find(|record| record["event"] == "tooManyInstances").context("the record")?;
-    ensure!(record["principal"] == "spiffe://acme.example/agent/acme" && record["most"] == 256, "{record}");
+    ensure!(record["principal"] == "spiffe://acme.example/agent/acme" && record["most"] == INSTANCES, "{record}");
     let seen = metrics(&mut world, Part::Server).await?;
     ensure!(seen.get("ginnel_too_many_instances_total{role=\"agent\"}") == Some(&1.0), "{seen:?}");
     drop(held);
